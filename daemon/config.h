@@ -1,0 +1,108 @@
+/* config.h: the configuration as a checked struct (contract: docs/configuration.md). YAML through libfyaml; every key
+ * stands in a declarative table (config.c; the adapters' own in their classes), from which it is parsed, checked,
+ * printed and completed. Errors name file:line:col, the key and the nearest valid key; all of them are reported. */
+#ifndef MD_CONFIG_H
+#define MD_CONFIG_H
+
+#include <stdio.h>
+
+#include "daemon/log.h"
+#include "io/sink.h"
+#include "ssm/ssm.h"
+
+enum md_when_full { MD_BLOCK, MD_DROP_OLDEST, MD_DROP_NEWEST };
+enum md_nan { MD_NAN_AUTO, MD_NAN_MASK, MD_NAN_SKIP, MD_NAN_HOLD, MD_NAN_RESET }; /* AUTO: mask where the model can, else skip */
+enum md_late { MD_LATE_DROP, MD_LATE_REORDER };
+
+struct md_where {
+    const char *file;
+    int line, col;
+};
+
+struct md_model_conf {
+    char *id, *path;
+    char *device; /* "auto", "cpu", "cuda", "cuda:N" */
+    enum ssm_dtype weights, state;
+    bool deterministic;
+    uint32_t slots;
+    uint32_t threads; /* 0: one per core */
+    struct md_where where;
+};
+
+struct md_input_conf {
+    char *id;
+    const struct io_source_class *class_;
+    void *conf; /* the class's struct; begins with struct io_common */
+    unsigned model; /* index into models */
+    enum md_when_full when_full;
+    uint32_t queue; /* rows a stream may have waiting */
+    struct md_where where;
+};
+
+struct md_output_conf {
+    char *id;
+    const struct io_sink_class *class_;
+    void *conf;
+    unsigned families; /* bit per io_family */
+    struct md_where where;
+};
+
+struct md_publish { /* one family of one stream */
+    bool on;
+    uint32_t every;
+    uint32_t horizon; /* 0: the model's */
+    uint32_t n_quantiles; /* 0: the model's */
+    float quantiles[SSM_QUANTILES_MAX];
+};
+
+/* What a stream is treated by: the first matching glob's keys, then "*"'s, then the built-in ones. */
+struct md_policy {
+    enum md_nan nan;
+    int64_t gap_max_ns; /* −1: none, every gap is bridged */
+    enum md_late late;
+    int64_t silence_ns, idle_ns; /* −1: never */
+    double alarm_p;              /* anomaly_start at or below */
+    struct md_publish publish[IO_FAMILIES];
+};
+
+struct md_policy_rule {
+    char *glob;
+    struct md_policy policy;
+    unsigned long set; /* bit per key given here */
+    struct md_where where;
+};
+
+struct md_config {
+    char *file;
+    struct md_model_conf *models;
+    unsigned n_models;
+    struct md_input_conf *inputs;
+    unsigned n_inputs;
+    struct md_output_conf *outputs;
+    unsigned n_outputs;
+    struct md_policy_rule *rules;
+    unsigned n_rules;
+    int64_t max_delay_ns;  /* batch.max_delay */
+    uint32_t max_streams;  /* batch.max_streams */
+    char *state_dir;       /* NULL: no state section */
+    char *control;         /* server.control; NULL: none */
+    int64_t shutdown_timeout_ns;
+    enum md_level log_level;
+    enum md_log_format log_format;
+};
+
+/* Reads `file` ("-": stdin) with `sets` ("key.path=value") applied. Every error is written to `errors` as one line (and a
+ * caret line); returns 0, −EINVAL after errors (exit 78), −ENOENT when the file cannot be read (66). `complete`: inputs
+ * and outputs must be there. */
+int md_config_load(const char *file, const char *const *sets, unsigned n_sets, bool complete, FILE *errors,
+                   struct md_config **ret);
+void md_config_free(struct md_config **config);
+void md_config_print(const struct md_config *config, FILE *out); /* the effective configuration, as YAML */
+
+/* Checks that need the opened models: horizons, quantiles, NaN policies, rates. Reports like md_config_load. */
+int md_config_check_models(const struct md_config *config, const struct ssm_model_info *const *infos, FILE *errors);
+
+/* The policy of stream `id`. */
+void md_config_policy(const struct md_config *config, const char *id, struct md_policy *ret);
+
+#endif

@@ -1,0 +1,14 @@
+/* control.h: the control socket: ROUTER on server.control (ipc, mode 0600), one JSON request, one JSON reply.
+ *   {"command":"status"} → {"ok":true, …}      {"command":"streams","glob":"*","limit":1000} → {"ok":true,"streams":[…]}
+ *   anything else → {"ok":false,"error":"…"}
+ * A thread of its own. */
+#ifndef MD_CONTROL_H
+#define MD_CONTROL_H
+
+#include "daemon/daemon.h"
+
+struct md_control;
+int md_control_open(const char *endpoint, struct md_daemon *daemon, struct md_control **ret, char *reterr);
+void md_control_close(struct md_control **control);
+
+#endif

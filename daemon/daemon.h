@@ -1,0 +1,35 @@
+/* daemon.h: the assembled service: models, engines, inputs, streams, schedulers, publisher, outputs. mambad runs it under
+ * a config file; `mambactl run` and `bench daemon` run the same thing under a config of their own making.
+ *
+ *   source thread(s) → per-stream bounded queue → scheduler/engine thread (one per model) → publisher thread → sinks
+ */
+#ifndef MD_DAEMON_H
+#define MD_DAEMON_H
+
+#include <jansson.h>
+
+#include "daemon/config.h"
+
+struct md_daemon;
+
+enum md_daemon_flags {
+    MD_ONCE = 1,     /* end when all finite inputs are consumed and flushed */
+    MD_NULL_MODEL = 2 /* benchmarks: device "null" for every model */
+};
+
+/* Opens models, engines, outputs, then inputs, and starts all threads. Returns 0 or a sysexits code (78 model or config,
+ * 66 no input, 65 bad data, 69 device, socket or address, 74 I/O); `reterr` names the thing at fault. */
+int md_daemon_start(const struct md_config *config, unsigned flags, struct md_daemon **ret, char *reterr);
+
+/* Readable (eventfd) when the daemon has finished by itself: MD_ONCE and all inputs consumed, or a fatal failure. */
+int md_daemon_fd(const struct md_daemon *d);
+int md_daemon_status_code(const struct md_daemon *d); /* 0, or the sysexits code of the fatal failure or of the first input that failed */
+
+/* Stops the sources, drains what is queued, flushes the sinks, within timeout_ns; frees all. Returns 0 or 74. */
+int md_daemon_stop(struct md_daemon **d, int64_t timeout_ns);
+
+/* Snapshots of every counter, for the control socket and mambactl. New references. Any thread. */
+json_t *md_daemon_status(struct md_daemon *d);
+json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit);
+
+#endif

@@ -1,0 +1,62 @@
+/* sink.h: the vtable of output adapters and the message they write. Field meanings: the wire protocol (docs/protocol.md).
+ *
+ * A sink has a bounded queue of its own in front of it, fed by the publisher; write() runs on the sink's thread
+ * ("hdf5": the one libhdf5 thread; NULL: the publisher's own). Sinks never log. */
+#ifndef IO_SINK_H
+#define IO_SINK_H
+
+#include "io/source.h"
+
+enum io_family { IO_PREDICTION, IO_EMBEDDING, IO_ANOMALY, IO_CHANNEL_ANOMALY, IO_SURPRISE, IO_EVENT, IO_SYS, IO_FAMILIES };
+const char *io_family_name(enum io_family f); /* "prediction", … "event", "sys" */
+
+/* One message about one stream. Strings and arrays are borrowed for the length of the write() call. */
+struct io_message {
+    enum io_family family;
+    const char *stream; /* raw id; "heartbeat" for sys */
+    const char *model;
+    uint64_t run, out_seq;
+    uint32_t epoch;
+    int64_t seq, stride, span;
+    int64_t t_ns; /* IO_T_NONE: null */
+    double rate;
+    bool warmup, exact;
+    int64_t latency_us;
+    /* payload: float32, C order; ndim 0: empty */
+    const float *data;
+    uint32_t ndim, shape[4];
+    const float *quantiles; /* prediction */
+    uint32_t n_quantiles;
+    /* events */
+    const char *event, *reason; /* reason may be NULL */
+    int64_t from_seq, to_seq, count; /* IO_SEQ_NONE / −1: left out */
+    bool bridged;
+    /* sys/heartbeat */
+    double uptime_s;
+    const uint64_t *last_out_seq; /* [IO_FAMILIES], or NULL */
+};
+
+/* What a sink may have to know when it is opened: the widest row of each family over all models and streams. */
+struct io_sink_env {
+    uint64_t run;
+    uint32_t horizon_max, quantiles_max, embedding_max;
+    const float *quantiles; /* of the widest forecast */
+};
+
+struct io_sink_class {
+    const char *type, *help;
+    const struct io_option *options;
+    size_t conf_bytes;
+    const char *thread;
+    int (*check)(const void *conf, const char **ret_key, char *reterr);
+    int (*open)(const void *conf, const struct io_sink_env *env, void **ret_self, char *reterr);
+    /* 0; -EAGAIN: not now (the peer is slow; the message counts as dropped, reason "slow"); other: the sink failed. */
+    int (*write)(void *self, const struct io_message *m);
+    int (*flush)(void *self); /* to the kernel or the socket; at idle, at intervals and at shutdown */
+    int (*close)(void *self, int64_t linger_ns, char *reterr); /* frees even when it fails */
+};
+
+const struct io_sink_class *io_sink_at(unsigned i);
+const struct io_sink_class *io_sink_find(const char *type, const char **ret_why);
+
+#endif

@@ -1,0 +1,134 @@
+/* source.h: the vtable of ingest adapters, and what the daemon offers them.
+ *
+ * A source never blocks and never logs. Its turn() does a bounded piece of work (read some rows or messages, push
+ * blocks) and says when it wants the next one. The daemon gives every source a thread of its own, but all of libhdf5's
+ * users one thread together (`thread` = "hdf5"), whose turns go round-robin. All calls for one source come from that
+ * thread, except describe-only ones.
+ *
+ * An adapter declares everything about itself in one const struct: its config keys with ranges and defaults stand in
+ * `options` and are parsed, checked, printed (--print-config) and documented from there. */
+#ifndef IO_SOURCE_H
+#define IO_SOURCE_H
+
+#include "io/block.h"
+
+enum { IO_ERR = 512, IO_ID_MAX = 200 };
+
+/* ---- declarative options ---------------------------------------------------------------------------------- */
+
+enum io_option_kind {
+    IO_OPT_STRING,   /* char * */
+    IO_OPT_STRINGS,  /* struct io_strings: a YAML scalar or list */
+    IO_OPT_BOOL,     /* bool */
+    IO_OPT_INT,      /* int64_t in [min, max] */
+    IO_OPT_REAL,     /* double in [min, max] */
+    IO_OPT_DURATION, /* int64_t ns: "250ms", "5s", "7d"; -1: not given */
+    IO_OPT_SIZE,     /* int64_t bytes: "64MiB" */
+    IO_OPT_ENUM      /* int: index into `names` */
+};
+
+struct io_strings {
+    char **v;
+    unsigned n;
+};
+
+struct io_option {
+    const char *name, *help;
+    enum io_option_kind kind;
+    size_t offset;             /* into the adapter's config struct */
+    const char *fallback;      /* default, in config syntax; NULL: left zero (durations -1) */
+    bool required;
+    double min, max;           /* numbers; min == max: unchecked */
+    const char *const *names;  /* enums: NULL-terminated */
+};
+
+/* Keys that every input has; first member of every source's config struct. Their options are io_common_options[]
+ * (io/registry.c), which precede the adapter's own. */
+struct io_common {
+    double rate;          /* Hz of the input, after its own resampling; 0: not given */
+    int64_t interval_ns;  /* reference step of an irregular input; −1: the stream's first positive time difference */
+    bool resample;        /* to the model's rate, or to `rate` where the model names none */
+    double scale, offset; /* x·scale + offset */
+    char *stream;         /* id template: {input} {path} {stem} {dataset} {topic} {stream}; NULL: the adapter's default */
+};
+extern const struct io_option io_common_options[];
+
+/* ---- the daemon's side ---------------------------------------------------------------------------------- */
+
+/* Why samples or messages were not taken. Names are those of the metrics; io_reason_name(). */
+enum io_reason {
+    IO_R_MALFORMED,  /* a message of the wrong shape, header or size */
+    IO_R_DTYPE,      /* unknown or unusable dtype */
+    IO_R_SHAPE,      /* shape against payload, or channels unlike the stream's */
+    IO_R_RATE,       /* a rate unlike the input's or the model's without resample: true */
+    IO_R_ID,         /* not a valid stream id */
+    IO_R_DUPLICATE_STREAM, /* another live source has this id */
+    IO_R_STREAMS,    /* no slot left, or the limit on streams is reached */
+    IO_R_QUEUE_FULL, /* when_full dropped it */
+    IO_R_NAN, IO_R_LATE, IO_R_DUPLICATE, IO_R_CLOCK, IO_R_GAP, IO_R_TAIL, IO_R_RESET,
+    IO_R_FILE,       /* a file that cannot be opened or read on */
+    IO_R_MEMORY,     /* block pool at its limit */
+    IO_R_COUNT
+};
+const char *io_reason_name(enum io_reason r);
+
+struct io_stream; /* the daemon's; opaque to adapters */
+
+struct io_stream_desc {
+    const char *id;    /* final id, IO_ID_MAX bytes at most */
+    uint32_t channels;
+    double rate;       /* Hz after resampling; 0 irregular or unknown */
+    bool irregular;    /* every row has its own time */
+};
+
+struct io_host {
+    void *self;
+    struct io_pool *pool;
+    double model_rate;     /* Hz the input's model takes; 0: any */
+    const char *input;     /* the input's id */
+    /* Finds the input's live stream of this id or starts it. -EEXIST: another live source has the id; -ENOSPC: no
+     * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted and announced by the daemon). */
+    int (*stream)(void *self, const struct io_stream_desc *desc, struct io_stream **ret);
+    /* Hands a block over. -EAGAIN: the queue is full and the input's policy is `block`: the caller keeps the block and
+     * offers it again in a later turn (the daemon wakes the source when there is room). 0: taken, or dropped and
+     * counted by policy. */
+    int (*push)(void *self, struct io_stream *stream, struct io_block *block);
+    /* No more samples will come: the stream ends after its queue is consumed, its slots are freed. */
+    void (*end)(void *self, struct io_stream *stream);
+    /* Something was not taken. `id` may be NULL; `text` says it for a person (rate-limited log line). */
+    void (*discard)(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text);
+    /* An event to be published on the stream: "gap", "restore", "error", … */
+    void (*note)(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from, int64_t to);
+    void (*received)(void *self, uint64_t messages, uint64_t bytes);
+};
+
+/* ---- the adapter's side ----------------------------------------------------------------------------------- */
+
+enum io_turn {
+    IO_TURN_MORE, /* work is left: call again after others had their turn */
+    IO_TURN_WAIT, /* nothing now: call at *ret_wake_ns, when fd() becomes readable, or when a full queue got room */
+    IO_TURN_DONE  /* finite input consumed: will never have more */
+};
+
+struct io_source_class {
+    const char *type, *help;
+    const struct io_option *options; /* ends with name NULL */
+    size_t conf_bytes;
+    const char *thread;   /* NULL: a thread of its own */
+    bool replayable;      /* default of when_full is block */
+    /* Checks what the options alone cannot; no file or socket is touched. *ret_key names the key at fault. */
+    int (*check)(const void *conf, const char **ret_key, char *reterr);
+    /* -ENOENT: an input file is missing (exit 66); -EACCES/-EADDRINUSE … (69); -EBADMSG: unreadable (65). */
+    int (*open)(const void *conf, const struct io_host *host, void **ret_self, char *reterr);
+    enum io_turn (*turn)(void *self, int64_t now_ns, int64_t *ret_wake_ns); /* CLOCK_MONOTONIC ns */
+    void (*close)(void *self);
+    /* optional: NULL means none */
+    int (*fd)(void *self); /* readable when a turn is worthwhile */
+};
+
+/* Adapters of this build, by index (NULL past the end) and by type; io/registry.c. A type that exists but was built
+ * without its library gives NULL and a text in *ret_why. */
+const struct io_source_class *io_source_at(unsigned i);
+const struct io_source_class *io_source_find(const char *type, const char **ret_why);
+
+#endif

@@ -1,0 +1,16 @@
+/* forecast.h: from the forecast head's raw outputs to quantiles in the stream's unit, and the predictive density
+ * that the anomaly head scores samples under. docs/signal-model.md has the formulas. */
+#ifndef SSM_FORECAST_H
+#define SSM_FORECAST_H
+
+#include "ssm/front.h"
+
+/* z [Q]: raw head outputs for horizon step h (1 = next sample); out [Q]: quantiles in the stream's unit, ascending. */
+void ssm_forecast_quantiles(const struct ssm_frame *frame, uint32_t h, const float *z, uint32_t Q, double *out);
+
+/* x under the distribution whose quantiles at levels[Q] are q[Q]: piecewise linear CDF between them, exponential
+ * tails. Gives the PIT u in (0, 1), and surprise = −ln(density · scale). */
+void ssm_forecast_score(const double *q, const float *levels, uint32_t Q, double scale, double x, double *ret_u,
+                        double *ret_tail, double *ret_surprise);
+
+#endif

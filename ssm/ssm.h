@@ -1,0 +1,183 @@
+/* ssm.h: the whole public face of the engine.
+ *
+ *   model   immutable weights, mapped from a model folder; shared by all threads; outlives its engines
+ *   engine  one model on one device, with a slab of slots
+ *   slot    one stream-channel's whole recurrent state: conv windows, SSM states, normaliser, unfinished
+ *           patch, carried forecast, calibrator. A C-channel stream owns C slots.
+ *
+ * Everything a stream needs to go on is in its slots. All work goes through ssm_advance(): a ragged batch of
+ * items, each with its slot and n ≥ 1 new samples (or tokens). For one engine the outputs of a slot depend
+ * bitwise on that slot's own inputs only: not on how they were cut into calls, on what shared the batch, or on
+ * the number of threads.
+ *
+ * Threads: a model may be used from any thread. An engine is used by one thread at a time.
+ * Errors: functions return 0 or a negative errno; `reterr` (SSM_ERR bytes) receives one line for a person.
+ * The library never prints, logs, exits or reads the environment. ssm_advance() allocates nothing.
+ *
+ * Source of the maths: Gu & Dao, "Mamba" (arXiv 2312.00752), sec. 3; equations stand beside the code. */
+#ifndef SSM_SSM_H
+#define SSM_SSM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { SSM_ERR = 512, SSM_QUANTILES_MAX = 32, SSM_CHANNELS_MAX = 1024 };
+
+enum ssm_dtype { SSM_F32, SSM_BF16, SSM_F16 };
+
+enum ssm_input {
+    SSM_TOKENS, /* language models: int32 token ids; bytes where vocab is 256 */
+    SSM_SAMPLES /* signal models: doubles in the stream's own unit */
+};
+
+/* What a model is; valid as long as the model. Heads that a model lacks have size 0. */
+struct ssm_model_info {
+    const char *name; /* last component of the folder's path */
+    const char *type; /* config.json's model_type: "mamba" or "mambad" */
+    enum ssm_input input;
+    enum ssm_dtype stored; /* dtype of the projection weights in the file */
+    uint32_t d_model, n_layer, d_inner, d_state, d_conv, dt_rank;
+    uint32_t vocab; /* 0 for signal models */
+    uint32_t patch; /* samples per model step; 1 for tokens */
+    bool mask;      /* has a missing-value input: NaN policy `mask` is possible */
+    double rate;    /* Hz the model was made for; 0: any */
+    uint32_t horizon, n_quantiles;
+    float quantiles[SSM_QUANTILES_MAX]; /* ascending */
+    uint32_t embedding;                 /* floats per step */
+    bool anomaly;
+    uint32_t warmup; /* scored samples before the calibrator counts as warm */
+    uint64_t n_params;
+    uint64_t file_bytes;
+};
+
+struct ssm_model;
+
+/* Opens a model folder (config.json + model.safetensors or HF's sharded index). A bad folder gives -ENOENT,
+ * -EINVAL (config), -EBADMSG (weights) and a `reterr` that names file and key or tensor. */
+int ssm_model_open(const char *dir, struct ssm_model **ret, char *reterr);
+void ssm_model_close(struct ssm_model **model);
+const struct ssm_model_info *ssm_model_info(const struct ssm_model *model);
+
+/* A model of random weights for benchmarks and tests, by preset name ("sig-128x4", "mamba-130m", …) or as
+ * "D×L[,N[,V]]"; seed fixes the weights. The names: ssm_preset_name(i), NULL-terminated. */
+int ssm_model_random(const char *preset, uint64_t seed, struct ssm_model **ret, char *reterr);
+const char *ssm_preset_name(unsigned i);
+
+struct ssm_engine_opts {
+    const char *device;         /* "cpu", "cuda", "cuda:N", "auto"; "null" (benchmarks only): computes nothing */
+    const char *ops;            /* CPU op table by name; NULL: the best that this CPU can run for `weights` */
+    enum ssm_dtype weights;     /* dtype weights are held in; rounding happens once, at open */
+    enum ssm_dtype state;       /* dtype of the SSM state; the CPU holds SSM_F32 only */
+    bool deterministic;         /* promise 1 bitwise (the CPU always keeps it) */
+    uint32_t slots;             /* capacity of the slab; memory of a slot is touched when it is first taken */
+    uint32_t threads;           /* worker threads incl. the caller; 0: one per online core */
+};
+
+struct ssm_engine;
+
+int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts *opts, struct ssm_engine **ret,
+                    char *reterr);
+void ssm_engine_close(struct ssm_engine **engine);
+const struct ssm_model *ssm_engine_model(const struct ssm_engine *engine);
+const char *ssm_engine_ops(const struct ssm_engine *engine);    /* op table in use, e.g. "avx512" */
+const char *ssm_engine_device(const struct ssm_engine *engine); /* "cpu", "cuda:0", "null" */
+
+/* ---- slots ---------------------------------------------------------------------------------------------- */
+
+/* A handle goes stale when its slot is given back: using it then is caught by an assertion. {0,0} is never valid. */
+struct ssm_slot {
+    uint32_t index, generation;
+};
+
+int ssm_slot_take(struct ssm_engine *engine, struct ssm_slot *ret_slot); /* fresh state; -ENOSPC: all in use */
+void ssm_slot_give(struct ssm_engine *engine, struct ssm_slot slot);
+void ssm_slot_reset(struct ssm_engine *engine, struct ssm_slot slot); /* back to the state after take */
+uint32_t ssm_slots_used(const struct ssm_engine *engine);
+
+/* One named part of a slot's saved bytes. Sizes are fixed at open. */
+struct ssm_section {
+    const char *name; /* "header", "normaliser", "patch", "conv", "ssm", "forecast", "calibrator" */
+    size_t offset, bytes;
+};
+size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
+const struct ssm_section *ssm_slot_sections(const struct ssm_engine *engine, unsigned *ret_n);
+void ssm_slot_save(const struct ssm_engine *engine, struct ssm_slot slot, void *buf);
+/* Checks magic, version, model shape, size and checksum; -EBADMSG leaves the slot as it was. *ret_exact (may be
+ * NULL) is false where the bytes were made by another op table: going on is then not bitwise. */
+int ssm_slot_restore(struct ssm_engine *engine, struct ssm_slot slot, const void *buf, size_t bytes, bool *ret_exact,
+                     char *reterr);
+
+/* ---- advance -------------------------------------------------------------------------------------------- */
+
+/* What a missing (NaN) sample does to its channel; infinities count as NaN. */
+enum ssm_nan {
+    SSM_NAN_MASK, /* the step is taken with the sample marked missing; needs info.mask */
+    SSM_NAN_SKIP, /* the channel does not take this patch's step; its rows are NaN; the next g covers it */
+    SSM_NAN_HOLD  /* the channel's last finite sample stands in (before the first one: as skip) */
+};
+
+/* Outputs of one item. NULL buffers are not computed. Row k of a buffer stands at buf + k*stride (floats), so
+ * that the channels of a stream can interleave in one array. `every` = k publishes the k-th, 2k-th, … model step
+ * counted from the slot's last reset, whatever its rows hold; steps not chosen write nothing and leave no hole.
+ * A step that a slot did not take (SSM_NAN_SKIP) is counted all the same and its rows are NaN. */
+struct ssm_out {
+    float *forecast; /* [horizon][n_q] in the input's unit, quantiles ascending, per chosen step */
+    size_t forecast_stride;
+    uint32_t forecast_every, horizon; /* horizon ≤ info.horizon */
+    uint32_t n_q;
+    uint8_t q[SSM_QUANTILES_MAX]; /* indices into info.quantiles, ascending */
+
+    float *embedding; /* [info.embedding] per chosen step */
+    size_t embedding_stride;
+    uint32_t embedding_every;
+
+    float *anomaly; /* [3] = score, p_value, surprise per sample of a chosen step; NaN where undefined */
+    size_t anomaly_stride;
+    uint32_t anomaly_every;
+
+    uint8_t *warmup; /* [steps]: 1 while the calibrator was not yet warm at the end of that step; a channel that
+                        never had a finite sample writes 0 */
+
+    float *logits; /* tokens: [n][vocab] */
+    size_t logits_stride;
+};
+
+/* One slot's share of a batch. The same slot stands at most once in a batch.
+ *
+ * Time: dt[i] is the time from the stream's previous sample to sample i in ticks of which `interval` make the
+ * reference step between two samples; NULL means dt = interval throughout. A step's gap factor is
+ *   g = (sum of dt since the last step taken) / (patch · interval), summed as integers,
+ * so a regular stream counts ticks in samples (interval 1, a hole of k gives dt = 1 + k) and an irregular one in
+ * ns. g acts as decay only, h = exp(Δ·A·g)·h + Δ·B·x; g = 1 is bit-identical to the plain model. The first step
+ * after a reset has g = 1. dt ≥ 0, interval ≥ 1. */
+struct ssm_item {
+    struct ssm_slot slot;
+    uint32_t n;            /* samples or tokens, ≥ 1 */
+    const double *x;       /* SSM_SAMPLES: sample i at x[i*x_stride]; NaN = missing */
+    size_t x_stride;
+    const int32_t *tokens; /* SSM_TOKENS: each in [0, vocab) */
+    const int64_t *dt;     /* [n] or NULL */
+    int64_t interval;
+    enum ssm_nan nan;
+    struct ssm_out out;
+};
+
+/* Advances every item by its n samples. The number of steps an item ends is
+ * (r + n)/patch − r/patch, r = samples since the slot's last reset. 0, or -EIO when the device failed (the slots
+ * of this batch are then undefined and are to be reset). Bad tokens, stale slots and n = 0 are the caller's bugs. */
+int ssm_advance(struct ssm_engine *engine, const struct ssm_item *items, uint32_t n_items);
+
+/* Joins the anomaly rows of a stream's channels into rows of the stream as a whole: surprise is the sum (joint
+ * density of independent channels), p_value is the Šidák-corrected minimum, 1 − (1 − min p)^C, over the C
+ * channels that have one, score = min(1, −log10(p)/10). rows: [n][channels][3]; out: [n][3]. One channel: copied. */
+void ssm_anomaly_join(const float *rows, size_t n, uint32_t channels, float *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
