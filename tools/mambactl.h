@@ -1,0 +1,17 @@
+/* mambactl.h: one function per subcommand, each in tools/ctl_NAME.c. argv[0] is the subcommand's name; the return value is
+ * the exit code (sysexits). GNU long options; --json where output is data; errors on stderr. */
+#ifndef TOOLS_MAMBACTL_H
+#define TOOLS_MAMBACTL_H
+
+int ctl_status(int argc, char **argv);
+int ctl_streams(int argc, char **argv);
+int ctl_tail(int argc, char **argv);
+int ctl_feed(int argc, char **argv);
+int ctl_run(int argc, char **argv);
+int ctl_inspect(int argc, char **argv);
+int ctl_bench(int argc, char **argv); /* dispatches to bench_step, bench_scan, bench_daemon */
+int bench_step(int argc, char **argv);
+int bench_scan(int argc, char **argv);
+int bench_daemon(int argc, char **argv);
+
+#endif
