@@ -14,14 +14,16 @@ enum md_when_full { MD_BLOCK, MD_DROP_OLDEST, MD_DROP_NEWEST };
 enum md_nan { MD_NAN_AUTO, MD_NAN_MASK, MD_NAN_SKIP, MD_NAN_HOLD, MD_NAN_RESET }; /* AUTO: mask where the model can, else skip */
 enum md_late { MD_LATE_DROP, MD_LATE_REORDER };
 
+/* Where a thing was written, for messages. Strings belong to the config. */
 struct md_where {
-    const char *file;
-    int line, col;
+    const char *file; /* or "--set KEY=VALUE"; NULL in configurations made by hand */
+    int line, col;    /* from 1; 0: not known */
 };
 
 struct md_model_conf {
     char *id, *path;
     char *device; /* "auto", "cpu", "cuda", "cuda:N" */
+    bool weights_stored; /* `weights` left out: as the file has them; the next field then means nothing */
     enum ssm_dtype weights, state;
     bool deterministic;
     uint32_t slots;
@@ -85,10 +87,15 @@ struct md_config {
     int64_t max_delay_ns;  /* batch.max_delay */
     uint32_t max_streams;  /* batch.max_streams */
     char *state_dir;       /* NULL: no state section */
+    int64_t state_interval_ns, state_forget_after_ns;
+    uint32_t state_keep;
     char *control;         /* server.control; NULL: none */
     int64_t shutdown_timeout_ns;
     enum md_level log_level;
     enum md_log_format log_format;
+    char *text;     /* the file's text, for caret lines; may be NULL */
+    char **origins; /* what md_where.file points to */
+    unsigned n_origins;
 };
 
 /* Reads `file` ("-": stdin) with `sets` ("key.path=value") applied. Every error is written to `errors` as one line (and a
@@ -96,13 +103,16 @@ struct md_config {
  * and outputs must be there. */
 int md_config_load(const char *file, const char *const *sets, unsigned n_sets, bool complete, FILE *errors,
                    struct md_config **ret);
+/* The same from a text; `name` stands in the messages. */
+int md_config_parse(const char *name, const char *text, const char *const *sets, unsigned n_sets, bool complete,
+                    FILE *errors, struct md_config **ret);
 void md_config_free(struct md_config **config);
 void md_config_print(const struct md_config *config, FILE *out); /* the effective configuration, as YAML */
 
 /* Checks that need the opened models: horizons, quantiles, NaN policies, rates. Reports like md_config_load. */
 int md_config_check_models(const struct md_config *config, const struct ssm_model_info *const *infos, FILE *errors);
 
-/* The policy of stream `id`. */
+/* The policy of stream `id`: field by field the first matching rule's, then that of "*", then the built-in. */
 void md_config_policy(const struct md_config *config, const char *id, struct md_policy *ret);
 
 #endif
