@@ -90,8 +90,9 @@ struct io_host {
      * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted and announced by the daemon). */
     int (*stream)(void *self, const struct io_stream_desc *desc, struct io_stream **ret);
     /* Hands a block over. -EAGAIN: the queue is full and the input's policy is `block`: the caller keeps the block and
-     * offers it again in a later turn (the daemon wakes the source when there is room). 0: taken, or dropped and
-     * counted by policy. */
+     * offers it again in a later turn (the daemon wakes the source when there is room). -ESTALE: the daemon has ended
+     * the stream meanwhile (streams.idle): the caller keeps the block and asks stream() again. 0: taken, or dropped
+     * and counted by policy. A handle is good for this call until end() or the input's close, ended or not. */
     int (*push)(void *self, struct io_stream *stream, struct io_block *block);
     /* No more samples will come: the stream ends after its queue is consumed, its slots are freed. */
     void (*end)(void *self, struct io_stream *stream);
@@ -106,7 +107,8 @@ struct io_host {
 
 enum io_turn {
     IO_TURN_MORE, /* work is left: call again after others had their turn */
-    IO_TURN_WAIT, /* nothing now: call at *ret_wake_ns, when fd() becomes readable, or when a full queue got room */
+    IO_TURN_WAIT, /* nothing now: call at *ret_wake_ns (INT64_MAX: no time set), when fd() becomes readable, or when a
+                     full queue got room */
     IO_TURN_DONE  /* finite input consumed: will never have more */
 };
 
@@ -124,6 +126,7 @@ struct io_source_class {
     void (*close)(void *self);
     /* optional: NULL means none */
     int (*fd)(void *self); /* readable when a turn is worthwhile */
+    bool (*blocks)(const void *conf); /* default of when_full is block under this config; NULL: as `replayable` */
 };
 
 /* Adapters of this build, by index (NULL past the end) and by type; io/registry.c. A type that exists but was built
