@@ -3,11 +3,15 @@
 #ifndef MD_LOG_H
 #define MD_LOG_H
 
+#include <stdbool.h>
+
 enum md_level { MD_ERROR, MD_WARN, MD_INFO, MD_DEBUG };
 enum md_log_format { MD_LOG_AUTO, MD_LOG_TEXT, MD_LOG_JSON };
 
 void md_log_setup(enum md_level level, enum md_log_format format);
 /* `subject` is the stream, input, output or file that the line is about; NULL for none. */
 void md_log(enum md_level level, const char *subject, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* Says the counts of repeats whose second is over; of all of them at the end of the process. */
+void md_log_flush(bool all);
 
 #endif

@@ -1,0 +1,178 @@
+/* config_section.c: the sections with fixed keys: models, batch, state, server, log. */
+#include "daemon/config_section.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "daemon/config_schema.h"
+#include "io/wire.h"
+
+/* The section's map, or NULL where it is left out or no map (reported). */
+static const struct md_node *find_section(struct md_report *report, const struct md_node *root, const char *name,
+                                          struct md_where *ret_where)
+{
+    const struct md_pair *pair = md_node_find(root, name);
+
+    if (!pair)
+        return NULL;
+    *ret_where = pair->where;
+    return md_expect_map(report, pair, name);
+}
+
+/* A section of fixed keys into its struct; the defaults where it is left out. Returns whether it is there. */
+static bool read_fixed(struct md_report *report, const struct md_node *root, const char *name,
+                       const struct io_option *options, void *keys, struct md_where *ret_where)
+{
+    static const struct md_node empty = {.kind = MD_MAP};
+    const struct md_node *map = find_section(report, root, name, ret_where);
+    const struct md_table table = {options, keys};
+    struct md_report ignored = {0};
+
+    if (map)
+        md_table_read(report, map, name, *ret_where, &table, 1, NULL);
+    else
+        md_table_read(&ignored, &empty, name, MD_NOWHERE, &table, 1, NULL);
+    md_report_drop(&ignored);
+    return map != NULL;
+}
+
+/* Where a key of a section is written, or the section itself. */
+static struct md_where key_place(const struct md_node *map, const char *key, struct md_where otherwise)
+{
+    const struct md_pair *pair = md_node_find(map, key);
+
+    if (!pair)
+        return otherwise;
+    return pair->value->where.line || !pair->where.line ? pair->value->where : pair->where;
+}
+
+/* ---- models ----------------------------------------------------------------------------------------------------- */
+
+static bool is_device(const char *text)
+{
+    if (!strcmp(text, "auto") || !strcmp(text, "cpu") || !strcmp(text, "cuda"))
+        return true;
+    return !strncmp(text, "cuda:", 5) && text[5] && strlen(text) < 8 && text[5 + strspn(text + 5, "0123456789")] == 0;
+}
+
+static void read_model(struct md_model_conf *model, struct md_report *report, const struct md_pair *pair)
+{
+    struct md_model_keys keys = {0};
+    const struct md_table table = {md_model_options, &keys};
+    const struct md_node *map;
+    char path[MD_PATH], hint[MD_HINT];
+
+    md_path_join(path, "models", pair->key);
+    map = md_expect_map(report, pair, path);
+    if (map) {
+        md_table_read(report, map, path, pair->where, &table, 1, NULL);
+        if (keys.path && !*keys.path)
+            md_report(report, key_place(map, "path", pair->where), "%s.path: is empty", path);
+        if (keys.device && !is_device(keys.device)) {
+            const char *names[] = {"auto", "cpu", "cuda", "cuda:N"};
+
+            md_hint(keys.device, names, 4, hint);
+            md_report(report, key_place(map, "device", pair->where), "%s.device: unknown value '%.100s'%s", path,
+                      keys.device, hint);
+        }
+    }
+    model->path = keys.path;
+    model->device = keys.device;
+    model->weights_stored = keys.weights == 0;
+    model->weights = keys.weights ? (enum ssm_dtype)(keys.weights - 1) : SSM_F32;
+    model->state = (enum ssm_dtype)keys.state;
+    model->deterministic = keys.deterministic;
+    model->slots = (uint32_t)keys.slots;
+    model->threads = (uint32_t)keys.threads;
+}
+
+void md_read_models(struct md_config *config, struct md_report *report, const struct md_node *root)
+{
+    struct md_where where;
+    const struct md_node *map = find_section(report, root, "models", &where);
+
+    if (!map || map->n == 0)
+        return;
+    config->models = calloc(map->n, sizeof *config->models);
+    for (unsigned i = 0; config->models && i < map->n; i++) {
+        struct md_model_conf *model = &config->models[config->n_models++];
+        const struct md_pair *pair = &map->children[i];
+
+        model->id = strdup(pair->key);
+        model->where = pair->where;
+        if (!io_id_valid(pair->key, strlen(pair->key)))
+            md_report(report, pair->where, "models: an id is 1 to 200 bytes without control characters");
+        read_model(model, report, pair);
+    }
+}
+
+unsigned md_model_names(const struct md_config *config, const char *names[MD_KEYS])
+{
+    unsigned n = 0;
+
+    for (; n < config->n_models && n < MD_KEYS; n++)
+        names[n] = config->models[n].id;
+    return n;
+}
+
+/* ---- batch, state, server, log ---------------------------------------------------------------------------------- */
+
+void md_read_batch(struct md_config *config, struct md_report *report, const struct md_node *root)
+{
+    struct md_batch_keys keys = {0};
+    struct md_where where;
+
+    read_fixed(report, root, "batch", md_batch_options, &keys, &where);
+    config->max_delay_ns = keys.max_delay_ns;
+    config->max_streams = (uint32_t)keys.max_streams;
+}
+
+void md_read_state(struct md_config *config, struct md_report *report, const struct md_node *root)
+{
+    struct md_state_keys keys = {0};
+    struct md_where where;
+
+    if (read_fixed(report, root, "state", md_state_options, &keys, &where) && keys.dir && !*keys.dir)
+        md_report(report, where, "state.dir: is empty");
+    config->state_dir = keys.dir;
+    config->state_interval_ns = keys.interval_ns;
+    config->state_keep = (uint32_t)keys.keep;
+    config->state_forget_after_ns = keys.forget_after_ns;
+}
+
+static const char *control_fault(const char *endpoint)
+{
+    if (strncmp(endpoint, "ipc://", 6))
+        return "must be an ipc:// endpoint";
+    endpoint += 6;
+    if (!*endpoint || *endpoint == '@' || *endpoint == '*')
+        return "must name a file: it is the file's mode that guards it";
+    return strlen(endpoint) < sizeof((struct sockaddr_un *)NULL)->sun_path ? NULL : "the path is too long for a socket";
+}
+
+void md_read_server(struct md_config *config, struct md_report *report, const struct md_node *root)
+{
+    struct md_server_keys keys = {0};
+    struct md_where where;
+    const char *fault;
+
+    if (read_fixed(report, root, "server", md_server_options, &keys, &where) && keys.control) {
+        fault = control_fault(keys.control);
+        if (fault)
+            md_report(report, key_place(md_node_find(root, "server")->value, "control", where),
+                      "server.control: '%.150s': %s", keys.control, fault);
+    }
+    config->control = keys.control;
+    config->shutdown_timeout_ns = keys.shutdown_timeout_ns;
+}
+
+void md_read_log(struct md_config *config, struct md_report *report, const struct md_node *root)
+{
+    struct md_log_keys keys = {0};
+    struct md_where where;
+
+    read_fixed(report, root, "log", md_log_options, &keys, &where);
+    config->log_level = (enum md_level)keys.level;
+    config->log_format = (enum md_log_format)keys.format;
+}

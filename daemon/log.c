@@ -1,0 +1,212 @@
+/* log.c: see log.h. Any thread; one lock around formatting and the write. The log is the process's, so it is the one
+ * place with state at file level. Trap: a line that repeats is held back, so somebody has to call md_log_flush() from
+ * time to time (main's loop does) for its count to be said. */
+#include "daemon/log.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "io/utf8.h"
+
+enum { LINE = 2048, SUBJECT = 256, HELD = 32, WINDOW_NS = 1000000000 };
+
+/* A line said within the last second, and how often it came again since. */
+struct held {
+    uint64_t hash; /* 0: free */
+    int64_t until_ns;
+    uint64_t again;
+    enum md_level level;
+    char subject[SUBJECT], text[LINE];
+};
+
+static struct {
+    pthread_mutex_t lock;
+    enum md_level level;
+    bool json;
+    struct held held[HELD];
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .level = MD_INFO};
+
+static const char *const level_names[] = {"error", "warn", "info", "debug"};
+
+void md_log_setup(enum md_level level, enum md_log_format format)
+{
+    pthread_mutex_lock(&state.lock);
+    state.level = level;
+    state.json = format == MD_LOG_JSON || (format == MD_LOG_AUTO && !isatty(STDERR_FILENO));
+    pthread_mutex_unlock(&state.lock);
+}
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+/* "2026-01-31T12:00:00.123Z" */
+static void write_time(char *out, size_t cap)
+{
+    struct timespec t;
+    struct tm tm;
+    size_t n;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    gmtime_r(&t.tv_sec, &tm);
+    n = strftime(out, cap, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(out + n, cap - n, ".%03ldZ", t.tv_nsec / 1000000);
+}
+
+/* Text as the inside of a JSON string; what is not UTF-8 becomes '?'. Returns its length. */
+static size_t escape(char *out, size_t cap, const char *text)
+{
+    size_t n = 0, left = strlen(text);
+
+    while (left && n + 8 < cap) {
+        uint32_t c = 0;
+        size_t step = io_utf8_step(text, left, &c);
+
+        if (step == 0)
+            out[n++] = '?';
+        else if (c < 0x20 || c == 0x7F)
+            n += (size_t)snprintf(out + n, cap - n, "\\u%04x", (unsigned)c);
+        else if (c == '"' || c == '\\')
+            n += (size_t)snprintf(out + n, cap - n, "\\%c", (char)c);
+        else
+            for (size_t i = 0; i < step; i++)
+                out[n++] = text[i];
+        text += step ? step : 1;
+        left -= step ? step : 1;
+    }
+    out[n] = 0;
+    return n;
+}
+
+/* Control characters would let a stream's name write lines of its own. */
+static void write_text(char *line, size_t cap, enum md_level level, const char *subject, const char *text)
+{
+    char when[40];
+
+    write_time(when, sizeof when);
+    snprintf(line, cap, "%s %-5s %s%s%s", when, level_names[level], subject, *subject ? ": " : "", text);
+    for (char *p = line; *p; p++)
+        if ((unsigned char)*p < 0x20 || *p == 0x7F)
+            *p = ' ';
+}
+
+static void write_json(char *line, size_t cap, enum md_level level, const char *subject, const char *text)
+{
+    char when[40], safe[2 * SUBJECT];
+    size_t n;
+
+    write_time(when, sizeof when);
+    n = (size_t)snprintf(line, cap, "{\"time\":\"%s\",\"level\":\"%s\",", when, level_names[level]);
+    if (*subject) {
+        escape(safe, sizeof safe, subject);
+        n += (size_t)snprintf(line + n, cap - n, "\"subject\":\"%s\",", safe);
+    }
+    n += (size_t)snprintf(line + n, cap - n, "\"message\":\"");
+    n += escape(line + n, cap - n - 4, text);
+    snprintf(line + n, cap - n, "\"}");
+}
+
+static void emit(enum md_level level, const char *subject, const char *text)
+{
+    char line[2 * LINE];
+    size_t n;
+
+    if (state.json)
+        write_json(line, sizeof line - 1, level, subject, text);
+    else
+        write_text(line, sizeof line - 1, level, subject, text);
+    n = strlen(line);
+    line[n++] = '\n';
+    if (write(STDERR_FILENO, line, n) < 0)
+        return; /* nowhere left to say so */
+}
+
+/* ---- repeats ------------------------------------------------------------------------------------------------ */
+
+static void say_held(struct held *h)
+{
+    char text[LINE + 64];
+
+    if (h->again) {
+        snprintf(text, sizeof text, "%s (%llu more)", h->text, (unsigned long long)h->again);
+        emit(h->level, h->subject, text);
+    }
+    h->hash = 0;
+}
+
+static void flush_until(int64_t now)
+{
+    for (unsigned i = 0; i < HELD; i++)
+        if (state.held[i].hash && state.held[i].until_ns <= now)
+            say_held(&state.held[i]);
+}
+
+static uint64_t hash_line(enum md_level level, const char *subject, const char *text)
+{
+    uint64_t h = 14695981039346656037ull + level; /* FNV-1a */
+
+    for (; *subject; subject++)
+        h = (h ^ (unsigned char)*subject) * 1099511628211ull;
+    for (h *= 31; *text; text++)
+        h = (h ^ (unsigned char)*text) * 1099511628211ull;
+    return h ? h : 1;
+}
+
+/* Whether the line was said within the last second (it is then counted); else it is remembered, in the oldest place. */
+static bool hold_back(enum md_level level, const char *subject, const char *text, int64_t now)
+{
+    uint64_t hash = hash_line(level, subject, text);
+    struct held *place = &state.held[0];
+
+    for (unsigned i = 0; i < HELD; i++) {
+        struct held *h = &state.held[i];
+
+        if (h->hash == hash) {
+            h->again++;
+            return true;
+        }
+        if (!h->hash || (place->hash && h->until_ns < place->until_ns))
+            place = h;
+    }
+    if (place->hash)
+        say_held(place);
+    *place = (struct held){.hash = hash, .until_ns = now + WINDOW_NS, .level = level};
+    snprintf(place->subject, SUBJECT, "%s", subject);
+    snprintf(place->text, LINE, "%s", text);
+    return false;
+}
+
+void md_log_flush(bool all)
+{
+    pthread_mutex_lock(&state.lock);
+    flush_until(all ? INT64_MAX : now_ns());
+    pthread_mutex_unlock(&state.lock);
+}
+
+void md_log(enum md_level level, const char *subject, const char *fmt, ...)
+{
+    char text[LINE], short_subject[SUBJECT];
+    int64_t now = now_ns();
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    snprintf(short_subject, sizeof short_subject, "%s", subject ? subject : "");
+    pthread_mutex_lock(&state.lock);
+    if (level <= state.level) {
+        flush_until(now);
+        if (!hold_back(level, short_subject, text, now))
+            emit(level, short_subject, text);
+    }
+    pthread_mutex_unlock(&state.lock);
+}
