@@ -124,36 +124,69 @@ static int escape(struct io_json *s, char *out, size_t *ret_len)
     return 0;
 }
 
+/* ASCII that stands for itself, from p on: eight bytes at a time. A byte's top bit in `stop` is set where the byte is a
+ * quote, a backslash, below 0x20 or above 0x7f; borrows only make false ones above a true one. */
+static const char *plain_ascii(const char *p, const char *end)
+{
+    const uint64_t ones = 0x0101010101010101;
+    uint64_t w, quote, backslash, stop;
+
+    for (; end - p >= 8; p += 8) {
+        memcpy(&w, p, sizeof w);
+        quote = w ^ ones * '"';
+        backslash = w ^ ones * '\\';
+        stop = (w | (w - ones * 0x20) | (quote - ones) | (backslash - ones)) & ones * 0x80;
+        if (stop)
+            return p + (__builtin_ctzll(stop) >> 3); /* little-endian, as the wire format itself */
+    }
+    while (p < end && (unsigned char)*p - 0x20u < 0x60u && *p != '"' && *p != '\\')
+        p++;
+    return p;
+}
+
+/* What stands for itself from s->p on, at least one character unless something is wrong. */
+static size_t plain(struct io_json *s)
+{
+    const char *p = plain_ascii(s->p, s->end);
+    uint32_t c;
+
+    if (p > s->p)
+        return (size_t)(p - s->p);
+    if ((unsigned char)*p < 0x20) {
+        fail(s, "control character in a string");
+        return 0;
+    }
+    p += io_utf8_step(p, (size_t)(s->end - p), &c);
+    if (p == s->p)
+        fail(s, "not valid UTF-8");
+    return (size_t)(p - s->p);
+}
+
 int io_json_string(struct io_json *s, char *buf, size_t cap, size_t *ret_len)
 {
     size_t len = 0, n;
-    uint32_t c;
     char piece[4];
 
     if (io_json_expect(s, '"'))
         return fail(s, "string expected");
-    for (;; len += n) {
+    for (; s->p < s->end && *s->p != '"'; len += n) {
         const char *from = s->p;
-        if (s->p == s->end)
-            return fail(s, "unfinished string");
-        if (*s->p == '"')
-            break;
-        if ((unsigned char)*s->p < 0x20)
-            return fail(s, "control character in a string");
         if (*s->p == '\\') {
             s->p++;
             if (escape(s, piece, &n))
                 return -EBADMSG;
             from = piece;
         } else {
-            n = (unsigned char)*s->p < 0x80 ? 1 : io_utf8_step(s->p, (size_t)(s->end - s->p), &c);
+            n = plain(s);
             if (!n)
-                return fail(s, "not valid UTF-8");
+                return -EBADMSG;
             s->p += n;
         }
-        for (size_t i = 0; i < n && len + i + 1 < cap; i++)
-            buf[len + i] = from[i];
+        if (len + 1 < cap)
+            memcpy(buf + len, from, n < cap - 1 - len ? n : cap - 1 - len);
     }
+    if (s->p == s->end)
+        return fail(s, "unfinished string");
     s->p++;
     if (cap)
         buf[len < cap ? len : cap - 1] = '\0';

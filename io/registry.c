@@ -30,6 +30,8 @@ struct sink_entry {
     const struct io_sink_class *class_;
 };
 
+extern const struct io_sink_class io_sink_jsonl;
+
 #if HAVE_ZMQ
 extern const struct io_source_class io_source_zmq;
 extern const struct io_sink_class io_sink_zmq;
@@ -68,13 +70,6 @@ extern const struct io_source_class io_source_csv;
 #define SOURCE_CSV NULL
 #endif
 
-#if HAVE_JSONL
-extern const struct io_sink_class io_sink_jsonl;
-#define SINK_JSONL &io_sink_jsonl
-#else
-#define SINK_JSONL NULL
-#endif
-
 static const struct source_entry sources[] = {
     {"zmq", "this build has no libzmq", SOURCE_ZMQ},
     {"audio", "this build has no libsndfile", SOURCE_AUDIO},
@@ -84,7 +79,7 @@ static const struct source_entry sources[] = {
 
 static const struct sink_entry sinks[] = {
     {"zmq", "this build has no libzmq", SINK_ZMQ},
-    {"jsonl", "this build has no JSON lines output", SINK_JSONL},
+    {"jsonl", NULL, &io_sink_jsonl},
     {"hdf5", "this build has no HDF5 library", SINK_HDF5},
 };
 

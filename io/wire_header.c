@@ -19,12 +19,15 @@ size_t io_dtype_bytes(enum io_dtype d)
 
 int io_dtype_parse(const char *name, size_t len, enum io_dtype *ret)
 {
-    static const char *const names[] = {[IO_D_F32] = "float32", [IO_D_F64] = "float64", [IO_D_I16] = "int16",
-                                        [IO_D_I32] = "int32",   [IO_D_I64] = "int64",   [IO_D_U8] = "uint8",
-                                        [IO_D_I8] = "int8"};
+    static const struct {
+        const char *name;
+        size_t len;
+    } names[] = {[IO_D_F32] = {"float32", 7}, [IO_D_F64] = {"float64", 7}, [IO_D_I16] = {"int16", 5},
+                 [IO_D_I32] = {"int32", 5},   [IO_D_I64] = {"int64", 5},   [IO_D_U8] = {"uint8", 5},
+                 [IO_D_I8] = {"int8", 4}};
 
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
-        if (strlen(names[i]) == len && !memcmp(names[i], name, len)) {
+        if (names[i].len == len && !memcmp(names[i].name, name, len)) {
             *ret = (enum io_dtype)i;
             return 0;
         }

@@ -153,7 +153,7 @@ static void write_columns(struct io_out *o, const struct io_message *m)
     for (uint32_t i = 0; i < m->n_quantiles; i++) {
         if (i)
             IO_OUT_LIT(o, ",");
-        io_out_float(o, m->quantiles[i]);
+        io_out_level(o, m->quantiles[i]);
     }
     IO_OUT_LIT(o, "]");
 }

@@ -141,15 +141,49 @@ void io_out_i64(struct io_out *o, int64_t v)
     io_out_u64(o, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
 }
 
+/* v as a decimal fraction of at most six places; the caller has seen that it is one. */
+static void decimal(struct io_out *o, double v)
+{
+    uint64_t micro = (uint64_t)llround(fabs(v) * 1e6);
+    char d[7] = ".";
+    size_t n = 7;
+
+    for (uint64_t k = 6, rest = micro % 1000000; k > 0; k--, rest /= 10)
+        d[k] = (char)('0' + rest % 10);
+    while (d[n - 1] == '0')
+        n--;
+    if (v < 0)
+        IO_OUT_LIT(o, "-");
+    io_out_u64(o, micro / 1000000);
+    io_out_bytes(o, d, n > 1 ? n : 0);
+}
+
+static bool is_decimal(double v, double *ret)
+{
+    *ret = nearbyint(v * 1e6) / 1e6;
+    return fabs(v) < 1e9;
+}
+
+void io_out_level(struct io_out *o, float v)
+{
+    double d;
+
+    if (is_decimal(v, &d) && (float)d == v)
+        decimal(o, d);
+    else
+        io_out_float(o, v);
+}
+
 void io_out_real(struct io_out *o, double v)
 {
     char text[32];
+    double d;
     int len = 0;
 
     if (!isfinite(v)) {
         IO_OUT_LIT(o, "null");
-    } else if (v == floor(v) && fabs(v) < 1e15) { /* rates are whole numbers nearly always */
-        io_out_i64(o, (int64_t)v);
+    } else if (is_decimal(v, &d) && d == v) {
+        decimal(o, v);
     } else {
         for (int digits = 6; digits <= 17; digits++) {
             len = snprintf(text, sizeof text, "%.*g", digits, v);

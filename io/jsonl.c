@@ -1,0 +1,198 @@
+/* jsonl.c: messages as JSON lines (type `jsonl`): {"topic":…, header keys…, "data": nested array}.
+ *
+ * Runs on a thread of its own: a disk may take its time. Lines gather in a buffer and go out in whole lines, so that
+ * who follows the file never sees half a line that stays half; only a line longer than the buffer is written in parts.
+ * An error of the file system (ENOSPC, EPIPE) is returned at once and the buffer is kept: the next call tries again. */
+#include "io/wire.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { BUFFER = 256 << 10, NUMBER = 26 /* a comma and io_float_write()'s longest */ };
+
+struct conf {
+    char *path;
+    bool append;
+};
+
+static const struct io_option options[] = {
+    {"path", "file, or - for standard output", IO_OPT_STRING, offsetof(struct conf, path), .required = true},
+    {"append", "go on after what the file holds; false: begin it anew", IO_OPT_BOOL, offsetof(struct conf, append),
+     "true"},
+    {0},
+};
+
+struct sink {
+    int fd;
+    bool is_stdout;
+    size_t len, whole; /* bytes in the buffer, and up to the end of its last whole line */
+    char topic[IO_TOPIC_MAX];
+    char header[IO_JSON_MAX];
+    char buffer[BUFFER];
+};
+
+static int check(const void *config, const char **ret_key, char *reterr)
+{
+    const struct conf *c = config;
+
+    if (c->path[0])
+        return 0;
+    *ret_key = "path";
+    snprintf(reterr, IO_ERR, "the path is empty");
+    return -EINVAL;
+}
+
+static int open_sink(const void *config, const struct io_sink_env *env, void **ret_self, char *reterr)
+{
+    const struct conf *c = config;
+    struct sink *s = malloc(sizeof *s);
+    int r;
+
+    if (!s) {
+        snprintf(reterr, IO_ERR, "out of memory");
+        return -ENOMEM;
+    }
+    s->len = s->whole = 0;
+    s->is_stdout = !strcmp(c->path, "-");
+    s->fd = s->is_stdout ? STDOUT_FILENO
+                         : open(c->path, O_WRONLY | O_CREAT | O_CLOEXEC | (c->append ? O_APPEND : O_TRUNC), 0644);
+    if (s->fd < 0) {
+        r = -errno;
+        snprintf(reterr, IO_ERR, "%s: %s", c->path, strerror(errno));
+        free(s);
+        return r;
+    }
+    *ret_self = s;
+    return 0;
+}
+
+/* Writes the first n bytes of the buffer and moves the rest to its front; what was written is gone even on failure. */
+static int write_out(struct sink *s, size_t n)
+{
+    size_t done = 0;
+    int r = 0;
+
+    while (done < n && !r) {
+        ssize_t w = write(s->fd, s->buffer + done, n - done);
+        if (w >= 0)
+            done += (size_t)w;
+        else if (errno == EAGAIN)
+            poll(&(struct pollfd){.fd = s->fd, .events = POLLOUT}, 1, -1);
+        else if (errno != EINTR)
+            r = -errno;
+    }
+    memmove(s->buffer, s->buffer + done, s->len - done);
+    s->len -= done;
+    s->whole -= done < s->whole ? done : s->whole;
+    return r;
+}
+
+/* Makes room for n more bytes; whole lines go first. */
+static int room(struct sink *s, size_t n)
+{
+    int r = 0;
+
+    if (BUFFER - s->len >= n)
+        return 0;
+    if (s->whole)
+        r = write_out(s, s->whole);
+    return r || BUFFER - s->len >= n ? r : write_out(s, s->len);
+}
+
+static int put(struct sink *s, const char *text, size_t len)
+{
+    int r = room(s, len);
+
+    if (r)
+        return r;
+    memcpy(s->buffer + s->len, text, len);
+    s->len += len;
+    return 0;
+}
+
+/* Dimensions d … of the payload in nested brackets; *x moves on. */
+static int put_array(struct sink *s, const struct io_message *m, uint32_t d, const float **x)
+{
+    int r = put(s, "[", 1);
+
+    for (uint32_t i = 0; i < m->shape[d] && !r; i++) {
+        r = room(s, NUMBER);
+        if (!r && i)
+            s->buffer[s->len++] = ',';
+        if (!r && d + 1 < m->ndim)
+            r = put_array(s, m, d + 1, x);
+        else if (!r)
+            s->len += io_float_write(s->buffer + s->len, *(*x)++);
+    }
+    return r ? r : put(s, "]", 1);
+}
+
+static int put_line(struct sink *s, const struct io_message *m)
+{
+    size_t topic = io_topic_write(s->topic, m->family, m->stream);
+    size_t header = io_message_json(s->header, sizeof s->header, m);
+    const float *x = m->data;
+    int r = put(s, "{\"topic\":\"", 10);
+
+    if (!r)
+        r = put(s, s->topic, topic);
+    if (!r)
+        r = put(s, "\",", 2);
+    if (!r)
+        r = put(s, s->header + 1, header - 2); /* without its braces */
+    if (!r)
+        r = put(s, ",\"data\":", 8);
+    if (!r)
+        r = m->ndim ? put_array(s, m, 0, &x) : put(s, "[]", 2);
+    return r ? r : put(s, "}\n", 2);
+}
+
+static int write_message(void *self, const struct io_message *m)
+{
+    struct sink *s = self;
+    int r = put_line(s, m);
+
+    if (r && s->len > s->whole)
+        s->len = s->whole; /* no half line before the next one */
+    else if (!r)
+        s->whole = s->len;
+    return r;
+}
+
+static int flush(void *self)
+{
+    struct sink *s = self;
+
+    return write_out(s, s->len);
+}
+
+static int close_sink(void *self, int64_t linger_ns, char *reterr)
+{
+    struct sink *s = self;
+    int r = flush(s);
+
+    if (!s->is_stdout && close(s->fd) && !r)
+        r = -errno;
+    if (r)
+        snprintf(reterr, IO_ERR, "%s", strerror(-r));
+    free(s);
+    return r;
+}
+
+const struct io_sink_class io_sink_jsonl = {
+    .type = "jsonl",
+    .help = "messages as JSON lines to a file or standard output",
+    .options = options,
+    .conf_bytes = sizeof(struct conf),
+    .thread = "jsonl",
+    .check = check,
+    .open = open_sink,
+    .write = write_message,
+    .flush = flush,
+    .close = close_sink,
+};

@@ -1,0 +1,36 @@
+/* zmq_endpoint.h: sockets and their addresses, the same for source and sink. */
+#ifndef IO_ZMQ_ENDPOINT_H
+#define IO_ZMQ_ENDPOINT_H
+
+#include "io/source.h"
+
+/* Config keys that ZeroMQ inputs and outputs share. */
+struct io_zmq_ends {
+    struct io_strings bind, connect;
+    bool insecure; /* tcp beyond loopback without encryption is wanted */
+    int64_t hwm;   /* messages per peer */
+};
+
+#define IO_ZMQ_ENDS_OPTIONS(conf, ends, hwm_default)                                                                   \
+    {"bind", "address or list: tcp://127.0.0.1:5555, ipc:///path", IO_OPT_STRINGS, offsetof(conf, ends.bind)},         \
+        {"connect", "address or list to connect to", IO_OPT_STRINGS, offsetof(conf, ends.connect)},                    \
+        {"insecure", "allow TCP beyond loopback without encryption", IO_OPT_BOOL, offsetof(conf, ends.insecure),       \
+         "false"},                                                                                                     \
+    {                                                                                                                  \
+        "hwm", "messages queued per peer", IO_OPT_INT, offsetof(conf, ends.hwm), hwm_default, .min = 1, .max = 1e7     \
+    }
+
+/* One address: tcp:// or ipc://; tcp beyond loopback (any name but localhost, any wildcard) needs `insecure`. */
+int io_zmq_address_check(const char *address, bool insecure, char *reterr);
+int io_zmq_ends_check(const struct io_zmq_ends *ends, const char **ret_key, char *reterr);
+
+/* A context of its own and one socket: adapters share nothing, so that closing one never waits for another. */
+struct io_zmq {
+    void *context, *socket;
+};
+
+int io_zmq_open(struct io_zmq *z, int type, char *reterr);
+int io_zmq_attach(struct io_zmq *z, const struct io_zmq_ends *ends, char *reterr); /* binds and connects */
+void io_zmq_close(struct io_zmq *z, int64_t linger_ns); /* also after a failed open */
+
+#endif
