@@ -1,0 +1,235 @@
+/* engine.c: the public engine over whichever backend: slots and their generations, saved slots and their header. Used by one
+ * thread at a time. The engine owns the backend's instance; the model is the caller's and outlives it. Trap: a saved slot
+ * comes from a disk and is believed only after every check passed; until then the slot in use is not touched. */
+#include "ssm/backend.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ssm/checksum.h"
+#include "ssm/fail.h"
+#include "ssm/model.h"
+
+enum { SECTIONS_MAX = 16, NAME_BYTES = 16 };
+
+struct ssm_engine {
+    const struct ssm_model *model;
+    const struct ssm_backend *backend;
+    void *self;
+    enum ssm_dtype weights;
+    uint32_t capacity, used;
+    uint32_t *generations; /* odd while taken */
+    uint32_t *given;       /* slots that were given back; */
+    uint32_t n_given, fresh; /* from `fresh` on, none was ever taken: the slab fills from its start */
+    struct ssm_section sections[SECTIONS_MAX];
+    unsigned n_sections;
+    size_t slot_bytes;
+};
+
+/* Of a saved slot; explicit places, little-endian. */
+enum {
+    AT_MAGIC = 0,
+    AT_VERSION = 8,
+    AT_DTYPE = 12,
+    AT_BYTES = 16,
+    AT_SHAPE = 24,
+    AT_OPS = 32,
+    AT_CHECKSUM = AT_OPS + NAME_BYTES, /* over all that stands before and after it */
+    HEADER_BYTES = AT_CHECKSUM + 8
+};
+
+static const char magic[8] = "mambadS\n";
+enum { VERSION = 1 };
+
+static void collect_sections(struct ssm_engine *e)
+{
+    unsigned n;
+    const struct ssm_section *own = e->backend->sections(e->self, &n);
+    assert(n < SECTIONS_MAX);
+    e->sections[0] = (struct ssm_section){"header", 0, HEADER_BYTES};
+    e->slot_bytes = HEADER_BYTES;
+    for (unsigned i = 0; i < n; i++) {
+        e->sections[i + 1] = (struct ssm_section){own[i].name, e->slot_bytes, own[i].bytes};
+        e->slot_bytes += own[i].bytes;
+    }
+    e->n_sections = n + 1;
+}
+
+int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts *opts, struct ssm_engine **ret,
+                    char *reterr)
+{
+    char note[SSM_ERR];
+    struct ssm_engine *e = calloc(1, sizeof *e);
+    int err = -ENOMEM;
+    assert(opts->slots >= 1);
+    if (!e || !(e->generations = calloc(opts->slots, sizeof *e->generations)) ||
+        !(e->given = calloc(opts->slots, sizeof *e->given))) {
+        ssm_fail(reterr, err, "out of memory for %u slots", opts->slots);
+        goto fail;
+    }
+    e->model = model;
+    e->weights = opts->weights;
+    e->capacity = opts->slots;
+    if ((err = ssm_backend_pick(opts->device ? opts->device : "auto", &e->backend, note, reterr)) ||
+        (err = e->backend->open(model, opts, &e->self, reterr)))
+        goto fail;
+    collect_sections(e);
+    *ret = e;
+    return 0;
+
+fail:
+    ssm_engine_close(&e);
+    return err;
+}
+
+void ssm_engine_close(struct ssm_engine **engine)
+{
+    struct ssm_engine *e = *engine;
+    if (!e)
+        return;
+    if (e->self)
+        e->backend->close(e->self);
+    free(e->generations);
+    free(e->given);
+    free(e);
+    *engine = NULL;
+}
+
+const struct ssm_model *ssm_engine_model(const struct ssm_engine *e)
+{
+    return e->model;
+}
+
+const char *ssm_engine_ops(const struct ssm_engine *e)
+{
+    return e->backend->ops(e->self);
+}
+
+const char *ssm_engine_device(const struct ssm_engine *e)
+{
+    return e->backend->device(e->self);
+}
+
+/* ---- slots ----------------------------------------------------------------------------------------------- */
+
+static bool live(const struct ssm_engine *e, struct ssm_slot slot)
+{
+    return slot.index < e->capacity && slot.generation % 2 == 1 && e->generations[slot.index] == slot.generation;
+}
+
+int ssm_slot_take(struct ssm_engine *e, struct ssm_slot *ret_slot)
+{
+    if (e->used == e->capacity)
+        return -ENOSPC;
+    uint32_t index = e->n_given > 0 ? e->given[--e->n_given] : e->fresh++;
+    e->used++;
+    e->generations[index]++;
+    e->backend->reset(e->self, index);
+    *ret_slot = (struct ssm_slot){index, e->generations[index]};
+    return 0;
+}
+
+void ssm_slot_give(struct ssm_engine *e, struct ssm_slot slot)
+{
+    assert(live(e, slot));
+    e->generations[slot.index]++;
+    e->given[e->n_given++] = slot.index;
+    e->used--;
+}
+
+void ssm_slot_reset(struct ssm_engine *e, struct ssm_slot slot)
+{
+    assert(live(e, slot));
+    e->backend->reset(e->self, slot.index);
+}
+
+uint32_t ssm_slots_used(const struct ssm_engine *e)
+{
+    return e->used;
+}
+
+size_t ssm_slot_bytes(const struct ssm_engine *e)
+{
+    return e->slot_bytes;
+}
+
+const struct ssm_section *ssm_slot_sections(const struct ssm_engine *e, unsigned *ret_n)
+{
+    *ret_n = e->n_sections;
+    return e->sections;
+}
+
+static uint64_t checksum_of(const uint8_t *saved, size_t bytes)
+{
+    uint64_t hash = ssm_checksum(VERSION, saved, AT_CHECKSUM);
+    return ssm_checksum(hash, saved + HEADER_BYTES, bytes - HEADER_BYTES);
+}
+
+static void write_header(const struct ssm_engine *e, uint8_t *h)
+{
+    uint32_t version = VERSION, dtype = e->weights;
+    uint64_t bytes = e->slot_bytes, shape = ssm_model_shape_hash(e->model);
+    memset(h, 0, HEADER_BYTES);
+    memcpy(h + AT_MAGIC, magic, sizeof magic);
+    memcpy(h + AT_VERSION, &version, sizeof version);
+    memcpy(h + AT_DTYPE, &dtype, sizeof dtype);
+    memcpy(h + AT_BYTES, &bytes, sizeof bytes);
+    memcpy(h + AT_SHAPE, &shape, sizeof shape);
+    strncpy((char *)h + AT_OPS, ssm_engine_ops(e), NAME_BYTES - 1);
+}
+
+void ssm_slot_save(const struct ssm_engine *e, struct ssm_slot slot, void *buf)
+{
+    uint8_t *saved = buf;
+    assert(live(e, slot));
+    write_header(e, saved);
+    e->backend->save(e->self, slot.index, saved + HEADER_BYTES);
+    uint64_t checksum = checksum_of(saved, e->slot_bytes);
+    memcpy(saved + AT_CHECKSUM, &checksum, sizeof checksum);
+}
+
+static int check_saved(const struct ssm_engine *e, const uint8_t *saved, size_t bytes, const uint8_t *ours, char *reterr)
+{
+    uint64_t checksum;
+    if (bytes < HEADER_BYTES || memcmp(saved + AT_MAGIC, magic, sizeof magic))
+        return ssm_fail(reterr, -EBADMSG, "not a saved slot");
+    if (memcmp(saved + AT_VERSION, ours + AT_VERSION, sizeof(uint32_t)))
+        return ssm_fail(reterr, -EBADMSG, "saved slot of another version than %d", VERSION);
+    if (memcmp(saved + AT_SHAPE, ours + AT_SHAPE, sizeof(uint64_t)))
+        return ssm_fail(reterr, -EBADMSG, "saved slot of a model of another shape than %s", ssm_model_info(e->model)->name);
+    if (bytes != e->slot_bytes || memcmp(saved + AT_BYTES, ours + AT_BYTES, sizeof(uint64_t)))
+        return ssm_fail(reterr, -EBADMSG, "saved slot of %zu bytes where %zu are expected", bytes, e->slot_bytes);
+    memcpy(&checksum, saved + AT_CHECKSUM, sizeof checksum);
+    if (checksum != checksum_of(saved, bytes))
+        return ssm_fail(reterr, -EBADMSG, "saved slot is damaged (checksum)");
+    return 0;
+}
+
+int ssm_slot_restore(struct ssm_engine *e, struct ssm_slot slot, const void *buf, size_t bytes, bool *ret_exact,
+                     char *reterr)
+{
+    const uint8_t *saved = buf;
+    uint8_t ours[HEADER_BYTES];
+    assert(live(e, slot));
+    write_header(e, ours);
+    int err = check_saved(e, saved, bytes, ours, reterr);
+    if (!err && (err = e->backend->restore(e->self, slot.index, saved + HEADER_BYTES)))
+        ssm_fail(reterr, err, "the device refused the saved slot: %s", strerror(-err));
+    if (!err && ret_exact)
+        *ret_exact = !memcmp(saved + AT_OPS, ours + AT_OPS, NAME_BYTES) &&
+                     !memcmp(saved + AT_DTYPE, ours + AT_DTYPE, sizeof(uint32_t));
+    return err;
+}
+
+/* ---- advance --------------------------------------------------------------------------------------------- */
+
+int ssm_advance(struct ssm_engine *e, const struct ssm_item *items, uint32_t n_items)
+{
+    for (uint32_t i = 0; i < n_items; i++) {
+        assert(live(e, items[i].slot));
+        assert(items[i].n >= 1);
+    }
+    return n_items ? e->backend->advance(e->self, items, n_items) : 0;
+}
