@@ -135,8 +135,8 @@ def random_walk(r, S, L):
 
 def price(r, S, L):
     """A positive walk: log-returns with stochastic volatility, drift, and now and then rounding to ticks."""
-    returns = r.log_uniform(0.002, 0.08, S, 1) * r.heavy(S, L) * volatility(r, S, L)
-    y = (returns + r.normal(S, 1) * 0.002).clamp(-0.4, 0.4).cumsum(-1).clamp(-8.0, 8.0).exp()
+    returns = r.log_uniform(0.002, 0.06, S, 1) * r.heavy(S, L) * volatility(r, S, L)
+    y = (8.0 * ((returns + r.normal(S, 1) * 0.002).clamp(-0.4, 0.4).cumsum(-1) / 8.0).tanh()).exp()
     tick = y[:, :1] * r.log_uniform(1e-5, 1e-2, S, 1)
     return torch.where(r.chance(0.5, S, 1), (y / tick).round() * tick, y)
 
