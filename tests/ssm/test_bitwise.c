@@ -1,0 +1,59 @@
+/* test_bitwise.c: a stream's outputs depend on its own inputs only: step by step = any chunks = any batch mix = any number of
+ * threads, bit for bit, on every op table and weight dtype. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ssm/dtype.h"
+#include "tests/ssm/ladder.h"
+
+static struct rng rng;
+
+static void run_preset(const char *preset, bool with_ref)
+{
+    const char *ops;
+    enum ssm_dtype dtype;
+    for (unsigned i = 0; rig_variant(i, &ops, &dtype); i++) {
+        if (!with_ref && !strcmp(ops, "ref"))
+            continue; /* too slow for this size */
+        if (!bitwise_run(preset, ops, dtype, &rng))
+            fail_msg("%s on %s with %s weights: outputs depend on the batch", preset, ops, ssm_dtype_name(dtype));
+    }
+}
+
+static void odd_sizes(void **state)
+{
+    run_preset("30x2,5,77", true);
+}
+
+static void one_channel_block(void **state)
+{
+    run_preset("3x1,17,9", true);
+}
+
+static void signal_sized(void **state)
+{
+    run_preset("64x2,16,256", true);
+}
+
+/* Beyond what a core's cache holds: the workers share each layer. */
+static void large(void **state)
+{
+    run_preset("300x2,16,50", false);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(odd_sizes),
+        cmocka_unit_test(one_channel_block),
+        cmocka_unit_test(signal_sized),
+        cmocka_unit_test(large),
+    };
+    rng = rig_rng("bitwise");
+    return cmocka_run_group_tests_name("bitwise", tests, NULL, NULL);
+}
