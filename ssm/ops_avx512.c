@@ -1,90 +1,138 @@
-/* ops_avx512.c: RMSNorm and the short convolution for the AVX-512 tables. Each row, and each channel, is computed by itself
- * in one order. Worker threads; pure. */
-#include "ssm/ops_avx512.h"
+/* ops_avx512.c: the avx512 table, and its GEMM. Every output is one chain of fused multiply-adds over k in order, so
+ * tiles, panels and threads do not change a bit. bf16 words are split into two fp32 weights by a shift and a mask, fp16
+ * is widened by vcvtph2ps. Trap: an odd k has no second half in its last word; x is not read there. */
+#include "ssm/simd_ops.h"
 
-#include <assert.h>
+#include "ssm/cpu.h"
+#include "ssm/tiles_avx512.h"
 
-#include "ssm/simd_avx512.h"
-
-enum { K_MAX = 4 };
-
-static __mmask16 mask_below(uint32_t lanes)
+/* acc += w·x for one k */
+SIMD_INLINE void multiply(__m512 acc[ROWS][VECTORS], const __m512 w[VECTORS], const float *x, size_t ldx,
+                          unsigned rows, unsigned vectors)
 {
-    return (__mmask16)((1u << lanes) - 1);
+    SIMD_UNROLL
+    for (unsigned r = 0; r < rows; r++) {
+        __m512 value = _mm512_set1_ps(x[r * ldx]);
+        SIMD_UNROLL
+        for (unsigned v = 0; v < vectors; v++)
+            acc[r][v] = _mm512_fmadd_ps(w[v], value, acc[r][v]);
+    }
 }
 
-/* rsqrt(mean(x²) + eps): two chains of 16 lanes each, then a fixed tree */
-static float row_scale(const float *x, uint32_t E, float eps)
+SIMD_INLINE void sum_f32(__m512 acc[ROWS][VECTORS], const struct tile *t, unsigned rows, unsigned vectors)
 {
-    __m512 a = _mm512_setzero_ps(), b = a;
-    uint32_t e = 0;
-    for (; e + 32 <= E; e += 32) {
-        __m512 x0 = _mm512_load_ps(x + e), x1 = _mm512_load_ps(x + e + 16);
-        a = _mm512_fmadd_ps(x0, x0, a);
-        b = _mm512_fmadd_ps(x1, x1, b);
-    }
-    for (; e < E; e += 16) {
-        __m512 v = _mm512_maskz_load_ps(E - e < 16 ? mask_below(E - e) : 0xffff, x + e);
-        a = _mm512_fmadd_ps(v, v, a);
-    }
-    a = _mm512_add_ps(a, b);
-    a = _mm512_add_ps(a, _mm512_shuffle_f32x4(a, a, _MM_SHUFFLE(1, 0, 3, 2)));
-    a = _mm512_add_ps(a, _mm512_shuffle_f32x4(a, a, _MM_SHUFFLE(2, 3, 0, 1)));
-    a = _mm512_add_ps(a, _mm512_shuffle_ps(a, a, _MM_SHUFFLE(1, 0, 3, 2)));
-    a = _mm512_add_ps(a, _mm512_shuffle_ps(a, a, _MM_SHUFFLE(2, 3, 0, 1)));
-    return 1.0f / __builtin_sqrtf(_mm512_cvtss_f32(a) / (float)E + eps);
-}
-
-void ssm_avx512_rmsnorm(float *y, size_t ldy, const float *x, size_t ldx, const float *w, uint32_t M, uint32_t E,
-                        float eps)
-{
-    for (uint32_t m = 0; m < M; m++, x += ldx, y += ldy) {
-        __m512 scale = _mm512_set1_ps(row_scale(x, E, eps));
-        for (uint32_t e = 0; e < E; e += 16) {
-            __mmask16 mask = E - e < 16 ? mask_below(E - e) : 0xffff;
-            __m512 v = _mm512_mul_ps(_mm512_maskz_load_ps(mask, x + e), scale);
-            _mm512_store_ps(y + e, _mm512_mul_ps(v, _mm512_maskz_loadu_ps(mask, w + e)));
+    const char *ahead = t->ahead, *panel = t->w;
+    const float *x = t->x;
+    for (uint32_t k = 0; k < t->k; k++, panel += vectors * 64, ahead += t->ahead_step) {
+        __m512 w[VECTORS];
+        SIMD_UNROLL
+        for (unsigned v = 0; v < vectors; v++) {
+            w[v] = _mm512_load_ps(panel + v * 64);
+            tile_prefetch(ahead, rows, v);
         }
+        multiply(acc, w, x + k, t->ldx, rows, vectors);
     }
 }
 
-/* y[t] = silu(b + Σ_w w[w]·x[t−(K−1)+w]), for 16 channels; the last K − 1 inputs stay in registers */
-SIMD_INLINE void conv_lanes(const struct ssm_conv *c, size_t d, uint32_t K)
+SIMD_INLINE void sum_f16(__m512 acc[ROWS][VECTORS], const struct tile *t, unsigned rows, unsigned vectors)
 {
-    __m512 weight[K_MAX], past[K_MAX], bias = _mm512_load_ps(c->b + d);
-    SIMD_UNROLL
-    for (uint32_t k = 0; k < K; k++)
-        weight[k] = _mm512_load_ps(c->w + k * c->Dp + d);
-    SIMD_UNROLL
-    for (uint32_t k = 0; k + 1 < K; k++)
-        past[k] = _mm512_load_ps(c->window + k * c->Dp + d);
-    for (uint32_t t = 0; t < c->T; t++) {
-        past[K - 1] = _mm512_load_ps(c->x + t * c->ldx + d);
-        __m512 sum = bias;
+    const char *ahead = t->ahead, *panel = t->w;
+    const float *x = t->x;
+    for (uint32_t k = 0; k < t->k; k++, panel += vectors * 32, ahead += t->ahead_step / 2) {
+        __m512 w[VECTORS];
         SIMD_UNROLL
-        for (uint32_t k = 0; k < K; k++)
-            sum = _mm512_fmadd_ps(weight[k], past[k], sum);
-        _mm512_store_ps(c->y + t * c->ldy + d, simd_silu(sum));
-        SIMD_UNROLL
-        for (uint32_t k = 0; k + 1 < K; k++)
-            past[k] = past[k + 1];
+        for (unsigned v = 0; v < vectors; v++) {
+            w[v] = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(panel + v * 32)));
+            if (v % 2 == 0)
+                _mm_prefetch(ahead + v * 32, _MM_HINT_T0);
+        }
+        multiply(acc, w, x + k, t->ldx, rows, vectors);
     }
-    SIMD_UNROLL
-    for (uint32_t k = 0; k + 1 < K; k++)
-        _mm512_store_ps(c->window + k * c->Dp + d, past[k]);
 }
 
-void ssm_avx512_conv(const struct ssm_conv *c, size_t d0, size_t d1)
+/* k even lies in the words' low halves, k odd in the high ones. */
+SIMD_INLINE void sum_bf16(__m512 acc[ROWS][VECTORS], const struct tile *t, unsigned rows, unsigned vectors)
 {
-    assert(c->K >= 1 && c->K <= K_MAX);
-    for (size_t d = d0; d < d1; d += SSM_LANES) {
-        if (c->K == 4)
-            conv_lanes(c, d, 4);
-        else if (c->K == 3)
-            conv_lanes(c, d, 3);
-        else if (c->K == 2)
-            conv_lanes(c, d, 2);
-        else
-            conv_lanes(c, d, 1);
+    const __m512i high = _mm512_set1_epi32((int)0xffff0000);
+    const char *ahead = t->ahead, *panel = t->w;
+    const float *x = t->x;
+    for (uint32_t k = 0; k < t->k; k += 2, panel += vectors * 64, ahead += t->ahead_step) {
+        __m512 w[VECTORS];
+        SIMD_UNROLL
+        for (unsigned v = 0; v < vectors; v++) {
+            w[v] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_load_si512(panel + v * 64), 16));
+            tile_prefetch(ahead, rows, v);
+        }
+        multiply(acc, w, x + k, t->ldx, rows, vectors);
+        if (k + 1 == t->k)
+            break;
+        SIMD_UNROLL
+        for (unsigned v = 0; v < vectors; v++)
+            w[v] = _mm512_castsi512_ps(_mm512_and_si512(_mm512_load_si512(panel + v * 64), high));
+        multiply(acc, w, x + k + 1, t->ldx, rows, vectors);
     }
 }
+
+SIMD_INLINE void tile_run(const struct tile *t, enum ssm_dtype dtype, unsigned rows, unsigned vectors)
+{
+    __m512 acc[ROWS][VECTORS];
+    tile_zero(acc, rows, vectors);
+    if (dtype == SSM_F32)
+        sum_f32(acc, t, rows, vectors);
+    else if (dtype == SSM_F16)
+        sum_f16(acc, t, rows, vectors);
+    else
+        sum_bf16(acc, t, rows, vectors);
+    tile_store(t, acc, rows, vectors);
+}
+
+TILES(SSM_F32)
+TILES(SSM_BF16)
+TILES(SSM_F16)
+
+static tile_fn *const tiles[][ROWS][VECTORS] = {
+    [SSM_F32] = TILE_NAMES(SSM_F32),
+    [SSM_BF16] = TILE_NAMES(SSM_BF16),
+    [SSM_F16] = TILE_NAMES(SSM_F16),
+};
+
+static void gemm(const struct ssm_weight *w, const float *x, size_t ldx, uint32_t M, float *y, size_t ldy, bool add,
+                 uint32_t n0, uint32_t n1, void *scratch)
+{
+    struct tile t = {.x = x, .ldx = ldx, .k = w->k, .y = y, .ldy = ldy, .add = add};
+    tiles_gemm(tiles[w->dtype], w, ssm_panels_output_bytes(w->dtype, w->k, 1), t, M, n0, n1);
+}
+
+static bool takes(enum ssm_dtype dtype)
+{
+    return dtype == SSM_F32 || dtype == SSM_BF16 || dtype == SSM_F16;
+}
+
+static size_t packed_bytes(enum ssm_dtype dtype, uint32_t n, uint32_t k)
+{
+    return ssm_panels_bytes(dtype, n, k, 1);
+}
+
+static void pack(struct ssm_weight *w, const float *rows)
+{
+    ssm_panels_pack(w, rows, PANEL, 1);
+}
+
+static size_t scratch_bytes(uint32_t M, uint32_t k)
+{
+    return 0;
+}
+
+const struct ssm_ops ssm_ops_avx512 = {
+    .name = "avx512",
+    .usable = ssm_cpu_avx512,
+    .takes = takes,
+    .packed_bytes = packed_bytes,
+    .pack = pack,
+    .n_step = PANEL,
+    .scratch_bytes = scratch_bytes,
+    .gemm = gemm,
+    .rmsnorm = ssm_avx512_rmsnorm,
+    .conv = ssm_avx512_conv,
+    .scan = ssm_avx512_scan,
+};

@@ -1,25 +1,26 @@
-/* ops_avx512_scan.c: the selective scan, 16 channels to a vector. Work is cut into chunks of at most CHUNK vectors: one
- * group of channels over many steps (states stay in registers), or, where there are few steps, many groups at one step
- * (states stream through). A chunk first makes Δ, then runs the states over it, then applies skip and gate.
- * Every value depends on its own channel and the steps before it alone, in one order, however the work is cut.
+/* simd_scan.c: the selective scan, a channel to a lane; built once per vector instruction family. Work is cut into chunks of
+ * at most CHUNK vectors: one group of channels over many steps (states stay in registers), or, where there are few steps,
+ * many groups at one step (states stream through). A chunk first makes Δ, then runs the states over it, then applies skip
+ * and gate. Every value depends on its own channel and the steps before it alone, in one order, however the work is
+ * cut. Worker threads; pure but for the state.
  *
  * Trap: a state that decays towards zero becomes denormal, and every operation on it a hundred times slower; the scan
  * flushes denormals to zero. Compilers do not know that MXCSR matters, so scan_channels() must not be inlined. */
-#include "ssm/ops_avx512.h"
+#include "ssm/simd_ops.h"
 
-#include "ssm/simd_avx512.h"
+#include "ssm/simd.h"
 
-enum { CHUNK = 64, BLOCK = 16, WIDE_STEPS = 3, FLUSH_DENORMALS = 0x8040 };
+enum { CHUNK = 64, WIDE_STEPS = 7, FLUSH_DENORMALS = 0x8040 };
 
 struct chunk {
     const struct ssm_scan *s;
-    size_t d;       /* first channel */
-    uint32_t t;     /* first step */
-    uint32_t count; /* vectors */
-    bool wide;      /* they are groups of channels, not steps */
-    __m512 rate[CHUNK];  /* Δ·g·log2(e): the decay of state n is 2^(rate·A[n]) */
-    __m512 input[CHUNK]; /* Δ·x */
-    __m512 sum[CHUNK];   /* Σ_n h[n]·C[n] */
+    size_t d;            /* first channel */
+    uint32_t t;          /* first step */
+    uint32_t count;      /* vectors */
+    bool wide;           /* they are groups of channels, not steps */
+    simd_f rate[CHUNK];  /* Δ·g·log2(e): the decay of state n is 2^(rate·A[n]) */
+    simd_f input[CHUNK]; /* Δ·x */
+    simd_f sum[CHUNK];   /* Σ_n h[n]·C[n] */
 };
 
 /* Δ = softplus(dt) */
@@ -27,21 +28,21 @@ static void chunk_prepare(struct chunk *c)
 {
     const struct ssm_scan *s = c->s;
     const float *dt = s->dt + c->t * s->lddt + c->d, *x = s->x + c->t * s->ldx + c->d, *g = s->g ? s->g + c->t : NULL;
-    size_t step_dt = c->wide ? SSM_LANES : s->lddt, step_x = c->wide ? SSM_LANES : s->ldx, step_g = !c->wide;
+    size_t step_dt = c->wide ? SIMD_LANES : s->lddt, step_x = c->wide ? SIMD_LANES : s->ldx, step_g = !c->wide;
     for (uint32_t i = 0; i < c->count; i++) {
-        __m512 delta = simd_softplus(_mm512_load_ps(dt + i * step_dt));
-        __m512 rate = _mm512_mul_ps(delta, _mm512_set1_ps(LOG2E_HI));
-        c->rate[i] = g ? _mm512_mul_ps(rate, _mm512_set1_ps(g[i * step_g])) : rate;
-        c->input[i] = _mm512_mul_ps(delta, _mm512_load_ps(x + i * step_x));
-        c->sum[i] = _mm512_setzero_ps();
+        simd_f delta = simd_softplus(simd_load(dt + i * step_dt));
+        simd_f rate = simd_mul(delta, simd_set1(LOG2E_HI));
+        c->rate[i] = g ? simd_mul(rate, simd_set1(g[i * step_g])) : rate;
+        c->input[i] = simd_mul(delta, simd_load(x + i * step_x));
+        c->sum[i] = simd_set1(0.0f);
     }
 }
 
 /* h = exp(Δ·A·g)·h + Δ·B·x */
-SIMD_INLINE __m512 state_next(__m512 h, __m512 rate, __m512 A, __m512 input, float B)
+SIMD_INLINE simd_f state_next(simd_f h, simd_f rate, simd_f A, simd_f input, float B)
 {
-    __m512 decay = simd_exp2_product(rate, A);
-    return _mm512_fmadd_ps(decay, h, _mm512_mul_ps(input, _mm512_set1_ps(B)));
+    simd_f decay = simd_exp2_product(rate, A);
+    return simd_fma(decay, h, simd_mul(input, simd_set1(B)));
 }
 
 /* Many groups, one step: the rows of states n0 .. n0 + states are read and written in order. */
@@ -50,14 +51,14 @@ SIMD_INLINE void chunk_states_wide(struct chunk *c, uint32_t n0, uint32_t states
     const struct ssm_scan *s = c->s;
     const float *A = s->A + n0 * s->Dp + c->d, *B = s->B + c->t * s->ldbc + n0, *C = s->C + c->t * s->ldbc + n0;
     float *state = s->h + n0 * s->Dp + c->d;
-    for (uint32_t i = 0; i < c->count; i++, A += SSM_LANES, state += SSM_LANES) {
-        __m512 rate = c->rate[i], input = c->input[i], sum = c->sum[i];
+    for (uint32_t i = 0; i < c->count; i++, A += SIMD_LANES, state += SIMD_LANES) {
+        simd_f rate = c->rate[i], input = c->input[i], sum = c->sum[i];
         SIMD_UNROLL
         for (uint32_t n = 0; n < states; n++) {
-            __m512 h = _mm512_load_ps(state + n * s->Dp);
-            h = state_next(h, rate, _mm512_load_ps(A + n * s->Dp), input, B[n]);
-            _mm512_store_ps(state + n * s->Dp, h);
-            sum = _mm512_fmadd_ps(h, _mm512_set1_ps(C[n]), sum);
+            simd_f h = simd_load(state + n * s->Dp);
+            h = state_next(h, rate, simd_load(A + n * s->Dp), input, B[n]);
+            simd_store(state + n * s->Dp, h);
+            sum = simd_fma(h, simd_set1(C[n]), sum);
         }
         c->sum[i] = sum;
     }
@@ -78,29 +79,29 @@ SIMD_INLINE void chunk_states(struct chunk *c, uint32_t n0, uint32_t states)
     const struct ssm_scan *s = c->s;
     const float *A = s->A + n0 * s->Dp + c->d, *B = s->B + c->t * s->ldbc + n0, *C = s->C + c->t * s->ldbc + n0;
     float *state = s->h + n0 * s->Dp + c->d;
-    __m512 h[BLOCK];
+    simd_f h[SIMD_STATES];
     SIMD_UNROLL
     for (uint32_t n = 0; n < states; n++)
-        h[n] = _mm512_load_ps(state + n * s->Dp);
+        h[n] = simd_load(state + n * s->Dp);
     for (uint32_t i = 0; i < c->count; i++, B += s->ldbc, C += s->ldbc) {
-        __m512 rate = c->rate[i], input = c->input[i], sum = c->sum[i];
+        simd_f rate = c->rate[i], input = c->input[i], sum = c->sum[i];
         SIMD_UNROLL
         for (uint32_t n = 0; n < states; n++) {
-            h[n] = state_next(h[n], rate, _mm512_load_ps(A + n * s->Dp), input, B[n]);
-            sum = _mm512_fmadd_ps(h[n], _mm512_set1_ps(C[n]), sum);
+            h[n] = state_next(h[n], rate, simd_load(A + n * s->Dp), input, B[n]);
+            sum = simd_fma(h[n], simd_set1(C[n]), sum);
         }
         c->sum[i] = sum;
     }
     SIMD_UNROLL
     for (uint32_t n = 0; n < states; n++)
-        _mm512_store_ps(state + n * s->Dp, h[n]);
+        simd_store(state + n * s->Dp, h[n]);
 }
 
 static void chunk_run_long(struct chunk *c)
 {
     uint32_t n = 0;
-    for (; n + BLOCK <= c->s->N; n += BLOCK)
-        chunk_states(c, n, BLOCK);
+    for (; n + SIMD_STATES <= c->s->N; n += SIMD_STATES)
+        chunk_states(c, n, SIMD_STATES);
     for (; n + 4 <= c->s->N; n += 4)
         chunk_states(c, n, 4);
     for (; n < c->s->N; n++)
@@ -113,21 +114,23 @@ static void chunk_finish(const struct chunk *c)
     const struct ssm_scan *s = c->s;
     const float *x = s->x + c->t * s->ldx + c->d, *z = s->z + c->t * s->ldz + c->d, *skip = s->skip + c->d;
     float *y = s->y + c->t * s->ldy + c->d;
-    size_t step_x = c->wide ? SSM_LANES : s->ldx, step_z = c->wide ? SSM_LANES : s->ldz;
-    size_t step_y = c->wide ? SSM_LANES : s->ldy, step_skip = c->wide ? SSM_LANES : 0;
+    size_t step_x = c->wide ? SIMD_LANES : s->ldx, step_z = c->wide ? SIMD_LANES : s->ldz;
+    size_t step_y = c->wide ? SIMD_LANES : s->ldy, step_skip = c->wide ? SIMD_LANES : 0;
     for (uint32_t i = 0; i < c->count; i++) {
-        __m512 sum = _mm512_fmadd_ps(_mm512_load_ps(skip + i * step_skip), _mm512_load_ps(x + i * step_x), c->sum[i]);
-        _mm512_store_ps(y + i * step_y, _mm512_mul_ps(sum, simd_silu(_mm512_load_ps(z + i * step_z))));
+        simd_f sum = simd_fma(simd_load(skip + i * step_skip), simd_load(x + i * step_x), c->sum[i]);
+        simd_store(y + i * step_y, simd_mul(sum, simd_silu(simd_load(z + i * step_z))));
     }
 }
 
 static __attribute__((noinline)) void scan_channels(const struct ssm_scan *s, size_t d0, size_t d1)
 {
-    struct chunk c = {.s = s, .wide = s->T <= WIDE_STEPS};
+    struct chunk c;
+    c.s = s;
+    c.wide = s->T <= WIDE_STEPS;
     size_t groups = c.wide ? CHUNK : 1;
     uint32_t steps = c.wide ? 1 : CHUNK;
-    for (c.d = d0; c.d < d1; c.d += groups * SSM_LANES) {
-        size_t groups_left = (d1 - c.d) / SSM_LANES;
+    for (c.d = d0; c.d < d1; c.d += groups * SIMD_LANES) {
+        size_t groups_left = (d1 - c.d) / SIMD_LANES;
         for (c.t = 0; c.t < s->T; c.t += steps) {
             uint32_t left = c.wide ? (uint32_t)groups_left : s->T - c.t;
             c.count = left < CHUNK ? left : CHUNK;
@@ -141,7 +144,7 @@ static __attribute__((noinline)) void scan_channels(const struct ssm_scan *s, si
     }
 }
 
-void ssm_avx512_scan(const struct ssm_scan *s, size_t d0, size_t d1)
+void SIMD_NAME(scan)(const struct ssm_scan *s, size_t d0, size_t d1)
 {
     unsigned mxcsr = _mm_getcsr();
     _mm_setcsr(mxcsr | FLUSH_DENORMALS);

@@ -1,0 +1,181 @@
+/* ops_amx.c: y = W·x by tdpbf16ps: bf16 weights, activations rounded to bf16, fp32 sums in tile registers. Each output is
+ * one chain over steps of 32 k in order, for one row as for many: a tile with fewer rows computes the same rows. The rest
+ * of the table is avx512's. Runs on any worker; the tile configuration lives only within one call.
+ *
+ * Trap: compilers do not know that tile loads read memory, hence the fences around what is stored for them. */
+#include "ssm/simd_ops.h"
+
+#include <string.h>
+
+#include "ssm/bf16_avx512.h"
+#include "ssm/cpu.h"
+#include "ssm/tiles_avx512.h"
+
+/* Tile registers: sums in 0..3; rows of x in 4 (and 5); weights in 5..7 or 6, 7. */
+enum { TILE_ROWS = 16, BLOCK_ROWS = 2 * TILE_ROWS, STEP_PAIRS = K_STEP / 2, PALETTE = 1, TILES_USED = 8 };
+
+struct config { /* of ldtilecfg */
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+static void fence(void)
+{
+    __asm__ volatile("" ::: "memory");
+}
+
+/* Tiles of `rows` rows of x in up to two halves: 0, 1 and 4 hold the first half, 2, 3 and 5 the second; up to 16 rows are
+ * one half in 0..4, and 5 holds weights. */
+static void configure(struct config *c, uint32_t rows)
+{
+    uint8_t first = rows < TILE_ROWS ? (uint8_t)rows : TILE_ROWS;
+    uint8_t second = rows > TILE_ROWS ? (uint8_t)(rows - TILE_ROWS) : first;
+    uint8_t fifth = rows > TILE_ROWS ? second : TILE_ROWS;
+    const uint8_t tile_rows[TILES_USED] = {first, first, second, second, first, fifth, TILE_ROWS, TILE_ROWS};
+    if (c->palette && !memcmp(c->rows, tile_rows, sizeof tile_rows))
+        return;
+    *c = (struct config){.palette = PALETTE};
+    for (unsigned i = 0; i < TILES_USED; i++) {
+        c->row_bytes[i] = 64;
+        c->rows[i] = tile_rows[i];
+    }
+    fence();
+    _tile_loadconfig(c);
+}
+
+/* Adds bias and the old y to a tile of sums for rows m0 .. m0 + rows and vector v. */
+static void store_sums(const struct tile *t, float (*sums)[SSM_LANES], uint32_t m0, uint32_t rows, unsigned v)
+{
+    fence();
+    for (uint32_t m = 0; m < rows; m++)
+        tile_store_vector(t, m0 + m, v, _mm512_load_ps(sums[m]));
+}
+
+/* Up to 16 rows, the whole panel: four chains of sums. */
+static void block_narrow(const struct tile *t, uint32_t rows, unsigned vectors)
+{
+    const char *x = t->x, *w = t->w, *ahead = t->ahead;
+    size_t x_stride = t->ldx * 4, w_stride = vectors * 64;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (uint32_t k = 0; k < t->k; k += STEP_PAIRS, x += 64, w += STEP_PAIRS * w_stride) {
+        _tile_loadd(4, x, x_stride);
+        _tile_loadd(5, w, w_stride);
+        _tile_dpbf16ps(0, 4, 5);
+        if (vectors > 1) {
+            _tile_loadd(6, w + 64, w_stride);
+            _tile_dpbf16ps(1, 4, 6);
+        }
+        if (vectors > 2) {
+            _tile_loadd(7, w + 128, w_stride);
+            _tile_dpbf16ps(2, 4, 7);
+        }
+        if (vectors > 3) {
+            _tile_loadd(5, w + 192, w_stride);
+            _tile_dpbf16ps(3, 4, 5);
+        }
+        for (size_t i = 0; i < STEP_PAIRS * w_stride; i += 128) /* the neighbouring line comes by itself */
+            _mm_prefetch(ahead + i, _MM_HINT_T0);
+        ahead += t->ahead_step;
+    }
+    _Alignas(64) float sums[VECTORS][TILE_ROWS][SSM_LANES];
+    _tile_stored(0, sums[0], 64);
+    _tile_stored(1, sums[1], 64);
+    _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
+    for (unsigned v = 0; v < vectors; v++)
+        store_sums(t, sums[v], 0, rows, v);
+}
+
+/* 17 to 32 rows times vectors v and, if `two`, v + 1 of the panel. */
+static void block_wide(const struct tile *t, uint32_t rows, unsigned vectors, unsigned v, bool two)
+{
+    const char *x = t->x, *w = t->w + v * 64, *ahead = t->ahead + (v ? t->ahead_step / 2 : 0);
+    size_t x_stride = t->ldx * 4, w_stride = vectors * 64;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (uint32_t k = 0; k < t->k; k += STEP_PAIRS, x += 64, w += STEP_PAIRS * w_stride) {
+        _tile_loadd(4, x, x_stride);
+        _tile_loadd(5, x + TILE_ROWS * x_stride, x_stride);
+        _tile_loadd(6, w, w_stride);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        if (two) {
+            _tile_loadd(7, w + 64, w_stride);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        for (size_t i = 0; i < t->ahead_step / 2; i += 64)
+            _mm_prefetch(ahead + i, _MM_HINT_T0);
+        ahead += t->ahead_step;
+    }
+    _Alignas(64) float sums[VECTORS][TILE_ROWS][SSM_LANES];
+    _tile_stored(0, sums[0], 64);
+    _tile_stored(1, sums[1], 64);
+    _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
+    for (unsigned i = 0; i <= two; i++) {
+        store_sums(t, sums[i], 0, TILE_ROWS, v + i);
+        store_sums(t, sums[2 + i], TILE_ROWS, rows - TILE_ROWS, v + i);
+    }
+}
+
+/* One block of rows times one panel. */
+static void block_run(const struct tile *t, uint32_t rows, unsigned vectors)
+{
+    if (rows <= TILE_ROWS) {
+        block_narrow(t, rows, vectors);
+        return;
+    }
+    for (unsigned v = 0; v < vectors; v += 2)
+        block_wide(t, rows, vectors, v, v + 1 < vectors);
+}
+
+static void gemm(const struct ssm_weight *w, const float *x, size_t ldx, uint32_t M, float *y, size_t ldy, bool add,
+                 uint32_t n0, uint32_t n1, void *scratch)
+{
+    size_t output_bytes = ssm_panels_output_bytes(SSM_BF16, w->k, K_STEP), panel_bytes = PANEL * output_bytes;
+    size_t padded = SSM_PADDED(w->n), row_pairs = bf16_row_pairs(w->k), blocks = (M + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    struct tile t = {.ldx = row_pairs, .k = (uint32_t)row_pairs, .ldy = ldy, .add = add};
+    struct config config = {0};
+    t.ahead_step = STEP_PAIRS * 256 / blocks;
+    bf16_round_rows(scratch, x, ldx, M, w->k);
+    for (uint32_t n = n0; n < n1; n += PANEL) {
+        unsigned vectors = padded - n < PANEL ? (unsigned)(padded - n) / SSM_LANES : VECTORS;
+        t.w = (const char *)w->packed + n * output_bytes;
+        t.bias = w->bias ? w->bias + n : NULL;
+        for (uint32_t block = 0; block < blocks; block++) {
+            uint32_t m = block * BLOCK_ROWS, rows = M - m < BLOCK_ROWS ? M - m : BLOCK_ROWS;
+            t.x = (const uint32_t *)scratch + m * row_pairs;
+            t.y = y + m * ldy + n;
+            t.ahead = M <= TILE_ROWS ? t.w + 2 * AHEAD : t.w + panel_bytes + block * (panel_bytes / blocks);
+            configure(&config, rows);
+            block_run(&t, rows, vectors);
+        }
+    }
+    _tile_release();
+}
+
+static void pack(struct ssm_weight *w, const float *rows)
+{
+    ssm_panels_pack(w, rows, PANEL, K_STEP);
+}
+
+const struct ssm_ops ssm_ops_amx = {
+    .name = "amx",
+    .usable = ssm_cpu_amx,
+    .takes = bf16_takes,
+    .packed_bytes = bf16_packed_bytes,
+    .pack = pack,
+    .n_step = PANEL,
+    .scratch_bytes = bf16_scratch_bytes,
+    .gemm = gemm,
+    .rmsnorm = ssm_avx512_rmsnorm,
+    .conv = ssm_avx512_conv,
+    .scan = ssm_avx512_scan,
+};
