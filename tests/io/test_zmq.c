@@ -1,0 +1,697 @@
+/* test_zmq.c: the ZeroMQ source and sink on real sockets, against a host that records what it is given. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include "io/wire.h"
+
+extern const struct io_source_class io_source_zmq;
+extern const struct io_sink_class io_sink_zmq;
+
+/* ---- config structs by option name, as the daemon fills them ---- */
+
+static const struct io_option *option(const struct io_option *options, const char *name)
+{
+    while (options->name && strcmp(options->name, name))
+        options++;
+    if (!options->name)
+        fail_msg("no option %s", name);
+    return options;
+}
+
+static void set(const struct io_option *options, void *conf, const char *name, const char *text)
+{
+    const struct io_option *o = option(options, name);
+    void *at = (char *)conf + o->offset;
+    int i = 0;
+
+    switch (o->kind) {
+    case IO_OPT_STRING: *(char **)at = (char *)text; break;
+    case IO_OPT_STRINGS: {
+        struct io_strings *s = at;
+        s->v = realloc(s->v, (s->n + 1) * sizeof *s->v);
+        s->v[s->n++] = (char *)text;
+        break;
+    }
+    case IO_OPT_BOOL: *(bool *)at = !strcmp(text, "true"); break;
+    case IO_OPT_INT: *(int64_t *)at = atoll(text); break;
+    case IO_OPT_REAL: *(double *)at = atof(text); break;
+    case IO_OPT_SIZE: *(int64_t *)at = atoll(text) * (strstr(text, "MiB") ? 1 << 20 : 1); break;
+    case IO_OPT_DURATION: *(int64_t *)at = -1; break;
+    case IO_OPT_ENUM:
+        while (o->names[i] && strcmp(o->names[i], text))
+            i++;
+        assert_non_null(o->names[i]);
+        *(int *)at = i;
+    }
+}
+
+static void *conf_new(const struct io_option *options, size_t bytes, bool common)
+{
+    void *conf = calloc(1, bytes);
+
+    if (common) {
+        for (const struct io_option *o = io_common_options; o->name; o++)
+            set(io_common_options, conf, o->name, o->fallback ? o->fallback : o->kind == IO_OPT_STRING ? NULL : "0");
+    }
+    for (const struct io_option *o = options; o->name; o++) {
+        if (o->fallback)
+            set(options, conf, o->name, o->fallback);
+    }
+    return conf;
+}
+
+static void conf_free(const struct io_option *options, void *conf)
+{
+    for (const struct io_option *o = options; o->name; o++) {
+        if (o->kind == IO_OPT_STRINGS)
+            free(((struct io_strings *)((char *)conf + o->offset))->v);
+    }
+    free(conf);
+}
+
+/* ---- a host that records ---- */
+
+enum { STREAMS = 8, SAMPLES = 1 << 21 };
+
+struct io_stream {
+    struct io_stream_desc desc;
+    char id[IO_ID_MAX + 1];
+    uint64_t n, blocks; /* rows and blocks taken */
+    double *x;
+    int64_t seq, t_ns, first_t; /* of the last block; of the first row with times */
+    uint32_t flags;             /* all that were seen */
+    bool ended, stale;
+};
+
+struct host {
+    struct io_host io;
+    struct io_stream streams[STREAMS];
+    unsigned n_streams, lookups;
+    bool full;
+    uint64_t discarded[IO_R_COUNT], discarded_rows, messages;
+    char text[200];
+};
+
+static int host_stream(void *self, const struct io_stream_desc *desc, struct io_stream **ret)
+{
+    struct host *h = self;
+
+    h->lookups++;
+    for (unsigned i = 0; i < h->n_streams; i++) {
+        struct io_stream *s = &h->streams[i];
+        if (strcmp(s->id, desc->id) || s->ended || s->stale)
+            continue;
+        if (s->desc.channels != desc->channels || s->desc.rate != desc->rate || s->desc.irregular != desc->irregular)
+            return -EINVAL;
+        *ret = s;
+        return 0;
+    }
+    assert_true(h->n_streams < STREAMS);
+    struct io_stream *s = *ret = &h->streams[h->n_streams++];
+    s->desc = *desc;
+    strcpy(s->id, desc->id);
+    s->x = malloc(SAMPLES * sizeof *s->x);
+    s->first_t = IO_T_NONE;
+    return 0;
+}
+
+static int host_push(void *self, struct io_stream *s, struct io_block *b)
+{
+    struct host *h = self;
+    int64_t *t = b->timed ? io_block_times(b) : NULL;
+
+    assert_false(s->ended);
+    if (s->stale)
+        return -ESTALE;
+    if (h->full)
+        return -EAGAIN;
+    assert_int_equal(b->channels, s->desc.channels);
+    assert_true(b->arrived_ns > 0);
+    assert_true((s->n + b->n) * b->channels <= SAMPLES);
+    for (size_t i = 0; i < (size_t)b->n * b->channels; i++)
+        s->x[s->n * b->channels + i] = b->type == IO_F32   ? (double)((float *)(void *)b->data)[i]
+                                       : b->type == IO_F64 ? ((double *)(void *)b->data)[i]
+                                                           : b->data[i];
+    if (t && b->n && s->first_t == IO_T_NONE)
+        s->first_t = t[0];
+    s->n += b->n;
+    s->blocks++;
+    s->seq = b->seq;
+    s->t_ns = b->t_ns;
+    s->flags |= b->flags;
+    io_block_put(h->io.pool, b);
+    return 0;
+}
+
+static void host_end(void *self, struct io_stream *s)
+{
+    s->ended = true;
+}
+
+static void host_discard(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text)
+{
+    struct host *h = self;
+
+    h->discarded[why]++;
+    h->discarded_rows += samples;
+    snprintf(h->text, sizeof h->text, "%s", text);
+}
+
+static void host_received(void *self, uint64_t messages, uint64_t bytes)
+{
+    ((struct host *)self)->messages += messages;
+}
+
+/* ---- one input and its peer ---- */
+
+struct fixture {
+    struct host host;
+    const struct io_source_class *class_;
+    void *conf, *source, *context, *peer;
+    char address[100];
+};
+
+static int64_t now_ns(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void host_init(struct host *h, size_t pool)
+{
+    *h = (struct host){0};
+    h->io = (struct io_host){h, NULL, 0, "plant", host_stream, host_push, host_end, host_discard, NULL, host_received};
+    assert_int_equal(io_pool_new(pool, &h->io.pool), 0);
+}
+
+static void host_done(struct host *h)
+{
+    for (unsigned i = 0; i < h->n_streams; i++)
+        free(h->streams[i].x);
+    io_pool_free(&h->io.pool);
+}
+
+static void start(struct fixture *f)
+{
+    char err[IO_ERR] = "";
+    const char *key = NULL;
+
+    if (f->class_->check(f->conf, &key, err) || f->class_->open(f->conf, &f->host.io, &f->source, err))
+        fail_msg("%s: %s", key, err);
+}
+
+/* keys: name, value, …, NULL */
+static struct fixture *fixture(int peer_type, const char *pattern, const char *const *keys)
+{
+    struct fixture *f = calloc(1, sizeof *f);
+
+    f->class_ = &io_source_zmq;
+    f->conf = conf_new(io_source_zmq.options, io_source_zmq.conf_bytes, true);
+    host_init(&f->host, 64 << 20);
+    snprintf(f->address, sizeof f->address, "ipc:///tmp/mambad-test-%d-%lld", (int)getpid(), (long long)now_ns());
+    set(io_source_zmq.options, f->conf, "pattern", pattern);
+    set(io_source_zmq.options, f->conf, "connect", f->address);
+    for (; *keys; keys += 2) {
+        const struct io_option *o = io_common_options;
+        while (o->name && strcmp(o->name, keys[0]))
+            o++;
+        set(o->name ? io_common_options : io_source_zmq.options, f->conf, keys[0], keys[1]);
+    }
+    f->context = zmq_ctx_new();
+    f->peer = zmq_socket(f->context, peer_type);
+    assert_int_equal(zmq_bind(f->peer, f->address), 0);
+    start(f);
+    return f;
+}
+
+static void finish(struct fixture *f)
+{
+    int linger = 0;
+
+    f->class_->close(f->source);
+    zmq_setsockopt(f->peer, ZMQ_LINGER, &linger, sizeof linger);
+    zmq_close(f->peer);
+    zmq_ctx_term(f->context);
+    conf_free(io_source_zmq.options, f->conf);
+    host_done(&f->host);
+    free(f);
+}
+
+/* Turns as the daemon does them, until `messages` were received or nothing came for a second. */
+static void run_until(struct fixture *f, uint64_t messages)
+{
+    struct pollfd p = {.fd = f->class_->fd(f->source), .events = POLLIN};
+    int64_t wake;
+
+    for (;;) {
+        enum io_turn t = f->class_->turn(f->source, now_ns(), &wake);
+        if (f->host.messages >= messages && t == IO_TURN_WAIT)
+            return;
+        if (t == IO_TURN_WAIT && poll(&p, 1, wake == INT64_MAX ? 1000 : 2) == 0 && wake == INT64_MAX)
+            return;
+    }
+}
+
+static void send_frames(void *socket, const void *const *frames, const size_t *sizes, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        assert_true(zmq_send(socket, frames[i], sizes[i], i + 1 < n ? ZMQ_SNDMORE : 0) >= 0);
+}
+
+static void send_array(struct fixture *f, const char *header, const void *payload, size_t bytes)
+{
+    send_frames(f->peer, (const void *[]){header, payload}, (size_t[]){strlen(header), bytes}, 2);
+}
+
+static const char *const no_keys[] = {NULL};
+
+static void pull_takes_arrays(void **state)
+{
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    float x[6] = {1, 2, 3, 4, 5, 6};
+    double y[2] = {1e9 + 0.5, 7};
+    struct io_stream *s = f->host.streams;
+
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [6]}", x, sizeof x);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [3, 2], \"stream\": \"b\", \"seq\": 100, \"t_ns\": \"5\"}", x, sizeof x);
+    send_array(f, "{\"dtype\": \"float64\", \"shape\": [2], \"stream\": \"c\", \"rate\": 50, \"flags\": [\"start\"]}", y, sizeof y);
+    send_array(f, "{\"dtype\": \"float64\", \"shape\": [2], \"stream\": \"c\", \"flags\": [\"gap\"]}", y, sizeof y);
+    run_until(f, 4);
+    assert_int_equal(f->host.n_streams, 3);
+    assert_string_equal(s[0].id, "plant");
+    assert_int_equal(s[0].n, 6);
+    assert_true(s[0].x[5] == 6 && s[0].seq == IO_SEQ_NONE && s[0].t_ns == IO_T_NONE);
+    assert_string_equal(s[1].id, "b");
+    assert_int_equal(s[1].desc.channels, 2);
+    assert_true(s[1].n == 3 && s[1].x[3] == 4 && s[1].seq == 100 && s[1].t_ns == 5);
+    assert_true(s[2].n == 4 && s[2].x[0] == 1e9 + 0.5 && s[2].desc.rate == 50);
+    assert_int_equal(s[2].flags, IO_START | IO_GAP);
+    assert_int_equal(f->host.lookups, 3); /* the second message of c came from the cache */
+    finish(f);
+}
+
+static void sub_takes_topics(void **state)
+{
+    static const char *const keys[] = {"subscribe", "a/", "subscribe", "b", "scale", "2", "offset", "1", NULL};
+    struct fixture *f = fixture(ZMQ_XPUB, "sub", keys);
+    int16_t x[2] = {10, -10};
+    char note[64];
+
+    for (int i = 0; i < 2; i++)
+        assert_true(zmq_recv(f->peer, note, sizeof note, 0) > 0); /* both subscriptions have arrived */
+    const char *h = "{\"dtype\": \"int16\", \"shape\": [2]}", *named = "{\"dtype\": \"int16\", \"shape\": [2], \"stream\": \"n\"}";
+    send_frames(f->peer, (const void *[]){"a/one/", h, x}, (size_t[]){6, strlen(h), 4}, 3);
+    send_frames(f->peer, (const void *[]){"other", h, x}, (size_t[]){5, strlen(h), 4}, 3);
+    send_frames(f->peer, (const void *[]){"b", named, x}, (size_t[]){1, strlen(named), 4}, 3);
+    send_frames(f->peer, (const void *[]){"b\xff", named, x}, (size_t[]){2, strlen(named), 4}, 3);
+    send_frames(f->peer, (const void *[]){"b\xff", h, x}, (size_t[]){2, strlen(h), 4}, 3);
+    run_until(f, 4);
+    assert_int_equal(f->host.n_streams, 2);
+    assert_string_equal(f->host.streams[0].id, "a/one");
+    assert_true(f->host.streams[0].x[0] == 21 && f->host.streams[0].x[1] == -19);
+    assert_string_equal(f->host.streams[1].id, "n");
+    assert_int_equal(f->host.streams[1].n, 4);
+    assert_int_equal(f->host.discarded[IO_R_ID], 1);
+    finish(f);
+}
+
+static void raw_and_bytes(void **state)
+{
+    static const char *const raw[] = {"format", "raw", "dtype", "int16", "channels", "2", "rate", "8000",
+                                      "topic", "true", "stream", "{input}.{topic}", NULL};
+    static const char *const bytes[] = {"format", "bytes", NULL};
+    int16_t x[4] = {1, 2, 3, 4};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", raw);
+
+    send_frames(f->peer, (const void *[]){"mic/", x}, (size_t[]){4, 8}, 2);
+    send_frames(f->peer, (const void *[]){"mic/", x}, (size_t[]){4, 6}, 2);
+    send_frames(f->peer, (const void *[]){x}, (size_t[]){8}, 1);
+    send_frames(f->peer, (const void *[]){"mic/", x}, (size_t[]){4, 0}, 2);
+    run_until(f, 4);
+    assert_int_equal(f->host.n_streams, 1);
+    assert_string_equal(f->host.streams[0].id, "plant.mic");
+    assert_true(f->host.streams[0].n == 2 && f->host.streams[0].x[3] == 4 && f->host.streams[0].desc.rate == 8000);
+    assert_int_equal(f->host.discarded[IO_R_SHAPE], 1);
+    assert_int_equal(f->host.discarded[IO_R_MALFORMED], 1);
+    finish(f);
+
+    f = fixture(ZMQ_PUSH, "pull", bytes);
+    zmq_send(f->peer, "abc\xff", 4, 0);
+    run_until(f, 1);
+    assert_true(f->host.streams[0].n == 4 && f->host.streams[0].x[3] == 255);
+    finish(f);
+}
+
+static void irregular_streams_bring_their_times(void **state)
+{
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    const char *h = "{\"dtype\": \"float32\", \"shape\": [3], \"rate\": 0}";
+    const char *regular = "{\"dtype\": \"float32\", \"shape\": [3]}";
+    int64_t t[3] = {1000, 2500, 2600};
+    float x[3] = {1, 2, 3};
+
+    send_frames(f->peer, (const void *[]){h, x, t}, (size_t[]){strlen(h), 12, 24}, 3);
+    send_frames(f->peer, (const void *[]){h, x, t}, (size_t[]){strlen(h), 12, 16}, 3);
+    send_frames(f->peer, (const void *[]){h, x}, (size_t[]){strlen(h), 12}, 2);
+    send_frames(f->peer, (const void *[]){regular, x, t}, (size_t[]){strlen(regular), 12, 24}, 3);
+    send_frames(f->peer, (const void *[]){regular, x}, (size_t[]){strlen(regular), 12}, 2); /* unlike the live stream */
+    run_until(f, 5);
+    assert_int_equal(f->host.streams[0].n, 3);
+    assert_true(f->host.streams[0].desc.irregular && f->host.streams[0].first_t == 1000);
+    assert_int_equal(f->host.streams[0].t_ns, 1000);
+    assert_int_equal(f->host.discarded[IO_R_SHAPE], 1);
+    assert_int_equal(f->host.discarded[IO_R_MALFORMED], 2);
+    finish(f);
+}
+
+static void wrong_messages_are_counted(void **state)
+{
+    static const char *const keys[] = {"rate", "100", NULL};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", keys);
+    const char *h = "{\"dtype\": \"float32\", \"shape\": [2]}";
+    float x[4] = {1, 2, 3, 4};
+    const void *many[] = {"t", h, x, x, x, x};
+
+    zmq_send(f->peer, "", 0, 0);
+    zmq_send(f->peer, h, strlen(h), 0);
+    send_frames(f->peer, many, (size_t[]){1, strlen(h), 8, 8, 8, 8}, 6);
+    send_frames(f->peer, (const void *[]){"", "", ""}, (size_t[]){0, 0, 0}, 3);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2]", x, 8);
+    send_array(f, h, x, 12);
+    send_array(f, h, x, 0);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [4611686018427387904, 2]}", x, 0);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2, 4611686018427387904]}", x, 0);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [0, 9223372036854775807]}", x, 0);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2], \"rate\": 99}", x, 8);
+    send_array(f, "{\"dtype\": \"complex64\", \"shape\": [1]}", x, 8);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2], \"rate\": 100.0}", x, 8);
+    run_until(f, 13);
+    assert_int_equal(f->host.messages, 13);
+    assert_int_equal(f->host.discarded[IO_R_MALFORMED], 5);
+    assert_int_equal(f->host.discarded[IO_R_SHAPE], 5);
+    assert_int_equal(f->host.discarded[IO_R_RATE], 1);
+    assert_int_equal(f->host.discarded[IO_R_DTYPE], 1);
+    assert_int_equal(f->host.streams[0].n, 2);
+    finish(f);
+}
+
+static void long_messages_are_cut(void **state)
+{
+    enum { N = 700001 };
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    float *x = malloc(N * sizeof *x);
+
+    for (int i = 0; i < N; i++)
+        x[i] = (float)i;
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [700001], \"seq\": 7, \"t_ns\": \"1000\", \"rate\": 1000,"
+                  "\"flags\": [\"start\", \"end\"]}", x, N * sizeof *x);
+    run_until(f, 1);
+    struct io_stream *s = f->host.streams;
+    assert_int_equal(s->n, N);
+    assert_int_equal(s->blocks, 3);
+    for (int i = 0; i < N; i++)
+        assert_true(s->x[i] == i);
+    uint64_t first = 2 * ((uint64_t)(IO_BLOCK_MAX - 8) / 4); /* rows before the last block */
+    assert_int_equal(s->seq, 7 + first);
+    assert_int_equal(s->t_ns, 1000 + first * 1000000);
+    assert_true(s->ended);
+    assert_int_equal(s->flags, IO_START);
+    free(x);
+    finish(f);
+}
+
+static void a_full_queue_holds_the_sender_back(void **state)
+{
+    enum { N = 3000 };
+    static const char *const keys[] = {"hwm", "10", NULL};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", keys);
+    struct pollfd p = {.fd = f->class_->fd(f->source), .events = POLLIN};
+    unsigned sent = 0, refused = 0;
+    int64_t wake;
+
+    f->host.full = true;
+    while (refused < 200) { /* until neither side's buffers take more */
+        char h[64];
+        float x = (float)sent;
+        int len = snprintf(h, sizeof h, "{\"dtype\":\"float32\",\"shape\":[1],\"seq\":%u}", sent);
+        if (zmq_send(f->peer, h, (size_t)len, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
+            refused++;
+            nanosleep(&(struct timespec){.tv_nsec = 500000}, NULL);
+        } else {
+            zmq_send(f->peer, &x, sizeof x, 0);
+            sent++;
+        }
+        assert_int_equal(f->class_->turn(f->source, now_ns(), &wake), IO_TURN_WAIT);
+    }
+    assert_true(f->host.messages <= 1); /* the one in hand */
+    assert_true(sent > 10);
+    while (poll(&p, 1, 20) > 0) /* a blocked source does not keep its descriptor readable */
+        assert_int_equal(f->class_->turn(f->source, now_ns(), &wake), IO_TURN_WAIT);
+    f->host.full = false;
+    run_until(f, sent);
+    assert_int_equal(f->host.streams[0].n, sent);
+    for (unsigned i = 0; i < sent; i++)
+        assert_true(f->host.streams[0].x[i] == i);
+    finish(f);
+}
+
+static void what_is_in_hand_at_close_is_counted(void **state)
+{
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    struct host *h = &f->host;
+    float x[5] = {0};
+
+    f->host.full = true;
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [5]}", x, sizeof x);
+    run_until(f, 1);
+    f->class_->close(f->source);
+    assert_int_equal(h->discarded[IO_R_QUEUE_FULL], 1);
+    assert_int_equal(h->discarded_rows, 5);
+    start(f);
+    finish(f);
+}
+
+static void ended_streams_begin_anew(void **state)
+{
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    float x[2] = {1, 2};
+    struct io_stream *s = f->host.streams;
+
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [1, 2]}", x, 8);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [0], \"flags\": [\"reset\"]}", x, 0);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [0], \"flags\": [\"end\"]}", x, 0);
+    run_until(f, 3);
+    assert_true(s[0].ended && s[0].n == 1 && s[0].blocks == 2 && s[0].flags == IO_RESET);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2]}", x, 8); /* other channels: it is a new stream */
+    run_until(f, 4);
+    assert_true(f->host.n_streams == 2 && s[1].n == 2 && s[1].desc.channels == 1);
+    s[1].stale = true; /* as streams.idle does */
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2]}", x, 8);
+    run_until(f, 5);
+    assert_true(f->host.n_streams == 3 && s[2].n == 2 && s[1].ended);
+    finish(f);
+}
+
+static void bad_configs_are_refused(void **state)
+{
+    static const struct {
+        const char *key;
+        const char *keys[9];
+    } cases[] = {
+        {"pattern", {"pattern", "router", "bind", "ipc:///tmp/x"}},
+        {"format", {"pattern", "pull", "format", "gnuradio", "bind", "ipc:///tmp/x"}},
+        {"connect", {"pattern", "pull"}},
+        {"bind", {"pattern", "pull", "bind", "tcp://*:5555"}},
+        {"bind", {"pattern", "pull", "bind", "tcp://0.0.0.0:5555"}},
+        {"bind", {"pattern", "pull", "bind", "tcp://[::]:5555"}},
+        {"bind", {"pattern", "pull", "bind", "tcp://eth0:5555"}},
+        {"connect", {"pattern", "pull", "connect", "tcp://192.168.1.7:5555"}},
+        {"connect", {"pattern", "pull", "connect", "tcp://example.org:5555"}},
+        {"connect", {"pattern", "pull", "connect", "tcp://127.0.0.1"}},
+        {"connect", {"pattern", "pull", "connect", "tcp://127.0.0.1:0"}},
+        {"connect", {"pattern", "pull", "connect", "tcp://127.0.0.1:65536"}},
+        {"connect", {"pattern", "pull", "connect", "tcp://127.0.0.1:12x"}},
+        {"connect", {"pattern", "pull", "connect", "tcp://127.0.0.1:1;10.0.0.1:80"}},
+        {"connect", {"pattern", "pull", "connect", "udp://127.0.0.1:5"}},
+        {"connect", {"pattern", "pull", "connect", "inproc://x"}},
+        {"connect", {"pattern", "pull", "connect", "ipc://"}},
+        {"subscribe", {"pattern", "pull", "connect", "ipc:///tmp/x", "subscribe", "a"}},
+        {"topic", {"pattern", "sub", "connect", "ipc:///tmp/x", "topic", "true"}},
+        {"channels", {"pattern", "sub", "connect", "ipc:///tmp/x", "channels", "2"}},
+        {"stream", {"pattern", "sub", "connect", "ipc:///tmp/x", "stream", "{path}"}},
+    };
+    static const char *const fine[] = {"tcp://127.0.0.1:5555", "tcp://127.1.2.3:1", "tcp://localhost:65535",
+                                       "tcp://[::1]:5555", "ipc:///tmp/x", "ipc://@abstract"};
+    const struct io_source_class *z = &io_source_zmq;
+    char err[IO_ERR];
+    const char *key;
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        void *conf = conf_new(z->options, z->conf_bytes, true);
+        for (const char *const *k = cases[i].keys; *k; k += 2)
+            set(!strcmp(*k, "stream") ? io_common_options : z->options, conf, k[0], k[1]);
+        err[0] = '\0';
+        assert_int_equal(z->check(conf, &key, err), -EINVAL);
+        assert_string_equal(key, cases[i].key);
+        assert_true(strlen(err) > 10);
+        if (strstr(err, "insecure")) {
+            set(z->options, conf, "insecure", "true");
+            assert_int_equal(z->check(conf, &key, err), 0);
+        }
+        conf_free(z->options, conf);
+    }
+    for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
+        void *conf = conf_new(z->options, z->conf_bytes, true);
+        set(z->options, conf, "pattern", "sub");
+        set(z->options, conf, "bind", fine[i]);
+        assert_int_equal(z->check(conf, &key, err), 0);
+        assert_false(z->blocks(conf));
+        conf_free(z->options, conf);
+    }
+}
+
+static void an_address_in_use_is_said(void **state)
+{
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    void *conf = conf_new(io_source_zmq.options, io_source_zmq.conf_bytes, true), *source;
+    char err[IO_ERR], address[64];
+    size_t size = sizeof address;
+
+    assert_int_equal(zmq_bind(f->peer, "tcp://127.0.0.1:*"), 0);
+    zmq_getsockopt(f->peer, ZMQ_LAST_ENDPOINT, address, &size);
+    set(io_source_zmq.options, conf, "bind", address);
+    assert_int_equal(io_source_zmq.open(conf, &f->host.io, &source, err), -EADDRINUSE);
+    assert_non_null(strstr(err, address));
+    conf_free(io_source_zmq.options, conf);
+    finish(f);
+}
+
+/* ---- sink ---- */
+
+static void receive_frame(void *socket, const void *expected, size_t len, bool more)
+{
+    char buf[4096];
+    int is_more;
+    size_t size = sizeof is_more;
+
+    assert_int_equal(zmq_recv(socket, buf, sizeof buf, 0), len);
+    assert_memory_equal(buf, expected, len);
+    zmq_getsockopt(socket, ZMQ_RCVMORE, &is_more, &size);
+    assert_int_equal(is_more, more);
+}
+
+static void the_sink_sends_three_frames(void **state)
+{
+    const struct io_sink_class *c = &io_sink_zmq;
+    void *conf = conf_new(c->options, c->conf_bytes, false), *sink, *context = zmq_ctx_new();
+    void *sub = zmq_socket(context, ZMQ_SUB);
+    char address[100], header[IO_JSON_MAX], err[IO_ERR];
+    float rows[6] = {0.25f, 0.5f, 0.75f, 1, 2, 3};
+    struct io_message m = {.family = IO_ANOMALY, .stream = "a b", .model = "m", .ndim = 2, .shape = {2, 3}, .data = rows,
+                           .exact = true, .from_seq = IO_SEQ_NONE, .to_seq = IO_SEQ_NONE, .count = -1};
+    struct io_message e = {.family = IO_EVENT, .stream = "a b", .model = "m", .event = "start", .exact = true,
+                           .from_seq = IO_SEQ_NONE, .to_seq = IO_SEQ_NONE, .count = -1};
+    int timeout = 2000;
+
+    snprintf(address, sizeof address, "ipc:///tmp/mambad-test-sink-%d", (int)getpid());
+    set(c->options, conf, "connect", address);
+    zmq_setsockopt(sub, ZMQ_SUBSCRIBE, "anomaly/a%20b/", 14);
+    zmq_setsockopt(sub, ZMQ_SUBSCRIBE, "event/", 6);
+    zmq_setsockopt(sub, ZMQ_RCVTIMEO, &timeout, sizeof timeout);
+    assert_int_equal(zmq_bind(sub, address), 0);
+    assert_int_equal(c->open(conf, &(struct io_sink_env){0}, &sink, err), 0);
+    for (int i = 0; i < 20; i++) /* the subscriptions travel while this side polls; PUB has no way to ask */
+        zmq_poll(&(zmq_pollitem_t){.socket = sub, .events = ZMQ_POLLIN}, 1, 10);
+    assert_int_equal(c->write(sink, &m), 0);
+    m.stream = "a c";
+    assert_int_equal(c->write(sink, &m), 0);
+    m.stream = "a b";
+    assert_int_equal(c->write(sink, &e), 0);
+    assert_int_equal(c->close(sink, 1000000000, err), 0); /* lingers: nothing of it is lost */
+
+    receive_frame(sub, "anomaly/a%20b/", 14, true);
+    receive_frame(sub, header, io_message_json(header, sizeof header, &m), true);
+    receive_frame(sub, rows, sizeof rows, false);
+    receive_frame(sub, "event/a%20b/", 12, true);
+    receive_frame(sub, header, io_message_json(header, sizeof header, &e), true);
+    receive_frame(sub, "", 0, false);
+    conf_free(c->options, conf);
+    zmq_close(sub);
+    zmq_ctx_term(context);
+}
+
+/* ---- a peer in Python, as users write it ---- */
+
+static const char producer[] =
+    "import sys, numpy, zmq\n"
+    "s = zmq.Context().socket(zmq.PUSH)\n"
+    "s.bind(sys.argv[1])\n"
+    "for k in range(50):\n"
+    "    x = numpy.arange(k * 64, (k + 1) * 64, dtype=numpy.float32).reshape(32, 2)\n"
+    "    s.send_json({'dtype': str(x.dtype), 'shape': x.shape, 'stream': 'r\\u00e9gie/1', 'seq': k * 32,\n"
+    "                 't_ns': str(1700000000000000000 + k), 'rate': 100.0}, zmq.SNDMORE)\n"
+    "    s.send(x, copy=False)\n"
+    "s.close(linger=5000)\n";
+
+static void pyzmq_is_a_peer(void **state)
+{
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    pid_t child;
+    int status;
+
+    zmq_unbind(f->peer, f->address);
+    child = fork();
+    if (child == 0) {
+        execl("/usr/bin/python3", "python3", "-c", producer, f->address, (char *)NULL);
+        _exit(77);
+    }
+    for (int i = 0; i < 10 && f->host.messages < 50; i++)
+        run_until(f, 50);
+    waitpid(child, &status, 0);
+    if (WIFEXITED(status) && WEXITSTATUS(status) && f->host.messages == 0) {
+        finish(f);
+        skip(); /* no python3-zmq or python3-numpy */
+    }
+    assert_int_equal(f->host.messages, 50);
+    assert_string_equal(f->host.streams[0].id, "r\xc3\xa9gie/1");
+    assert_int_equal(f->host.streams[0].n, 1600);
+    for (int i = 0; i < 3200; i++)
+        assert_true(f->host.streams[0].x[i] == i);
+    assert_int_equal(f->host.streams[0].t_ns, 1700000000000000049);
+    finish(f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pull_takes_arrays),
+        cmocka_unit_test(sub_takes_topics),
+        cmocka_unit_test(raw_and_bytes),
+        cmocka_unit_test(irregular_streams_bring_their_times),
+        cmocka_unit_test(wrong_messages_are_counted),
+        cmocka_unit_test(long_messages_are_cut),
+        cmocka_unit_test(a_full_queue_holds_the_sender_back),
+        cmocka_unit_test(what_is_in_hand_at_close_is_counted),
+        cmocka_unit_test(ended_streams_begin_anew),
+        cmocka_unit_test(bad_configs_are_refused),
+        cmocka_unit_test(an_address_in_use_is_said),
+        cmocka_unit_test(the_sink_sends_three_frames),
+        cmocka_unit_test(pyzmq_is_a_peer),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
