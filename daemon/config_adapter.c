@@ -88,7 +88,7 @@ static unsigned find_model(const struct md_config *config, const struct entry *e
     for (unsigned i = 0; i < config->n_models; i++)
         if (name ? !strcmp(config->models[i].id, name) : config->n_models == 1)
             return i;
-    md_hint(name ? name : "", names, md_model_names(config, names), hint);
+    md_hint(name, names, md_model_names(config, names), hint);
     if (name)
         md_report(e->report, entry_place(e, "model"), "%s.model: no model '%.100s'%s", e->path, name, hint);
     else if (config->n_models)

@@ -135,18 +135,28 @@ static int by_distance(const void *a, const void *b, void *word)
     return dx != dy ? (dx < dy ? -1 : 1) : strcmp(x, y);
 }
 
+/* A typing error, or one part of a longer name. */
+static bool is_near(const char *word, const char *name)
+{
+    size_t len = strlen(word);
+
+    return distance(word, name) <= (len < 4 ? 1 : len / 2) || (len >= 3 && strstr(name, word));
+}
+
 void md_hint(const char *word, const char **names, unsigned n, char hint[MD_HINT])
 {
-    size_t at = 0, len = strlen(word);
+    size_t at;
 
     hint[0] = 0;
     if (n == 0)
         return;
-    qsort_r(names, n, sizeof *names, by_distance, (void *)(uintptr_t)word);
-    if (distance(word, names[0]) <= (len < 4 ? 1 : len / 2) || (len >= 3 && !strncmp(word, names[0], len))) {
-        snprintf(hint, MD_HINT, " (did you mean '%s'?)", names[0]);
-        return;
-    }
+    if (word)
+        qsort_r(names, n, sizeof *names, by_distance, (void *)(uintptr_t)word);
+    for (unsigned i = 0; word && i < n; i++)
+        if (is_near(word, names[i])) {
+            snprintf(hint, MD_HINT, " (did you mean '%s'?)", names[i]);
+            return;
+        }
     at = (size_t)snprintf(hint, MD_HINT, " (valid: ");
     for (unsigned i = 0; i < n && at + strlen(names[i]) + 8 < MD_HINT; i++)
         at += (size_t)snprintf(hint + at, MD_HINT - at, "%s%s", i ? ", " : "", names[i]);

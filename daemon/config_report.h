@@ -28,7 +28,7 @@ unsigned md_report_flush(struct md_report *report, FILE *out);
 void md_report_drop(struct md_report *report); /* frees all errors unsaid */
 
 /* The hint of a message about `word`, which is none of names[n]: " (did you mean 'x'?)" where one is near, else
- * " (valid: …)", nearest first. `names` is sorted in place. "" for no names. */
+ * " (valid: …)", nearest first. `names` is sorted in place. word NULL: just what is valid. "" for no names. */
 enum { MD_HINT = 512 };
 void md_hint(const char *word, const char **names, unsigned n, char hint[MD_HINT]);
 

@@ -33,11 +33,18 @@ static struct md_where place(const struct reader *rd, int line, int col)
     return (struct md_where){rd->name, rd->with_places ? line : 0, rd->with_places ? col : 0};
 }
 
+/* libfyaml's mark of a quoted value or an alias stands behind the opening quote or asterisk. */
 static struct md_where event_place(const struct reader *rd, struct fy_event *event, struct md_where otherwise)
 {
     const struct fy_mark *mark = fy_event_start_mark(event);
+    bool inside = event->type == FYET_ALIAS;
 
-    return mark ? place(rd, mark->line + 1, mark->column + 1) : otherwise;
+    if (event->type == FYET_SCALAR && event->scalar.value) {
+        enum fy_scalar_style style = fy_token_scalar_style(event->scalar.value);
+
+        inside = style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED;
+    }
+    return mark ? place(rd, mark->line + 1, mark->column + !inside) : otherwise;
 }
 
 static struct md_node *give_up(struct reader *rd, struct md_where where, const char *text)
@@ -63,6 +70,17 @@ static struct fy_event *next_event(struct reader *rd)
     else
         give_up(rd, place(rd, 1, 1), "not a YAML document");
     return NULL;
+}
+
+/* Stands in for a value about which something was said already. */
+static struct md_node *wrong_scalar(struct reader *rd, struct md_where where)
+{
+    struct md_node *node = md_node_scalar("", 0, false, where);
+
+    if (!node)
+        return give_up(rd, where, "out of memory");
+    node->wrong = true;
+    return node;
 }
 
 static const struct md_node *find_anchor(const struct reader *rd, const char *name)
@@ -97,10 +115,7 @@ static struct md_node *read_alias(struct reader *rd, struct fy_event *event, str
 
     if (!node) {
         md_report(rd->report, where, "alias '*%s' has no anchor before it", name ? name : "");
-        copy = md_node_scalar("", 0, true, where);
-        if (copy)
-            copy->wrong = true;
-        return copy ? copy : give_up(rd, where, "out of memory");
+        return wrong_scalar(rd, where);
     }
     copy = md_node_copy(node, &rd->nodes);
     return copy ? copy : give_up(rd, where, "the configuration is too large");
@@ -121,7 +136,7 @@ static struct md_node *read_scalar(struct reader *rd, struct fy_event *event, st
 
     if (!text || md_utf8_bad(text, len) < len) {
         md_report(rd->report, where, "a value with a NUL character or an invalid escape");
-        return md_node_scalar("", 0, false, where);
+        return wrong_scalar(rd, where);
     }
     node = md_expand(text, len, plain && is_null(text, len), where, rd->report);
     return node ? node : give_up(rd, where, "out of memory");

@@ -1,0 +1,263 @@
+/* control.c: the control socket's thread: receives requests, has them answered (control_request.c), sends the replies.
+ * The socket file is made here and handed to libzmq: its mode is 0600 from the first moment on, which a umask, being
+ * the whole process's, could not give. Trap: with ZMQ_USE_FD libzmq neither makes nor removes the file. */
+#include "daemon/control.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include "daemon/control_request.h"
+
+enum { PARTS = 3, MESSAGE_MAX = 4 << 20, QUEUED = 16 };
+
+struct md_control {
+    struct md_daemon *daemon;
+    char *path; /* of the socket file; NULL until it is ours */
+    dev_t dev;
+    ino_t ino;
+    void *context, *router;
+    int stop; /* eventfd */
+    bool running;
+    pthread_t thread;
+    _Atomic uint64_t refused[2];
+};
+
+/* ---- the socket file -------------------------------------------------------------------------------------------- */
+
+static int fail(char *reterr, int rc, const char *path, const char *what)
+{
+    snprintf(reterr, IO_ERR, "control socket %s: %s", path, what);
+    return rc;
+}
+
+static int fill_address(const char *path, struct sockaddr_un *ret)
+{
+    memset(ret, 0, sizeof *ret);
+    ret->sun_family = AF_UNIX;
+    if (strlen(path) >= sizeof ret->sun_path)
+        return -ENAMETOOLONG;
+    strcpy(ret->sun_path, path);
+    return 0;
+}
+
+/* Removes a socket file that nobody serves. −EADDRINUSE: somebody does; −EEXIST: it is not a socket. */
+static int clear_stale(const char *path, const struct sockaddr_un *address)
+{
+    struct stat st;
+    int fd, rc;
+
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT ? 0 : -errno;
+    if (!S_ISSOCK(st.st_mode))
+        return -EEXIST;
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    rc = connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 ? -errno : -EADDRINUSE;
+    close(fd);
+    if (rc != -ECONNREFUSED)
+        return rc == -EAGAIN ? -EADDRINUSE : rc;
+    return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+/* A listening socket at path, mode 0600 (Linux takes the file's mode from the socket's at bind). */
+static int listen_at(const char *path, int *ret_fd, char *reterr)
+{
+    struct sockaddr_un address;
+    int rc = fill_address(path, &address), fd = -1;
+
+    if (rc == 0)
+        rc = clear_stale(path, &address);
+    if (rc == -EADDRINUSE)
+        return fail(reterr, rc, path, "another process serves it");
+    if (rc == -EEXIST)
+        return fail(reterr, rc, path, "is there and is not a socket");
+    if (rc == 0)
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (rc == 0 && (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+                    listen(fd, QUEUED) < 0))
+        rc = -errno;
+    if (rc < 0) {
+        if (fd >= 0)
+            close(fd);
+        return fail(reterr, rc, path, strerror(-rc));
+    }
+    *ret_fd = fd;
+    return 0;
+}
+
+/* Only a file that is still the one we made: somebody may have put another in its place. */
+static void remove_file(struct md_control *c)
+{
+    struct stat st;
+
+    if (c->path && lstat(c->path, &st) == 0 && st.st_dev == c->dev && st.st_ino == c->ino)
+        unlink(c->path);
+}
+
+/* ---- requests --------------------------------------------------------------------------------------------------- */
+
+static json_t *signal_counts(struct md_control *c)
+{
+    return json_pack("{s:I, s:I}", "reload_refused", (json_int_t)atomic_load(&c->refused[MD_REFUSED_RELOAD]),
+                     "snapshot_refused", (json_int_t)atomic_load(&c->refused[MD_REFUSED_SNAPSHOT]));
+}
+
+static void send_reply(struct md_control *c, zmq_msg_t *envelope, unsigned n, json_t *reply)
+{
+    char *text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
+
+    for (unsigned i = 0; text && i < n; i++)
+        if (zmq_msg_send(&envelope[i], c->router, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
+            goto out; /* the client is gone */
+    if (text)
+        zmq_send(c->router, text, strlen(text), ZMQ_DONTWAIT);
+out:
+    free(text);
+}
+
+/* [identity] [empty, from REQ] [request] */
+static void serve_one(struct md_control *c)
+{
+    zmq_msg_t parts[PARTS], extra;
+    unsigned n = 0, envelope;
+    json_t *signals = NULL, *reply;
+    bool more = true;
+
+    zmq_msg_init(&extra);
+    while (more) {
+        zmq_msg_t *part = n < PARTS ? &parts[n] : &extra;
+
+        if (n < PARTS)
+            zmq_msg_init(part);
+        n += n < PARTS;
+        if (zmq_msg_recv(part, c->router, ZMQ_DONTWAIT) < 0)
+            goto out;
+        more = zmq_msg_more(part);
+    }
+    if (n < 2)
+        goto out;
+    envelope = n == PARTS && zmq_msg_size(&parts[1]) == 0 ? 2 : 1;
+    signals = signal_counts(c);
+    reply = md_control_answer(c->daemon, zmq_msg_data(&parts[envelope]), zmq_msg_size(&parts[envelope]), signals);
+    send_reply(c, parts, envelope, reply);
+    json_decref(reply);
+    json_decref(signals);
+out:
+    while (n-- > 0)
+        zmq_msg_close(&parts[n]);
+    zmq_msg_close(&extra);
+}
+
+static void *run(void *arg)
+{
+    struct md_control *c = arg;
+    zmq_pollitem_t items[] = {{.socket = c->router, .events = ZMQ_POLLIN}, {.fd = c->stop, .events = ZMQ_POLLIN}};
+
+    while (!items[1].revents) {
+        if (zmq_poll(items, 2, -1) < 0 && errno != EINTR)
+            break;
+        if (items[0].revents & ZMQ_POLLIN)
+            serve_one(c);
+    }
+    return NULL;
+}
+
+/* ---- life ------------------------------------------------------------------------------------------------------- */
+
+static int set_option(void *socket, int option, int value)
+{
+    return zmq_setsockopt(socket, option, &value, sizeof value);
+}
+
+static int bind_router(struct md_control *c, const char *endpoint, int fd, char *reterr)
+{
+    int64_t most = MESSAGE_MAX;
+
+    c->context = zmq_ctx_new();
+    c->router = c->context ? zmq_socket(c->context, ZMQ_ROUTER) : NULL;
+    if (!c->router || set_option(c->router, ZMQ_USE_FD, fd) < 0 || set_option(c->router, ZMQ_LINGER, 100) < 0 ||
+        set_option(c->router, ZMQ_RCVHWM, QUEUED) < 0 || set_option(c->router, ZMQ_SNDHWM, QUEUED) < 0 ||
+        zmq_setsockopt(c->router, ZMQ_MAXMSGSIZE, &most, sizeof most) < 0 || zmq_bind(c->router, endpoint) < 0) {
+        close(fd);
+        return fail(reterr, -errno, endpoint, zmq_strerror(errno));
+    }
+    return 0;
+}
+
+static int start(struct md_control *c, const char *endpoint, char *reterr)
+{
+    const char *path = endpoint + strlen("ipc://");
+    struct stat st = {0};
+    int fd, rc = listen_at(path, &fd, reterr);
+
+    if (rc < 0)
+        return rc;
+    c->path = lstat(path, &st) == 0 ? strdup(path) : NULL;
+    c->dev = st.st_dev;
+    c->ino = st.st_ino;
+    rc = bind_router(c, endpoint, fd, reterr);
+    if (rc < 0)
+        return rc;
+    c->stop = eventfd(0, EFD_CLOEXEC);
+    if (c->stop < 0)
+        return fail(reterr, -errno, path, strerror(errno));
+    rc = -pthread_create(&c->thread, NULL, run, c);
+    c->running = rc == 0;
+    return rc < 0 ? fail(reterr, rc, path, strerror(-rc)) : 0;
+}
+
+int md_control_open(const char *endpoint, struct md_daemon *daemon, struct md_control **ret, char *reterr)
+{
+    struct md_control *c = calloc(1, sizeof *c);
+    int rc;
+
+    if (!c)
+        return fail(reterr, -ENOMEM, endpoint, "out of memory");
+    c->daemon = daemon;
+    c->stop = -1;
+    rc = start(c, endpoint, reterr);
+    if (rc < 0) {
+        md_control_close(&c);
+        return rc;
+    }
+    *ret = c;
+    return 0;
+}
+
+void md_control_close(struct md_control **control)
+{
+    struct md_control *c = *control;
+
+    *control = NULL;
+    if (!c)
+        return;
+    if (c->running) {
+        eventfd_write(c->stop, 1);
+        pthread_join(c->thread, NULL);
+    }
+    remove_file(c);
+    if (c->router)
+        zmq_close(c->router);
+    if (c->context)
+        zmq_ctx_term(c->context);
+    if (c->stop >= 0)
+        close(c->stop);
+    free(c->path);
+    free(c);
+}
+
+void md_control_count(struct md_control *control, enum md_refused which)
+{
+    if (control)
+        atomic_fetch_add(&control->refused[which], 1);
+}

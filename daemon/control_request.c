@@ -1,0 +1,99 @@
+/* control_request.c: see control_request.h. A request is an object whose every key is known and of its type; what is
+ * wrong with one is said and nothing is touched. */
+#include "daemon/control_request.h"
+
+#include <string.h>
+
+/* The other text stands in where a name was cut inside a character. */
+static json_t *refuse(const char *text, const char *about)
+{
+    json_t *error = json_sprintf(text, about);
+
+    return json_pack("{s:b, s:o}", "ok", 0, "error", error ? error : json_string("not a request"));
+}
+
+/* The key of a request that is none of names[] (NULL-terminated); NULL when all are known. */
+static const char *stray_key(json_t *request, const char *const *names)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(request, key, value)
+    {
+        const char *const *n = names;
+
+        while (*n && strcmp(*n, key))
+            n++;
+        if (!*n)
+            return key;
+    }
+    return NULL;
+}
+
+static json_t *answer_status(struct md_daemon *daemon, json_t *request, json_t *signals)
+{
+    static const char *const names[] = {"command", NULL};
+    const char *stray = stray_key(request, names);
+    json_t *reply;
+
+    if (stray)
+        return refuse("unknown key '%s'", stray);
+    reply = md_daemon_status(daemon);
+    if (!reply || json_object_set_new(reply, "ok", json_true()) < 0 || json_object_set(reply, "signals", signals) < 0) {
+        json_decref(reply);
+        return refuse("out of memory%s", "");
+    }
+    return reply;
+}
+
+static json_t *answer_streams(struct md_daemon *daemon, json_t *request)
+{
+    static const char *const names[] = {"command", "glob", "limit", NULL};
+    const char *stray = stray_key(request, names);
+    json_t *glob = json_object_get(request, "glob"), *limit = json_object_get(request, "limit"), *list;
+    json_int_t n = limit ? json_integer_value(limit) : MD_STREAMS_DEFAULT;
+
+    if (stray)
+        return refuse("unknown key '%s'", stray);
+    if (glob && !json_is_string(glob))
+        return refuse("'%s' must be a string", "glob");
+    if (n < 1 || n > MD_STREAMS_MAX)
+        return refuse("'%s' must be an integer from 1 to 100000", "limit");
+    list = md_daemon_streams(daemon, glob ? json_string_value(glob) : "*", (unsigned)n);
+    return list ? json_pack("{s:b, s:o}", "ok", 1, "streams", list) : refuse("out of memory%s", "");
+}
+
+static json_t *answer_command(struct md_daemon *daemon, const char *command, json_t *request, json_t *signals)
+{
+    static const char *const later[] = {"snapshot", "restore", "reset", "reload", "drain", NULL};
+
+    if (!strcmp(command, "status"))
+        return answer_status(daemon, request, signals);
+    if (!strcmp(command, "streams"))
+        return answer_streams(daemon, request);
+    for (const char *const *l = later; *l; l++)
+        if (!strcmp(*l, command))
+            return refuse("not in this version: %s", command);
+    return refuse("unknown command '%.100s' (valid: status, streams)", command);
+}
+
+json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t len, json_t *signals)
+{
+    json_error_t error;
+    json_t *root, *command, *reply;
+
+    if (len > MD_REQUEST_MAX)
+        return refuse("the request is larger than 64 KiB%s", "");
+    root = json_loadb(request, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    command = json_object_get(root, "command");
+    if (!root)
+        reply = refuse("not JSON: %s", error.text);
+    else if (!json_is_object(root))
+        reply = refuse("a request is an object%s", "");
+    else if (!json_is_string(command))
+        reply = refuse("'%s' must be there and be a string", "command");
+    else
+        reply = answer_command(daemon, json_string_value(command), root, signals);
+    json_decref(root);
+    return reply;
+}
