@@ -1,8 +1,8 @@
 /* calibrate.c: streaming p-values of nonconformities (formulas: docs/signal-model.md, sec. 6). One state per slot, no
  * pointers in it, scalar double, so bitwise the same everywhere. Cost: a few additions; a fit every REFIT samples.
  *
- * The body is a histogram with linear pieces of octaves as bins, two levels deep so that a rank costs ≤ 32 additions.
- * Newer samples weigh more: instead of decaying 256 bins, the weight of the next sample grows. The tail beyond the
+ * The body is a histogram with linear pieces of octaves as bins, two levels deep so that a rank costs ≤ 40 additions.
+ * Newer samples weigh more: instead of decaying all bins, the weight of the next sample grows. The tail beyond the
  * 98 % quantile is a generalised Pareto distribution, fitted by probability-weighted moments of the same histogram.
  *
  * Trap: what is learnt decides what will be called normal. While p-values stay tiny for many samples on end, an
@@ -14,8 +14,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { SUB = 8, OCTAVES = 32, BINS = SUB * OCTAVES, GROUP = 16, GROUPS = BINS / GROUP };
-enum { EXPONENT_MIN = -12 }; /* bin 0 starts at 0, bin 1 at 2⁻¹² + …; the last one ends at 2²⁰ */
+enum { SUB = 16, OCTAVES = 24, BINS = SUB * OCTAVES, GROUP = 16, GROUPS = BINS / GROUP };
+enum { EXPONENT_MIN = -10 }; /* the bins reach from 2⁻¹⁰, the first one from 0, to 2¹⁴ */
 enum { REFIT = 64 };
 
 #define TAIL 0.02         /* mass beyond the threshold */
@@ -125,8 +125,8 @@ static void add(struct calibrator *s, double a, double share, double memory)
 
 /* ---- tail ------------------------------------------------------------------------------------------------- */
 
-/* Excesses x over the threshold, each bin's weight at its middle: b0 = E[x], b1 = E[x·(1 − F(x))]; then (Hosking and
- * Wallis 1987) shape = 2 − b0/(b0 − 2·b1), sigma = 2·b0·b1/(b0 − 2·b1). */
+/* Excesses x over the threshold: b0 = E[x], b1 = E[x·(1 − F(x))], weight spread evenly within a bin, hence the twelfth;
+ * then (Hosking and Wallis 1987) shape = 2 − b0/(b0 − 2·b1), and sigma from the mean b0 = sigma/(1 − shape). */
 static void fit(struct calibrator *s, double memory)
 {
     double t = upper_quantile(s, TAIL), want = TAIL * s->total;
@@ -136,10 +136,10 @@ static void fit(struct calibrator *s, double memory)
         double w = fmin(s->bin[i], want - above);
         if (w <= 0.0)
             continue;
-        double middle = 0.5 * (fmax(bin_start(i), t) + bin_start(i + 1));
-        double x = fmin(middle - t, clip) * w / want;
-        b0 += x;
-        b1 += x * (above + 0.5 * w) / want;
+        double start = fmax(bin_start(i), t), width = bin_start(i + 1) - start, share = w / want;
+        double x = fmin(start + 0.5 * width - t, clip);
+        b0 += share * x;
+        b1 += share * (x * (above + 0.5 * w) / want - fmin(width, clip) * share / 12.0);
         above += w;
     }
     s->threshold = t;

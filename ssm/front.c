@@ -1,6 +1,6 @@
 /* front.c: samples to features (docs/signal-model.md, sec. 1 and 2). Runs on the thread that drives the engine; state
  * belongs to the slot. Samples are buffered raw and normalised only when their patch is complete, so that a call may
- * end anywhere. Trap: the statistics that scale a patch include that patch, which bounds every feature by asinh(√n);
+ * end anywhere. Trap: the statistics that scale a patch include that patch, which bounds features by about asinh(√n);
  * scaling by those before it would let one spike after silence reach the backbone as a number in the hundreds. */
 #include "ssm/front.h"
 

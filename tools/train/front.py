@@ -44,8 +44,12 @@ def run(cfg, x, state):
     shift = lambda y, first: torch.cat([first[:, None], y[:, :-1]], -1)
 
     alpha = on / n.clamp(1.0, memory)
-    mean = linear_scan(1.0 - alpha, alpha * x, state["mean"])
-    delta = x - shift(mean, state["mean"])
+    first = x.gather(-1, present.int().argmax(-1, keepdim=True))
+    origin = torch.where(state["n"][:, None] > 0, state["last"][:, None], first)  # sums start near 0: a constant stays one
+    start = torch.where(state["n"] > 0, state["mean"] - origin[:, 0], 0.0)
+    mean = linear_scan(1.0 - alpha, alpha * (x - origin), start)
+    delta = x - origin - shift(mean, start)
+    mean = torch.where(n > 0, mean + origin, 0.0)
     var = linear_scan(1.0 - alpha, (1.0 - alpha) * alpha * delta**2, state["var"])
     last = fill_forward(x, present, state["last"])
     before = shift(last, state["last"])
