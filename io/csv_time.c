@@ -135,8 +135,10 @@ static bool epoch(const char *text, int places, int64_t *ret_ns)
     }
     char *end;
     double v = strtod(text, &end) * (double)unit;
-    *ret_ns = v > -9.2e18 && v < 9.2e18 ? (int64_t)v : 0;
-    return *end == '\0' && v > -9.2e18 && v < 9.2e18;
+    if (*end || !(v > -9.2e18 && v < 9.2e18))
+        return false;
+    *ret_ns = (int64_t)v;
+    return true;
 }
 
 bool io_csv_time(const char *text, enum io_csv_time how, int64_t *ret_ns)
