@@ -1,0 +1,42 @@
+/* ctl_control.h: a client of the control socket (REQ), and the options that its subcommands share. */
+#ifndef TOOLS_CTL_CONTROL_H
+#define TOOLS_CTL_CONTROL_H
+
+#include <getopt.h>
+#include <jansson.h>
+#include <stdbool.h>
+
+struct ctl_target {
+    const char *command; /* the subcommand, for messages */
+    const char *control; /* --control ENDPOINT or PATH */
+    const char *config;  /* -c FILE: its server.control */
+    int timeout_ms;
+    bool json;
+};
+
+#define CTL_CONTROL_SHORT "c:"
+/* clang-format off */
+#define CTL_CONTROL_LONG                                                                                               \
+    {"control", required_argument, NULL, 'C'}, {"socket", required_argument, NULL, 'C'},                               \
+    {"config", required_argument, NULL, 'c'}, {"timeout", required_argument, NULL, 'T'},                               \
+    {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}
+/* clang-format on */
+
+#define CTL_CONTROL_HELP                                                                                               \
+    "      --control ENDPOINT  the daemon's control socket, ipc://PATH or PATH (--socket is the same)\n"               \
+    "  -c, --config FILE       take it from server.control of this configuration\n"                                    \
+    "                          default: the environment variable MAMBAD_CONTROL\n"                                     \
+    "      --timeout DURATION  how long to wait for the reply (default 5s)\n"                                          \
+    "      --json              the reply as it is\n"                                                                   \
+    "      --help              print this text and end\n"                                                              \
+    "\n"                                                                                                               \
+    "Exit codes: 0 done, 64 usage, 66 no such configuration, 69 no daemon there or no reply, 78 wrong "                \
+    "configuration.\n"
+
+/* Takes one of the options above; false: it is none of them. *ret_code ≥ 0: end with it. */
+bool ctl_control_option(struct ctl_target *target, int option, const char *value, int *ret_code);
+
+/* Sends a request (taken) and returns 0 and the reply, or an exit code after a message on stderr. */
+int ctl_control_request(const struct ctl_target *target, json_t *request, json_t **ret_reply);
+
+#endif

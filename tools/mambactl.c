@@ -1,0 +1,89 @@
+/* mambactl.c: the table of subcommands. Each is a function of its own in ctl_NAME.c. */
+#include "tools/mambactl.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+
+#pragma weak ctl_tail
+#pragma weak ctl_feed
+#pragma weak ctl_run
+#pragma weak ctl_inspect
+#pragma weak ctl_bench
+
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv); /* NULL: not in this version */
+    const char *help;
+};
+
+static const struct command commands[] = {
+    {"status", ctl_status, "a running daemon's models, inputs, outputs and counters"},
+    {"streams", ctl_streams, "a running daemon's streams"},
+    {"tail", ctl_tail, "show what a daemon publishes"},
+    {"feed", ctl_feed, "send audio, HDF5, CSV or standard input to a ZeroMQ input"},
+    {"run", ctl_run, "process files offline through the daemon's pipeline"},
+    {"inspect", ctl_inspect, "describe a model folder, its slots, or an output file"},
+    {"bench", ctl_bench, "measure the engine and the daemon"},
+    {"snapshot", NULL, ""},
+    {"restore", NULL, ""},
+    {"reset", NULL, ""},
+    {"reload", NULL, ""},
+    {"drain", NULL, ""},
+    {"keygen", NULL, ""},
+    {"generate", NULL, ""},
+    {"eval", NULL, ""},
+    {NULL, NULL, NULL},
+};
+
+static void print_usage(FILE *out)
+{
+    fputs("usage: mambactl COMMAND [OPTION]...\n       mambactl --help | --version\n", out);
+}
+
+static void print_help(void)
+{
+    print_usage(stdout);
+    fputs("\nCommands (mambactl COMMAND --help says more):\n", stdout);
+    for (const struct command *c = commands; c->name; c++)
+        if (c->run)
+            printf("  %-9s %s\n", c->name, c->help);
+    fputs("\nNot in this version:", stdout);
+    for (const struct command *c = commands; c->name; c++)
+        if (!c->run)
+            printf(" %s", c->name);
+    fputs("\n\nExit codes: 0 done, 64 usage, 65 bad data, 66 no input, 69 unavailable, 70 bug, 74 input/output error,\n"
+          "78 wrong configuration or model folder.\n",
+          stdout);
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc > 1 ? argv[1] : NULL;
+
+    signal(SIGPIPE, SIG_IGN);
+    if (!name) {
+        print_usage(stderr);
+        return EX_USAGE;
+    }
+    if (!strcmp(name, "--version")) {
+        puts("mambactl " MAMBAD_VERSION);
+        return EX_OK;
+    }
+    if (!strcmp(name, "--help") || !strcmp(name, "help")) {
+        print_help();
+        return EX_OK;
+    }
+    for (const struct command *c = commands; c->name; c++) {
+        if (strcmp(c->name, name))
+            continue;
+        if (c->run)
+            return c->run(argc - 1, argv + 1);
+        fprintf(stderr, "mambactl: not in this version: %s\n", name);
+        return EX_USAGE;
+    }
+    fprintf(stderr, "mambactl: unknown command '%s'\n", name);
+    print_usage(stderr);
+    return EX_USAGE;
+}
