@@ -45,6 +45,10 @@ int ssm_model_bind(struct ssm_model *m, ssm_bind *bind, void *ctx, char *reterr)
 int ssm_model_new(const struct ssm_config *config, const char *name, struct ssm_model **ret);
 void ssm_model_describe(struct ssm_model *m, uint64_t file_bytes);
 
+/* Random weights for any config. */
+int ssm_model_random_of(const struct ssm_config *config, const char *name, uint64_t seed, struct ssm_model **ret,
+                        char *reterr);
+
 /* Rows [row, row + n) as fp32. -EBADMSG and the tensor's name where a value is not finite. */
 int ssm_tensor_read(const struct ssm_tensor *t, uint32_t row, uint32_t n, float *dst, char *reterr);
 

@@ -121,18 +121,24 @@ static int bind_random(void *ctx, struct ssm_tensor *t, bool optional, char *ret
     return 0;
 }
 
-int ssm_model_random(const char *preset, uint64_t seed, struct ssm_model **ret, char *reterr)
+int ssm_model_random_of(const struct ssm_config *config, const char *name, uint64_t seed, struct ssm_model **ret,
+                        char *reterr)
 {
-    struct preset p;
     struct ssm_model *m;
-    if (find_preset(preset, &p))
-        return ssm_fail(reterr, -EINVAL, "'%s' is neither a preset nor of the form D×L[,N[,V]]", preset);
-    struct ssm_config config = config_of(&p);
-    int err = ssm_model_new(&config, preset, &m);
+    int err = ssm_model_new(config, name, &m);
     if (err)
-        return ssm_fail(reterr, err, "%s: out of memory", preset);
-    ssm_model_bind(m, bind_random, &seed, reterr);
+        return ssm_fail(reterr, err, "%s: out of memory", name);
+    ssm_model_bind(m, bind_random, &seed, reterr); /* cannot fail: nothing is missing in a random model */
     ssm_model_describe(m, 0);
     *ret = m;
     return 0;
+}
+
+int ssm_model_random(const char *preset, uint64_t seed, struct ssm_model **ret, char *reterr)
+{
+    struct preset p;
+    if (find_preset(preset, &p))
+        return ssm_fail(reterr, -EINVAL, "'%s' is neither a preset nor of the form D×L[,N[,V]]", preset);
+    struct ssm_config config = config_of(&p);
+    return ssm_model_random_of(&config, preset, seed, ret, reterr);
 }

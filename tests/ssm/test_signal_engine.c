@@ -1,0 +1,404 @@
+/* test_signal_engine.c: signal models end to end, random weights: outputs do not depend on how samples are cut, mixed or
+ * interleaved; NaN policies, every, horizon and quantile choices, warm-up; and that anomaly rows are what the public parts
+ * (front end, forecast, calibrator) make of the published forecasts. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ssm/calibrate.h"
+#include "ssm/forecast.h"
+#include "tests/ssm/compare.h"
+#include "tests/ssm/folder.h"
+#include "tests/ssm/rig.h"
+
+enum { P = 4, HORIZON = 10, Q = 5, E = 20, N = 1201, STEPS = N / P, CHANNELS = 3 };
+static struct rng rng;
+static struct ssm_model *model;
+static double signals[N][CHANNELS]; /* interleaved, as a source delivers them */
+
+struct outputs {
+    float forecast[STEPS][HORIZON][Q], embedding[STEPS][E], anomaly[STEPS * P][3];
+    uint8_t warmup[STEPS];
+};
+
+static int set_up(void **state)
+{
+    model = folder_signal_model(P, HORIZON, Q, true);
+    for (unsigned i = 0; i < N; i++)
+        for (unsigned c = 0; c < CHANNELS; c++)
+            signals[i][c] = 1e3 * c + sin(0.07 * (c + 1) * i) + 0.1 * rig_normal(&rng);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    ssm_model_close(&model);
+    rig_sweep();
+    return 0;
+}
+
+static struct outputs *outputs_new(void)
+{
+    struct outputs *o = malloc(sizeof *o);
+    poison((float *)o, offsetof(struct outputs, warmup) / sizeof(float));
+    memset(o->warmup, 7, sizeof o->warmup);
+    return o;
+}
+
+/* Channel c, samples [from, to), everything published, into the right rows of `o`. */
+static struct ssm_item item_of(struct ssm_slot slot, unsigned c, uint32_t from, uint32_t to, enum ssm_nan policy,
+                               struct outputs *o)
+{
+    struct ssm_item item = {.slot = slot, .n = to - from, .x = &signals[from][c], .x_stride = CHANNELS, .interval = 1, .nan = policy};
+    uint32_t k = from / P;
+    item.out = (struct ssm_out){
+        .forecast = o->forecast[k][0],
+        .forecast_stride = HORIZON * Q,
+        .horizon = HORIZON,
+        .n_q = Q,
+        .q = {0, 1, 2, 3, 4},
+        .embedding = o->embedding[k],
+        .embedding_stride = E,
+        .anomaly = o->anomaly[k * P],
+        .anomaly_stride = 3,
+        .warmup = &o->warmup[k],
+    };
+    return item;
+}
+
+static void run_channel(struct ssm_engine *e, unsigned c, enum ssm_nan policy, struct outputs *o)
+{
+    struct ssm_slot slot = rig_slot(e);
+    struct ssm_item item = item_of(slot, c, 0, N, policy, o);
+    assert_int_equal(ssm_advance(e, &item, 1), 0);
+    ssm_slot_give(e, slot);
+}
+
+static void chunks_and_batches_do_not_matter(void **state)
+{
+    const char *ops;
+    enum ssm_dtype dtype;
+    for (unsigned v = 0; rig_variant(v, &ops, &dtype); v++) {
+        struct ssm_engine *e = rig_engine(model, ops, dtype, 1 + v % 3, CHANNELS + 1);
+        struct outputs *whole = outputs_new(), *cut[CHANNELS];
+        struct ssm_slot slots[CHANNELS];
+        uint32_t at[CHANNELS] = {0}, n = 1;
+        for (unsigned c = 0; c < CHANNELS; c++) {
+            cut[c] = outputs_new();
+            slots[c] = rig_slot(e);
+        }
+        while (n > 0) {
+            struct ssm_item items[CHANNELS];
+            n = 0;
+            for (unsigned c = 0; c < CHANNELS; c++) {
+                uint32_t most = rig_below(&rng, 4) ? 9 : 600, to = at[c] + 1 + rig_below(&rng, most);
+                to = to < N ? to : N;
+                if (to > at[c])
+                    items[n++] = item_of(slots[c], c, at[c], to, SSM_NAN_MASK, cut[c]);
+                at[c] = to;
+            }
+            ssm_advance(e, items, n);
+        }
+        for (unsigned c = 0; c < CHANNELS; c++) {
+            run_channel(e, c, SSM_NAN_MASK, whole);
+            assert_memory_equal(whole, cut[c], sizeof *whole);
+            free(cut[c]);
+        }
+        free(whole);
+        ssm_engine_close(&e);
+    }
+}
+
+/* `every`, a shorter horizon and fewer quantiles choose from the same numbers; the state does not notice. */
+static void choices_are_subsets(void **state)
+{
+    enum { EVERY = 3, SHORT = 7, CHUNK = 11 };
+    static const uint32_t horizons[] = {SHORT, 2, 1}; /* beyond, within and at the edge of the near part */
+    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, 2);
+    struct outputs *all = outputs_new();
+    uint8_t *state_all = malloc(ssm_slot_bytes(e)), *state_some = malloc(ssm_slot_bytes(e));
+    struct ssm_slot slot = rig_slot(e);
+    struct ssm_item item = item_of(slot, 0, 0, N, SSM_NAN_MASK, all);
+    ssm_advance(e, &item, 1);
+    ssm_slot_save(e, slot, state_all);
+    for (unsigned h = 0; h < 3; h++) {
+        static float forecast[STEPS / EVERY][SHORT][2], anomaly[STEPS / 2 * P][3], embedding[STEPS / 5][E];
+        uint32_t H = horizons[h], f = 0, a = 0, m = 0;
+        ssm_slot_reset(e, slot);
+        for (uint32_t at = 0; at < N; at += CHUNK) {
+            uint32_t n = at + CHUNK < N ? CHUNK : N - at, from = at / P, to = (at + n) / P;
+            item = (struct ssm_item){.slot = slot, .n = n, .x = &signals[at][0], .x_stride = CHANNELS, .interval = 1};
+            item.out = (struct ssm_out){
+                .forecast = &forecast[f][0][0], .forecast_stride = SHORT * 2, .forecast_every = EVERY, .horizon = H, .n_q = 2,
+                .q = {1, 4}, .anomaly = anomaly[a], .anomaly_stride = 3, .anomaly_every = 2, .embedding = embedding[m],
+                .embedding_stride = E, .embedding_every = 5};
+            ssm_advance(e, &item, 1);
+            f += to / EVERY - from / EVERY;
+            a += (to / 2 - from / 2) * P;
+            m += to / 5 - from / 5;
+        }
+        for (uint32_t k = 0; k < f; k++)
+            for (uint32_t i = 0; i < H; i++) {
+                const float *got = &forecast[k][0][0] + 2 * i, *want = all->forecast[(k + 1) * EVERY - 1][i];
+                assert_true(got[0] == want[1] && got[1] == want[4]);
+            }
+        for (uint32_t k = 0; k < a / P; k++)
+            assert_memory_equal(anomaly[k * P], all->anomaly[((k + 1) * 2 - 1) * P], P * 3 * sizeof(float));
+        for (uint32_t k = 0; k < m; k++)
+            assert_memory_equal(embedding[k], all->embedding[(k + 1) * 5 - 1], sizeof embedding[k]);
+        ssm_slot_save(e, slot, state_some);
+        assert_memory_equal(state_all, state_some, ssm_slot_bytes(e));
+    }
+    free(all);
+    free(state_all);
+    free(state_some);
+    ssm_engine_close(&e);
+}
+
+/* Channels side by side in one array, each with its own offset and the stream's stride. */
+static void channels_interleave(void **state)
+{
+    static float rows[STEPS][CHANNELS][HORIZON * Q];
+    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, CHANNELS + 1);
+    struct outputs *alone = outputs_new();
+    struct ssm_item items[CHANNELS];
+    for (unsigned c = 0; c < CHANNELS; c++) {
+        items[c] = item_of(rig_slot(e), c, 0, N, SSM_NAN_MASK, alone);
+        items[c].out = (struct ssm_out){.forecast = rows[0][c], .forecast_stride = CHANNELS * HORIZON * Q, .horizon = HORIZON,
+                                        .n_q = Q, .q = {0, 1, 2, 3, 4}};
+    }
+    ssm_advance(e, items, CHANNELS);
+    for (unsigned c = 0; c < CHANNELS; c++) {
+        run_channel(e, c, SSM_NAN_MASK, alone);
+        for (unsigned k = 0; k < STEPS; k++)
+            assert_memory_equal(rows[k][c], alone->forecast[k], sizeof rows[k][c]);
+    }
+    free(alone);
+    ssm_engine_close(&e);
+}
+
+/* From the published forecasts and frames, in double, with the public functions: the anomaly rows must come out. */
+static void anomaly_rows_follow_from_forecasts(void **state)
+{
+    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, 1);
+    const struct ssm_model_info *info = ssm_model_info(model);
+    struct outputs *o = outputs_new();
+    struct ssm_calibration calibration = {.warmup = info->warmup, .memory = 1000};
+    void *calibrator = malloc(ssm_calibrate_bytes());
+    unsigned warm = 0;
+    run_channel(e, 0, SSM_NAN_MASK, o);
+    ssm_calibrate_reset(&calibration, calibrator);
+    for (unsigned k = 0; k < STEPS; k++) {
+        for (unsigned i = 0; i < P; i++) {
+            const float *row = o->anomaly[k * P + i];
+            double q[Q], u, tail, surprise;
+            if (k == 0) {
+                assert_true(isnan(row[0]) && isnan(row[1]) && isnan(row[2]));
+                continue;
+            }
+            for (unsigned j = 0; j < Q; j++)
+                q[j] = (double)o->forecast[k - 1][i][j];
+            ssm_forecast_score(q, info->quantiles, Q, 1.0, signals[k * P + i][0], &u, &tail, &surprise);
+            double p = ssm_calibrate_update(&calibration, calibrator, tail);
+            assert_false(isnan(row[2]));
+            assert_int_equal(isnan(row[1]), isnan(p));
+            if (isnan(p))
+                continue;
+            assert_true(fabs((double)row[1] - p) <= 1e-3 * p + 1e-4); /* the forecasts went through float */
+            assert_true(fabs((double)row[0] - fmin(1.0, -log10((double)row[1]) / 10.0)) <= 1e-6);
+        }
+        assert_int_equal(o->warmup[k], !ssm_calibrate_warm(&calibration, calibrator));
+        warm += !o->warmup[k];
+    }
+    assert_true(warm > 0 && warm < STEPS);
+    free(calibrator);
+    free(o);
+    ssm_engine_close(&e);
+}
+
+static bool row_is_nan(const float *row, size_t n, bool want)
+{
+    for (size_t i = 0; i < n; i++)
+        if (isnan(row[i]) != want)
+            return false;
+    return true;
+}
+
+/* Missing: samples 0–9 of the stream, and some later ones. */
+static void with_missing(struct outputs *o, enum ssm_nan policy)
+{
+    static const unsigned later[] = {400, 401, 402, 403, 500, 507};
+    double kept[N];
+    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, 1);
+    for (unsigned i = 0; i < N; i++)
+        kept[i] = signals[i][0];
+    for (unsigned i = 0; i < 10; i++)
+        signals[i][0] = NAN;
+    for (unsigned i = 0; i < 6; i++)
+        signals[later[i]][0] = i % 2 ? INFINITY : NAN;
+    run_channel(e, 0, policy, o);
+    for (unsigned i = 0; i < N; i++)
+        signals[i][0] = kept[i];
+    ssm_engine_close(&e);
+}
+
+static void masked_samples(void **state)
+{
+    struct outputs *o = outputs_new();
+    with_missing(o, SSM_NAN_MASK);
+    for (unsigned k = 0; k < STEPS; k++) {
+        bool blank = k < 2; /* no finite sample yet */
+        assert_true(row_is_nan(o->forecast[k][0], HORIZON * Q, blank));
+        assert_true(row_is_nan(o->embedding[k], E, blank));
+        assert_int_equal(o->warmup[k] & ~1, 0);
+    }
+    assert_int_equal(o->warmup[0], 0); /* a channel that never had a finite sample */
+    assert_int_equal(o->warmup[3], 1);
+    assert_true(isnan(o->anomaly[400][2]) && isnan(o->anomaly[403][2]) && isnan(o->anomaly[507][2]));
+    assert_false(isnan(o->anomaly[404][2]) || isnan(o->anomaly[501][2]) || isnan(o->anomaly[506][2]));
+    free(o);
+}
+
+static void skipped_patches(void **state)
+{
+    struct outputs *o = outputs_new();
+    with_missing(o, SSM_NAN_SKIP);
+    for (unsigned k = 0; k < STEPS; k++) {
+        bool skipped = k < 3 || k == 100 || k == 125 || k == 126; /* patches that hold a missing sample */
+        assert_true(row_is_nan(o->forecast[k][0], HORIZON * Q, skipped));
+        assert_true(row_is_nan(o->embedding[k], E, skipped));
+        for (unsigned i = 0; i < P; i++) {
+            bool unscored = skipped || k == 3 || k == 101 || k == 127; /* nor is what follows one: no forecast was made */
+            assert_int_equal(isnan(o->anomaly[k * P + i][2]), unscored);
+        }
+    }
+    free(o);
+}
+
+static void held_samples(void **state)
+{
+    struct outputs *o = outputs_new();
+    with_missing(o, SSM_NAN_HOLD);
+    for (unsigned k = 0; k < STEPS; k++)
+        assert_true(row_is_nan(o->forecast[k][0], HORIZON * Q, k < 3)); /* patch 2 starts before the first finite sample */
+    assert_true(isnan(o->anomaly[400][2]) && isnan(o->anomaly[507][2])); /* what was never measured is not scored */
+    assert_false(isnan(o->anomaly[404][2]) || isnan(o->anomaly[501][2]));
+    free(o);
+}
+
+/* Values at both ends of the range, constants, and a jump: forecasts stay finite and ordered. */
+static void extreme_values_stay_finite(void **state)
+{
+    static const double values[] = {0.0, 1e308, -1e308, 5e-324, 1e9, 1e-30, -1.0};
+    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, 1);
+    struct outputs *o = outputs_new();
+    struct ssm_slot slot = rig_slot(e);
+    double x[STEPS * P];
+    for (unsigned i = 0; i < STEPS * P; i++)
+        x[i] = i < 100 ? 7.0 : i < 200 ? 0.0 : values[rig_below(&rng, 7)];
+    struct ssm_item item = item_of(slot, 0, 0, STEPS * P, SSM_NAN_MASK, o);
+    item.x = x;
+    item.x_stride = 1;
+    ssm_advance(e, &item, 1);
+    for (unsigned k = 0; k < STEPS; k++) {
+        assert_true(row_is_nan(o->embedding[k], E, false));
+        for (unsigned h = 0; h < HORIZON; h++)
+            for (unsigned q = 0; q < Q; q++)
+                assert_true(isfinite(o->forecast[k][h][q]) && (q == 0 || o->forecast[k][h][q] >= o->forecast[k][h][q - 1]));
+        for (unsigned i = 0; i < P && k > 0; i++)
+            assert_true(isfinite(o->anomaly[k * P + i][2]));
+    }
+    free(o);
+    ssm_engine_close(&e);
+}
+
+/* Patches longer than the horizon: the samples beyond it are not scored. */
+static void short_horizons(void **state)
+{
+    struct ssm_model *m = folder_signal_model(6, 2, 3, false);
+    struct ssm_engine *e = rig_engine(m, NULL, SSM_F32, 1, 1);
+    static float anomaly[60][3], forecast[10][2][3];
+    struct ssm_item item = {.slot = rig_slot(e), .n = 60, .x = &signals[0][1], .x_stride = CHANNELS, .interval = 1, .nan = SSM_NAN_SKIP};
+    item.out = (struct ssm_out){.anomaly = anomaly[0], .anomaly_stride = 3, .forecast = forecast[0][0], .forecast_stride = 6,
+                                .horizon = 2, .n_q = 3, .q = {0, 1, 2}};
+    ssm_advance(e, &item, 1);
+    for (unsigned i = 0; i < 60; i++)
+        assert_int_equal(isnan(anomaly[i][2]), i < 6 || i % 6 >= 2);
+    for (unsigned k = 0; k < 10; k++)
+        assert_true(row_is_nan(forecast[k][0], 6, false));
+    ssm_engine_close(&e);
+    ssm_model_close(&m);
+}
+
+static void channels_join(void **state)
+{
+    float rows[4][3][3] = {
+        {{0.1f, 0.1f, 1.0f}, {0.3f, 1e-3f, 2.0f}, {0.0f, 0.9f, -0.5f}},
+        {{NAN, NAN, NAN}, {0.1f, 0.1f, 1.0f}, {NAN, NAN, 4.0f}},
+        {{NAN, NAN, NAN}, {NAN, NAN, NAN}, {NAN, NAN, NAN}},
+        {{1.0f, 1e-20f, 40.0f}, {0.0f, 1.0f, 0.0f}, {0.0f, 1.0f, 0.0f}},
+    };
+    float out[4][3];
+    ssm_anomaly_join(rows[0][0], 4, 3, out[0]);
+    assert_true(fabs((double)out[0][1] - (1.0 - pow(1.0 - 1e-3, 3))) < 1e-8 && out[0][2] == 2.5f);
+    assert_true(fabs((double)out[0][0] + log10((double)out[0][1]) / 10.0) < 1e-6);
+    assert_true(fabs((double)out[1][1] - 0.1) < 1e-7 && out[1][2] == 5.0f);
+    assert_true(row_is_nan(out[2], 3, true));
+    assert_true(fabs((double)out[3][1] / 3e-20 - 1.0) < 1e-5 && out[3][0] == 1.0f);
+    ssm_anomaly_join(rows[0][0], 2, 1, out[0]);
+    assert_memory_equal(out[0], rows[0][0], 6 * sizeof(float));
+}
+
+/* The null device keeps the same books. */
+static void null_device_counts_steps(void **state)
+{
+    struct ssm_engine_opts opts = {.device = "null", .slots = 2};
+    struct ssm_engine *e = NULL;
+    struct outputs *o = outputs_new();
+    char why[SSM_ERR];
+    assert_int_equal(ssm_engine_open(model, &opts, &e, why), 0);
+    assert_string_equal(ssm_engine_device(e), "null");
+    struct ssm_slot slot = rig_slot(e);
+    uint8_t *saved = malloc(ssm_slot_bytes(e));
+    for (uint32_t at = 0; at < N; at += 7) {
+        uint32_t to = at + 7 < N ? at + 7 : N;
+        struct ssm_item item = item_of(slot, 0, at, to, SSM_NAN_MASK, o);
+        ssm_advance(e, &item, 1);
+        ssm_slot_save(e, slot, saved);
+        ssm_slot_give(e, slot);
+        slot = rig_slot(e);
+        assert_int_equal(ssm_slot_restore(e, slot, saved, ssm_slot_bytes(e), NULL, why), 0);
+    }
+    for (unsigned k = 0; k < STEPS; k++) {
+        assert_true(row_is_nan(o->forecast[k][0], HORIZON * Q, false) && row_is_nan(o->embedding[k], E, false));
+        assert_true(row_is_nan(o->anomaly[k * P], P * 3, false));
+        assert_int_equal(o->warmup[k], 0);
+    }
+    free(saved);
+    free(o);
+    ssm_engine_close(&e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(chunks_and_batches_do_not_matter),
+        cmocka_unit_test(choices_are_subsets),
+        cmocka_unit_test(channels_interleave),
+        cmocka_unit_test(anomaly_rows_follow_from_forecasts),
+        cmocka_unit_test(masked_samples),
+        cmocka_unit_test(skipped_patches),
+        cmocka_unit_test(held_samples),
+        cmocka_unit_test(extreme_values_stay_finite),
+        cmocka_unit_test(short_horizons),
+        cmocka_unit_test(channels_join),
+        cmocka_unit_test(null_device_counts_steps),
+    };
+    rng = rig_rng("signal_engine");
+    return cmocka_run_group_tests_name("signal_engine", tests, set_up, tear_down);
+}
