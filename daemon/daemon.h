@@ -14,7 +14,7 @@ struct md_daemon;
 
 enum md_daemon_flags {
     MD_ONCE = 1,     /* end when all finite inputs are consumed and flushed */
-    MD_NULL_MODEL = 2 /* benchmarks: device "null" for every model */
+    MD_NULL_MODEL = 2 /* benchmarks: device "null" for every model; a path that is no folder names a random preset */
 };
 
 /* Opens models, engines, outputs, then inputs, and starts all threads. Returns 0 or a sysexits code (78 model or config,

@@ -1,0 +1,278 @@
+/* batch.c: staging. Rows of blocks become doubles, times become ticks, and every entry learns where its results will stand. Engine
+ * thread.
+ *
+ * Trap: arenas move while they grow, so entries hold indices; pointers are made once, in md_batch_items(). */
+#include "daemon/batch.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+size_t md_arena_add(struct md_arena *a, size_t n, size_t size)
+{
+    size_t at = a->n;
+
+    if (a->n + n > a->cap) {
+        size_t cap = a->cap * 2 > a->n + n ? a->cap * 2 : a->n + n + 64;
+        void *p = realloc(a->p, cap * size);
+        if (!p)
+            return SIZE_MAX;
+        a->p = p;
+        a->cap = cap;
+    }
+    a->n += n;
+    return at;
+}
+
+void md_batch_clear(struct md_batch *b)
+{
+    b->entries.n = b->items.n = b->x.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->warm.n = 0;
+    b->spent = NULL;
+    b->last = false;
+}
+
+void md_batch_done(struct md_batch *b)
+{
+    struct md_arena *all[] = {&b->entries, &b->items, &b->x, &b->dt, &b->runs, &b->events, &b->out, &b->warm};
+
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        free(all[i]->p);
+        *all[i] = (struct md_arena){0};
+    }
+}
+
+int md_batch_begin(struct md_batch *b, struct io_stream *s, struct md_entry **ret)
+{
+    const struct md_course *c = &s->course;
+    uint32_t patch = s->plan->info->patch;
+    size_t i = md_arena_add(&b->entries, 1, sizeof(struct md_entry));
+    size_t run = i == SIZE_MAX ? i : md_arena_add(&b->runs, c->n_runs, sizeof(struct md_run));
+    struct md_entry *e;
+
+    if (run == SIZE_MAX) {
+        b->entries.n = i == SIZE_MAX ? b->entries.n : i;
+        return -ENOMEM;
+    }
+    if (c->n_runs)
+        memcpy(md_batch_run(b, run), c->runs, c->n_runs * sizeof(struct md_run));
+    e = md_batch_entry(b, i);
+    *e = (struct md_entry){
+        .stream = s,
+        .epoch = c->time.epoch,
+        .carried = (uint32_t)(c->time.rows % patch),
+        .first_step = c->time.rows / patch,
+        .first_run = (uint32_t)run,
+        .n_runs = c->n_runs,
+        .first_event = (uint32_t)b->events.n,
+        .x = b->x.n,
+        .dt = SIZE_MAX,
+        .forecast = SIZE_MAX,
+        .embedding = SIZE_MAX,
+        .anomaly = SIZE_MAX,
+        .warm = SIZE_MAX,
+    };
+    *ret = e;
+    return 0;
+}
+
+/* Samples to doubles; returns how many are missing. */
+static uint32_t stage_samples(double *to, const struct io_block *block, uint32_t at, uint32_t n)
+{
+    size_t first = (size_t)at * block->channels, count = (size_t)n * block->channels;
+    uint32_t missing = 0;
+
+    if (block->type == IO_F32) {
+        const float *from = (const float *)(const void *)block->data + first;
+        for (size_t i = 0; i < count; i++) {
+            to[i] = (double)from[i];
+            missing += !isfinite(from[i]);
+        }
+    } else if (block->type == IO_F64) {
+        const double *from = (const double *)(const void *)block->data + first;
+        for (size_t i = 0; i < count; i++) {
+            to[i] = from[i];
+            missing += !isfinite(from[i]);
+        }
+    } else {
+        for (size_t i = 0; i < count; i++)
+            to[i] = block->data[first + i];
+    }
+    return missing;
+}
+
+/* One run for the rows of a regular stream; one for every row where each has its own time. */
+static void stage_runs(struct md_batch *b, struct md_entry *e, size_t first, struct io_block *block, uint32_t at,
+                       uint32_t n, int64_t interval)
+{
+    const struct md_course *c = &e->stream->course;
+    bool timed = c->rules.irregular && block->timed;
+    const int64_t *dt = timed ? (const int64_t *)b->dt.p + e->dt + e->rows : NULL;
+
+    for (uint32_t i = 0; i < (timed ? n : 1); i++) {
+        int64_t seq = block->seq + at + i;
+        if (timed && dt[i] > 0)
+            interval = c->time.interval; /* known from its first positive difference on */
+        *md_batch_run(b, first + i) = (struct md_run){
+            .seq = seq,
+            .anchor_seq = timed ? seq : c->time.anchor_seq,
+            .anchor_t = timed ? io_block_times(block)[at + i] : c->time.anchor_t,
+            .interval = interval,
+            .arrived_ns = block->arrived_ns,
+            .n = timed ? 1 : n,
+        };
+    }
+}
+
+/* Ticks are staged from the first row on that is not one regular step from the row before. */
+static int stage_ticks(struct md_batch *b, struct md_entry *e, uint32_t n)
+{
+    const struct md_course *c = &e->stream->course;
+
+    if (e->dt == SIZE_MAX && (c->rules.irregular || c->time.owed > 0)) {
+        size_t dt = md_arena_add(&b->dt, e->rows, sizeof(int64_t));
+        if (dt == SIZE_MAX)
+            return -ENOMEM;
+        for (uint32_t i = 0; i < e->rows; i++)
+            ((int64_t *)b->dt.p)[dt + i] = 1;
+        e->dt = dt;
+    }
+    if (e->dt != SIZE_MAX && md_arena_add(&b->dt, n, sizeof(int64_t)) == SIZE_MAX)
+        return -ENOMEM;
+    return 0;
+}
+
+int md_batch_rows(struct md_batch *b, struct md_entry *e, struct io_block *block, uint32_t at, uint32_t n,
+                  uint32_t *ret_missing)
+{
+    struct md_course *c = &e->stream->course;
+    uint32_t runs = c->rules.irregular && block->timed ? n : 1;
+    int64_t interval = c->time.interval ? c->time.interval : c->rules.interval_ns > 0 ? c->rules.interval_ns : 0;
+    size_t x = md_arena_add(&b->x, (size_t)n * block->channels, sizeof(double));
+    size_t run = x == SIZE_MAX ? x : md_arena_add(&b->runs, runs, sizeof(struct md_run));
+
+    if (run == SIZE_MAX || stage_ticks(b, e, n)) {
+        b->x.n = x == SIZE_MAX ? b->x.n : x;
+        b->runs.n = e->first_run + e->n_runs;
+        if (e->dt != SIZE_MAX)
+            b->dt.n = e->dt + e->rows;
+        return -ENOMEM;
+    }
+    *ret_missing = stage_samples((double *)b->x.p + x, block, at, n);
+    md_timeline_take(&c->time, &c->rules, block, at, n, e->dt == SIZE_MAX ? NULL : (int64_t *)b->dt.p + e->dt + e->rows);
+    stage_runs(b, e, run, block, at, n, interval);
+    e->n_runs += runs;
+    e->interval = c->time.interval;
+    e->rows += n;
+    return 0;
+}
+
+/* The runs of the last `rows` rows of the entry stay with the stream. */
+static int keep_carried(struct md_batch *b, const struct md_entry *e, uint32_t rows)
+{
+    struct md_course *c = &e->stream->course;
+    uint32_t n = 0, covered = 0;
+
+    while (covered < rows)
+        covered += md_batch_run(b, e->first_run + e->n_runs - ++n)->n;
+    if (n > c->cap_runs) {
+        uint32_t cap = n < 4 ? 4 : n;
+        struct md_run *runs = realloc(c->runs, cap * sizeof *runs);
+        if (!runs)
+            return -ENOMEM;
+        c->runs = runs;
+        c->cap_runs = cap;
+    }
+    if (n)
+        memcpy(c->runs, md_batch_run(b, e->first_run + e->n_runs - n), n * sizeof *c->runs);
+    if (covered > rows) {
+        uint32_t skip = covered - rows;
+        c->runs[0].seq += skip;
+        c->runs[0].n -= skip;
+    }
+    c->n_runs = n;
+    return 0;
+}
+
+/* Where the results will stand. Elements of a family follow each other step by step. */
+static int reserve_results(struct md_batch *b, struct md_entry *e)
+{
+    const struct md_plan *p = e->stream->plan;
+    size_t C = e->stream->channels;
+    size_t forecast = md_chosen(e->first_step, e->steps, p->every[IO_PREDICTION]) * C * p->horizon * p->n_q;
+    size_t embedding = md_chosen(e->first_step, e->steps, p->every[IO_EMBEDDING]) * C * p->info->embedding;
+    size_t anomaly = md_chosen(e->first_step, e->steps, p->anomaly_every) * (size_t)p->info->patch * C * 3;
+
+    if (forecast && (e->forecast = md_arena_add(&b->out, forecast, sizeof(float))) == SIZE_MAX)
+        return -ENOMEM;
+    if (embedding && (e->embedding = md_arena_add(&b->out, embedding, sizeof(float))) == SIZE_MAX)
+        return -ENOMEM;
+    if (anomaly && (e->anomaly = md_arena_add(&b->out, anomaly, sizeof(float))) == SIZE_MAX)
+        return -ENOMEM;
+    if (e->steps && (e->warm = md_arena_add(&b->warm, e->steps * C, 1)) == SIZE_MAX)
+        return -ENOMEM;
+    return 0;
+}
+
+int md_batch_end(struct md_batch *b, struct md_entry *e)
+{
+    uint32_t total = e->carried + e->rows, patch = e->stream->plan->info->patch;
+    int r;
+
+    e->n_events = (uint32_t)b->events.n - e->first_event;
+    e->steps = total / patch;
+    r = keep_carried(b, e, total % patch);
+    if (r == 0 && e->steps)
+        r = reserve_results(b, e);
+    return r;
+}
+
+static void item_outputs(const struct md_batch *b, const struct md_entry *e, uint32_t c, struct ssm_out *out)
+{
+    const struct md_plan *p = e->stream->plan;
+    size_t C = e->stream->channels, forecast = (size_t)p->horizon * p->n_q, embedding = p->info->embedding;
+
+    if (e->forecast != SIZE_MAX) {
+        out->forecast = md_batch_out(b, e->forecast) + c * forecast;
+        out->forecast_stride = C * forecast;
+        out->forecast_every = p->every[IO_PREDICTION];
+        out->horizon = p->horizon;
+        out->n_q = p->n_q;
+        memcpy(out->q, p->q, p->n_q);
+    }
+    if (e->embedding != SIZE_MAX) {
+        out->embedding = md_batch_out(b, e->embedding) + c * embedding;
+        out->embedding_stride = C * embedding;
+        out->embedding_every = p->every[IO_EMBEDDING];
+    }
+    if (e->anomaly != SIZE_MAX) {
+        out->anomaly = md_batch_out(b, e->anomaly) + c * 3;
+        out->anomaly_stride = C * 3;
+        out->anomaly_every = p->anomaly_every;
+    }
+    if (e->warm != SIZE_MAX)
+        out->warmup = (uint8_t *)b->warm.p + e->warm + (size_t)c * e->steps;
+}
+
+uint32_t md_batch_items(struct md_batch *b)
+{
+    for (size_t i = 0; i < b->entries.n; i++) {
+        const struct md_entry *e = md_batch_entry(b, i);
+        uint32_t C = e->stream->channels;
+        size_t first = e->rows ? md_arena_add(&b->items, C, sizeof(struct ssm_item)) : SIZE_MAX;
+        for (uint32_t c = 0; first != SIZE_MAX && c < C; c++) {
+            struct ssm_item *item = (struct ssm_item *)b->items.p + first + c;
+            *item = (struct ssm_item){
+                .slot = e->stream->course.slots[c],
+                .n = e->rows,
+                .x = (const double *)b->x.p + e->x + c,
+                .x_stride = C,
+                .dt = e->dt == SIZE_MAX ? NULL : (const int64_t *)b->dt.p + e->dt,
+                .interval = e->stream->irregular && e->interval > 0 ? e->interval : 1,
+                .nan = e->stream->plan->nan,
+            };
+            item_outputs(b, e, c, &item->out);
+        }
+    }
+    return (uint32_t)b->items.n;
+}

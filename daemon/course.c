@@ -1,0 +1,417 @@
+/* course.c: from blocks to rows, one stream at a time. What the timeline says is done here: rows are staged, discards counted and
+ * announced, slots reset, blocks held back for late ones. Engine thread.
+ *
+ * Trap: an entry belongs to one epoch. A reset that comes after rows ends the entry's share of the batch; the rest of the block
+ * waits in course.mine for the next one. */
+#include "daemon/course.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/input.h"
+
+enum outcome { BLOCK_DONE, BLOCK_HELD, BLOCK_LEFT }; /* LEFT: the batch has no room for more of it */
+
+static const int64_t hold_ns = (int64_t)MD_HOLD_MS * 1000000;
+
+static void event(struct md_batch *b, const struct md_entry *e, const struct md_event *what)
+{
+    const struct md_course *c = &e->stream->course;
+    const struct md_timeline *t = &c->time;
+    size_t i = md_arena_add(&b->events, 1, sizeof(struct md_event));
+    struct md_event *to;
+
+    if (i == SIZE_MAX)
+        return;
+    to = md_batch_event(b, i);
+    *to = *what;
+    to->at = e->carried + e->rows;
+    to->epoch = t->epoch;
+    to->seq = t->next == IO_SEQ_NONE ? 0 : t->next;
+    to->t_ns = c->rules.irregular ? t->last_t : md_timeline_ns(&c->rules, t->anchor_seq, t->anchor_t, to->seq);
+}
+
+static void plain_event(struct md_batch *b, const struct md_entry *e, const char *name)
+{
+    event(b, e, &(struct md_event){.event = name, .from = IO_SEQ_NONE, .to = IO_SEQ_NONE, .count = -1});
+}
+
+/* An epoch is over; `tail` rows of its last patch gave no step. */
+static void closing_event(struct md_batch *b, const struct md_entry *e, const char *name, const char *reason, uint32_t tail)
+{
+    struct io_stream *s = e->stream;
+
+    md_add(&s->input->counters.discarded[IO_R_TAIL], (uint64_t)tail * s->channels);
+    event(b, e, &(struct md_event){.event = name, .reason = reason, .from = IO_SEQ_NONE, .to = IO_SEQ_NONE, .count = tail,
+                                   .closes = true});
+}
+
+static void verdict_event(struct md_batch *b, const struct md_entry *e, const struct md_verdict *v, const char *name,
+                          const char *reason)
+{
+    event(b, e, &(struct md_event){.event = name, .reason = reason, .from = v->from, .to = v->to, .count = v->count,
+                                   .bridged = v->bridged});
+}
+
+/* ---- opening and closing ------------------------------------------------------------------------------------------ */
+
+static int open_stream(struct md_scheduler *sch, struct io_stream *s)
+{
+    struct md_course *c = &s->course;
+
+    c->slots = calloc(s->channels, sizeof *c->slots);
+    if (!c->slots)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < s->channels; i++)
+        if (ssm_slot_take(sch->engine, &c->slots[i]))
+            abort(); /* cannot be: the inbox has reserved them */
+    md_timeline_start(&c->time, c->returning);
+    c->returning = true;
+    c->n_runs = 0;
+    c->silent = c->greeted = c->end_due = false;
+    c->last_ns = md_now_ns();
+    c->prev_open = NULL;
+    c->next_open = sch->open;
+    if (sch->open)
+        sch->open->course.prev_open = s;
+    sch->open = s;
+    atomic_store_explicit(&s->seen.open, true, memory_order_relaxed);
+    atomic_fetch_add_explicit(&sch->open_streams, 1, memory_order_relaxed);
+    md_bump(&s->input->counters.starts, 1);
+    sch->next_sweep_ns = 0;
+    return 0;
+}
+
+void md_course_close(struct md_scheduler *sch, struct io_stream *s)
+{
+    struct md_course *c = &s->course;
+
+    for (uint32_t i = 0; i < s->channels; i++)
+        ssm_slot_give(sch->engine, c->slots[i]);
+    free(c->slots);
+    c->slots = NULL;
+    c->n_runs = 0;
+    if (c->prev_open)
+        c->prev_open->course.next_open = c->next_open;
+    else
+        sch->open = c->next_open;
+    if (c->next_open)
+        c->next_open->course.prev_open = c->prev_open;
+    atomic_store_explicit(&s->seen.open, false, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&sch->open_streams, 1, memory_order_relaxed);
+    md_bump(&s->input->counters.ends, 1);
+    md_inbox_leave(&sch->inbox, s);
+}
+
+static void end_stream(struct md_batch *b, struct md_entry *e, const char *reason)
+{
+    closing_event(b, e, "end", reason, (e->carried + e->rows) % e->stream->plan->info->patch);
+    e->closing = true;
+}
+
+static void reset_slots(struct md_scheduler *sch, struct io_stream *s)
+{
+    for (uint32_t i = 0; i < s->channels; i++)
+        ssm_slot_reset(sch->engine, s->course.slots[i]);
+    s->course.n_runs = 0;
+}
+
+static void reset_stream(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e, enum md_reset why)
+{
+    struct io_stream *s = e->stream;
+    uint32_t tail = e->carried;
+
+    reset_slots(sch, s);
+    md_bump(&s->input->counters.resets[why], 1);
+    for (size_t i = e->first_event; i < b->events.n; i++)
+        md_batch_event(b, i)->at = 0; /* no rows stand before them in this epoch's entry */
+    e->epoch = s->course.time.epoch;
+    e->carried = e->n_runs = 0;
+    e->first_step = 0;
+    closing_event(b, e, "reset", md_reset_name(why), tail);
+}
+
+void md_course_fail(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e, const char *reason)
+{
+    struct io_stream *s = e->stream;
+
+    reset_slots(sch, s);
+    md_bump(&s->input->counters.resets[MD_RESET_DEVICE], 1);
+    md_add(&s->input->counters.discarded[IO_R_RESET], (uint64_t)(e->carried + e->rows) * s->channels);
+    md_timeline_reset(&s->course.time);
+    e->steps = 0;
+    e->failed = reason;
+}
+
+/* ---- late: reorder ------------------------------------------------------------------------------------------------ */
+
+static void hold(struct md_scheduler *sch, struct io_stream *s)
+{
+    struct md_course *c = &s->course;
+    struct io_block *b = c->mine, **at = &c->held;
+
+    c->mine = b->next;
+    while (*at && (*at)->seq <= b->seq)
+        at = &(*at)->next;
+    b->next = *at;
+    *at = b;
+    if (c->held_rows == 0)
+        sch->holding++;
+    c->held_rows += b->n;
+    if (sch->next_sweep_ns > (int64_t)b->arrived_ns + hold_ns)
+        sch->next_sweep_ns = (int64_t)b->arrived_ns + hold_ns;
+}
+
+/* Where the first held block's turn has come, it goes before all others. */
+static bool release(struct md_scheduler *sch, struct io_stream *s, bool force)
+{
+    struct md_course *c = &s->course;
+    struct io_block *b = c->held;
+
+    if (!b || c->at > 0 ||
+        !(force || sch->draining || b->seq <= c->time.next || c->held_rows > s->input->conf->queue ||
+          md_now_ns() - (int64_t)b->arrived_ns >= hold_ns))
+        return false;
+    c->held = b->next;
+    c->held_rows -= b->n;
+    if (c->held_rows == 0)
+        sch->holding--;
+    b->flags |= MD_NO_WAIT;
+    b->next = c->mine;
+    if (!c->mine)
+        c->mine_tail = b;
+    c->mine = b;
+    return true;
+}
+
+/* ---- one block ---------------------------------------------------------------------------------------------------- */
+
+/* How many more rows this entry may take: a bounded share of the batch, in rows and in results. */
+static uint32_t room(const struct md_entry *e)
+{
+    const struct md_plan *p = e->stream->plan;
+    size_t C = e->stream->channels, patch = p->info->patch;
+    size_t per_step = C * ((p->every[IO_PREDICTION] ? (size_t)p->horizon * p->n_q / p->every[IO_PREDICTION] : 0) +
+                           (p->every[IO_EMBEDDING] ? p->info->embedding / p->every[IO_EMBEDDING] : 0) +
+                           (p->anomaly_every ? 3 * patch / p->anomaly_every : 0)) + 1;
+    size_t rows = MD_OUT_MAX / per_step * patch;
+
+    if (rows > MD_ROWS_MAX)
+        rows = MD_ROWS_MAX;
+    if (rows < patch)
+        rows = patch;
+    return e->rows < rows ? (uint32_t)(rows - e->rows) : 0;
+}
+
+static void count_discard(struct md_batch *b, const struct md_entry *e, const struct md_verdict *v)
+{
+    struct io_stream *s = e->stream;
+
+    md_add(&s->input->counters.discarded[v->why], (uint64_t)v->n * s->channels);
+    md_add(&s->seen.discarded, v->n);
+    verdict_event(b, e, v, "drop", io_reason_name(v->why));
+}
+
+/* Takes rows; where memory is out they are discarded, counted, and a hole for the timeline. */
+static uint32_t take(struct md_batch *b, struct md_entry *e, struct io_block *block, struct md_verdict *v)
+{
+    struct io_stream *s = e->stream;
+    uint32_t missing = 0, left = room(e), n = v->n < left ? v->n : left;
+
+    if (n > 0 && md_batch_rows(b, e, block, s->course.at, n, &missing)) {
+        v->why = IO_R_MEMORY;
+        v->from = v->seq;
+        v->to = v->seq + n - 1;
+        v->count = v->n = n;
+        count_discard(b, e, v);
+        return n;
+    }
+    md_bump(&s->input->counters.accepted, (uint64_t)n * s->channels);
+    md_bump(&s->seen.rows, n);
+    if (missing)
+        md_add(&s->input->counters.discarded[IO_R_NAN], missing);
+    return n;
+}
+
+static enum outcome run_block(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e, struct io_block *block)
+{
+    struct io_stream *s = e->stream;
+    struct md_course *c = &s->course;
+    struct md_verdict v;
+
+    for (;;) {
+        uint32_t n = 0;
+        md_timeline_next(&c->time, &c->rules, block, c->at, e->rows == 0, &v);
+        if (v.clock)
+            md_bump(&s->input->counters.clock, 1);
+        switch (v.kind) {
+        case MD_ROWS:
+            n = take(b, e, block, &v);
+            if (n == 0)
+                return BLOCK_LEFT;
+            break;
+        case MD_DISCARD:
+            count_discard(b, e, &v);
+            n = v.n;
+            break;
+        case MD_EVENT:
+            if (strcmp(v.event, "gap") == 0)
+                md_bump(&s->input->counters.gaps, 1);
+            verdict_event(b, e, &v, v.event, v.reason);
+            break;
+        case MD_RESET:
+            reset_stream(sch, b, e, v.reset);
+            break;
+        case MD_STOP:
+            return BLOCK_LEFT;
+        case MD_HOLD:
+            return BLOCK_HELD;
+        case MD_DONE:
+            return BLOCK_DONE;
+        }
+        c->at += n;
+    }
+}
+
+static void heard(struct md_batch *b, struct md_entry *e, const struct io_block *block)
+{
+    struct md_course *c = &e->stream->course;
+
+    if ((int64_t)block->arrived_ns > c->last_ns)
+        c->last_ns = (int64_t)block->arrived_ns;
+    if (c->silent && block->n > 0) {
+        c->silent = false;
+        plain_event(b, e, "resumed");
+    }
+}
+
+static void note(struct md_batch *b, struct md_entry *e, struct io_block *block)
+{
+    const struct md_note *n = (const struct md_note *)(const void *)block->data;
+
+    event(b, e, &(struct md_event){.event = n->event, .reason = n->reason[0] ? n->reason : NULL, .from = n->from,
+                                   .to = n->to, .count = -1});
+}
+
+/* The first block is used up. Returns true where the stream ends here. */
+static bool drop_first(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s)
+{
+    struct md_course *c = &s->course;
+    struct io_block *block = c->mine;
+    bool end = block->flags & IO_END;
+
+    c->at = 0;
+    if (end && c->held) { /* what waits comes before the end */
+        block->n = block->lost = 0;
+        release(sch, s, true);
+        return false;
+    }
+    c->mine = block->next;
+    if (block->flags & MD_NOTE) {
+        block->next = b->spent;
+        b->spent = block;
+    } else {
+        io_block_put(sch->inbox.pool, block);
+    }
+    return end;
+}
+
+/* Judges blocks until none is left, the entry is full, or the stream ends (true). */
+static bool run_blocks(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e)
+{
+    struct io_stream *s = e->stream;
+    struct md_course *c = &s->course;
+
+    for (;;) {
+        struct io_block *block;
+        enum outcome done = BLOCK_DONE;
+        release(sch, s, c->end_due && !c->mine);
+        block = c->mine;
+        if (!block)
+            return c->end_due;
+        heard(b, e, block);
+        if (block->flags & MD_NOTE)
+            note(b, e, block);
+        else
+            done = run_block(sch, b, e, block);
+        if (done == BLOCK_LEFT)
+            return false;
+        if (done == BLOCK_HELD)
+            hold(sch, s);
+        else if (drop_first(sch, b, s))
+            return true;
+    }
+}
+
+static void show(struct io_stream *s)
+{
+    const struct md_course *c = &s->course;
+
+    atomic_store_explicit(&s->seen.next, c->time.next, memory_order_relaxed);
+    atomic_store_explicit(&s->seen.epoch, c->time.epoch, memory_order_relaxed);
+    atomic_store_explicit(&s->seen.last_ns, c->last_ns, memory_order_relaxed);
+}
+
+static void finish(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e)
+{
+    if (md_batch_end(b, e))
+        md_course_fail(sch, b, e, "memory");
+    atomic_fetch_add_explicit(&e->stream->in_flight, 1, memory_order_relaxed);
+    show(e->stream);
+}
+
+int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s)
+{
+    struct md_entry *e;
+
+    if ((!s->course.slots && open_stream(sch, s)) || md_batch_begin(b, s, &e))
+        return -ENOMEM;
+    if (!s->course.greeted)
+        plain_event(b, e, "start");
+    s->course.greeted = true;
+    if (run_blocks(sch, b, e))
+        end_stream(b, e, NULL);
+    finish(sch, b, e);
+    return e->closing;
+}
+
+/* ---- timers ------------------------------------------------------------------------------------------------------- */
+
+/* An entry without rows for a stream that rests: it ends by itself, or is silent. */
+static int announce(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, bool idle)
+{
+    struct md_entry *e;
+
+    if (md_batch_begin(b, s, &e))
+        return -ENOMEM;
+    if (idle) {
+        end_stream(b, e, "idle");
+    } else {
+        s->course.silent = true;
+        plain_event(b, e, "silent");
+    }
+    finish(sch, b, e);
+    return e->closing;
+}
+
+int64_t md_course_timers(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, int64_t now_ns)
+{
+    const struct md_course *c = &s->course;
+    const struct md_policy *p = &s->plan->policy;
+    int64_t silent = p->silence_ns < 0 || c->silent ? INT64_MAX : md_add_sat(c->last_ns, p->silence_ns);
+    int64_t idle = p->idle_ns < 0 ? INT64_MAX : md_add_sat(c->last_ns, p->idle_ns);
+    int64_t held = !c->held ? INT64_MAX : sch->draining ? 0 : (int64_t)c->held->arrived_ns + hold_ns;
+    int64_t due = silent < idle ? silent : idle;
+    int closing;
+
+    due = due < held ? due : held;
+    if (due > now_ns)
+        return due;
+    if (!md_inbox_claim(&sch->inbox, s))
+        return now_ns; /* it is ready: a batch will see to it */
+    closing = held <= now_ns ? md_course_run(sch, b, s) : announce(sch, b, s, idle <= now_ns);
+    if (closing <= 0)
+        md_inbox_return(&sch->inbox, &s, 1);
+    return now_ns;
+}

@@ -1,0 +1,383 @@
+/* daemon.c: builds the service from a configuration, and takes it down again. Runs on the caller's thread.
+ *
+ * Order of birth: models, registry, outputs, sources, then the threads; so a configuration that cannot work says so before the first
+ * sample is taken. Order of death: sources fall silent, engines drain, the publisher empties, sinks flush and close.
+ *
+ * `run` must rise with every start: without a state folder it is the time of the start in seconds since the Unix epoch. */
+#include "daemon/assembly.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+static const size_t pool_limit = (size_t)1 << 30; /* bytes of blocks on their way; queues bound it far below, as a rule */
+static const int64_t forget_default_ns = 7 * INT64_C(86400) * 1000000000;
+static const int64_t grace_ns = 1000000000; /* past the time-out, for threads that have been told to give up */
+
+static int refuse(char *reterr, int code, const char *kind, const char *id, const char *text)
+{
+    snprintf(reterr, IO_ERR, "%s %s: %.400s", kind, id, text);
+    return code;
+}
+
+/* ---- models --------------------------------------------------------------------------------------------------------- */
+
+static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *reterr)
+{
+    const struct md_model_conf *conf = &d->config->models[i];
+    struct md_served_model *m = &d->models[i];
+    const struct ssm_model_info *info;
+    char text[SSM_ERR];
+    bool preset = flags & MD_NULL_MODEL && access(conf->path, F_OK) != 0;
+    int r = preset ? ssm_model_random(conf->path, 1, &m->model, text) : ssm_model_open(conf->path, &m->model, text);
+
+    if (r)
+        return refuse(reterr, EX_CONFIG, "model", conf->id, text);
+    info = ssm_model_info(m->model);
+    if (info->input != SSM_SAMPLES)
+        return refuse(reterr, EX_CONFIG, "model", conf->id, "a language model: streams of bytes are not in this version");
+    struct ssm_engine_opts opts = {
+        .device = flags & MD_NULL_MODEL ? "null" : conf->device,
+        .weights = conf->weights_stored ? info->stored : conf->weights,
+        .state = conf->state,
+        .deterministic = conf->deterministic,
+        .slots = conf->slots,
+        .threads = conf->threads,
+    };
+    r = ssm_engine_open(m->model, &opts, &m->scheduler.engine, text);
+    if (r)
+        return refuse(reterr, r == -EINVAL ? EX_CONFIG : EX_UNAVAILABLE, "model", conf->id, text);
+    m->scheduler.model = conf->id;
+    m->scheduler.info = info;
+    m->scheduler.publisher = &d->publisher;
+    m->scheduler.max_delay_ns = d->config->max_delay_ns;
+    m->scheduler.max_streams = d->config->max_streams;
+    m->made = md_scheduler_init(&m->scheduler, conf->slots, d->pool) == 0;
+    md_log(MD_INFO, conf->id, "model %s on %s (%s), %u slots", info->name, ssm_engine_device(m->scheduler.engine),
+           ssm_engine_ops(m->scheduler.engine), conf->slots);
+    return m->made ? 0 : refuse(reterr, EX_OSERR, "model", conf->id, "out of memory");
+}
+
+/* What can be judged only now: horizons, quantiles, NaN policies, rates. */
+static int check_models(struct md_daemon *d, char *reterr)
+{
+    const struct ssm_model_info **infos = calloc(d->n_models + 1, sizeof *infos);
+    char *text = NULL;
+    size_t n;
+    FILE *errors = open_memstream(&text, &n);
+    int r = -ENOMEM;
+
+    if (infos && errors) {
+        for (unsigned i = 0; i < d->n_models; i++)
+            infos[i] = ssm_model_info(d->models[i].model);
+        r = md_config_check_models(d->config, infos, errors);
+    }
+    if (errors)
+        fclose(errors);
+    if (r)
+        snprintf(reterr, IO_ERR, "%.*s", text ? (int)strcspn(text, "\n") : 13, text ? text : "out of memory");
+    free(text);
+    free(infos);
+    return r ? EX_CONFIG : 0;
+}
+
+static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
+{
+    int r = 0;
+
+    for (unsigned i = 0; i < d->n_models && r == 0; i++)
+        r = open_model(d, i, flags, reterr);
+    for (unsigned i = 0; i < d->n_models && r == 0; i++) {
+        const struct ssm_model_info *info = d->models[i].scheduler.info;
+        if (info->horizon > d->env.horizon_max || !d->env.quantiles)
+            d->env.quantiles = info->quantiles;
+        if (info->horizon > d->env.horizon_max)
+            d->env.horizon_max = info->horizon;
+        if (info->n_quantiles > d->env.quantiles_max)
+            d->env.quantiles_max = info->n_quantiles;
+        if (info->embedding > d->env.embedding_max)
+            d->env.embedding_max = info->embedding;
+    }
+    return r ? r : check_models(d, reterr);
+}
+
+/* ---- inputs, outputs, the threads that serve them --------------------------------------------------------------------- */
+
+static void describe_inputs(struct md_daemon *d, unsigned flags)
+{
+    int finite = 0;
+
+    for (unsigned i = 0; i < d->n_inputs; i++) {
+        struct md_input *in = &d->inputs[i];
+        in->conf = &d->config->inputs[i];
+        struct md_served_model *m = &d->models[in->conf->model];
+        in->registry = &d->registry;
+        in->inbox = &m->scheduler.inbox;
+        in->publisher = &d->publisher;
+        in->model = m->scheduler.model;
+        in->info = m->scheduler.info;
+        in->code = &d->code;
+        in->finite = flags & MD_ONCE && in->conf->class_->replayable;
+        finite += in->finite;
+        md_input_init(in, d->pool);
+    }
+    for (unsigned i = 0; i < d->n_inputs && flags & MD_ONCE && finite == 0; i++)
+        d->inputs[i].finite = true; /* only live inputs: the end is when they all say so */
+    d->finite_left = finite || !(flags & MD_ONCE) ? finite : (int)d->n_inputs;
+}
+
+static struct md_feeder *feeder_for(struct md_daemon *d, const char *group)
+{
+    struct md_feeder *f;
+
+    for (unsigned i = 0; group && i < d->n_feeders; i++)
+        if (d->feeders[i].group && strcmp(d->feeders[i].group, group) == 0)
+            return &d->feeders[i];
+    f = &d->feeders[d->n_feeders];
+    if (md_feeder_init(f, group ? d->n_inputs : 1, group ? d->n_outputs : 0))
+        return NULL;
+    d->n_feeders++;
+    f->group = group;
+    return f;
+}
+
+static void drain_engines(void *arg)
+{
+    struct md_daemon *d = arg;
+
+    for (unsigned i = 0; i < d->n_models; i++)
+        if (d->models[i].made)
+            md_inbox_drain(&d->models[i].scheduler.inbox, false);
+}
+
+static int make_feeders(struct md_daemon *d)
+{
+    for (unsigned i = 0; i < d->n_outputs; i++) {
+        struct md_output *o = &d->outputs[i];
+        struct md_feeder *f = o->conf->class_->thread ? feeder_for(d, o->conf->class_->thread) : NULL;
+        if (!f && o->conf->class_->thread)
+            return -ENOMEM;
+        if (!f)
+            continue;
+        f->outputs[f->n_outputs++] = o;
+        o->wake_fd = f->wake_fd;
+    }
+    for (unsigned i = 0; i < d->n_inputs; i++) {
+        struct md_feeder *f = feeder_for(d, d->inputs[i].conf->class_->thread);
+        if (!f)
+            return -ENOMEM;
+        f->inputs[f->n_inputs++] = &d->inputs[i];
+        d->inputs[i].wake_fd = f->wake_fd;
+    }
+    for (unsigned i = 0; i < d->n_feeders; i++) {
+        d->feeders[i].env = &d->env;
+        d->feeders[i].finite_left = &d->finite_left;
+        d->feeders[i].finished = drain_engines;
+        d->feeders[i].arg = d;
+    }
+    return 0;
+}
+
+static int open_all(struct md_daemon *d, char *reterr)
+{
+    char text[IO_ERR] = "";
+
+    for (unsigned i = 0; i < d->n_outputs; i++) {
+        int r = d->outputs[i].wake_fd < 0 ? md_output_open(&d->outputs[i], &d->env, text) : 0;
+        if (r)
+            return refuse(reterr, md_output_code(r), "output", d->outputs[i].conf->id, text);
+    }
+    for (unsigned i = 0; i < d->n_feeders; i++) {
+        if (md_feeder_open(&d->feeders[i])) {
+            snprintf(reterr, IO_ERR, "%s", d->feeders[i].reterr);
+            return d->feeders[i].failed;
+        }
+    }
+    return 0;
+}
+
+/* ---- start ------------------------------------------------------------------------------------------------------------ */
+
+static int allocate(struct md_daemon *d)
+{
+    const struct md_config *c = d->config;
+
+    d->finished_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    d->models = calloc(c->n_models + 1, sizeof *d->models);
+    d->inputs = aligned_alloc(_Alignof(struct md_input), (c->n_inputs + 1) * sizeof *d->inputs);
+    d->outputs = calloc(c->n_outputs + 1, sizeof *d->outputs);
+    d->feeders = calloc(c->n_inputs + c->n_outputs + 1, sizeof *d->feeders);
+    if (!d->models || !d->inputs || !d->outputs || !d->feeders || d->finished_fd < 0 || io_pool_new(pool_limit, &d->pool) ||
+        md_registry_init(&d->registry, c))
+        return -ENOMEM;
+    memset(d->inputs, 0, (c->n_inputs + 1) * sizeof *d->inputs);
+    d->n_models = c->n_models;
+    d->n_inputs = c->n_inputs;
+    d->n_outputs = c->n_outputs;
+    for (unsigned i = 0; i < d->n_outputs; i++) {
+        md_output_init(&d->outputs[i]);
+        d->outputs[i].conf = &c->outputs[i];
+        d->outputs[i].code = &d->code;
+    }
+    return 0;
+}
+
+static void describe_publisher(struct md_daemon *d)
+{
+    d->publisher.run = d->env.run = d->run;
+    d->publisher.started_ns = d->started_ns;
+    d->publisher.outputs = d->outputs;
+    d->publisher.n_outputs = d->n_outputs;
+    d->publisher.registry = &d->registry;
+    d->publisher.forget_ns = d->config->state_dir ? d->config->state_forget_after_ns : forget_default_ns;
+    d->publisher.n_engines = d->n_models;
+    d->publisher.finished_fd = d->finished_fd;
+}
+
+static void free_all(struct md_daemon *d)
+{
+    for (unsigned i = 0; i < d->n_feeders; i++)
+        md_feeder_done(&d->feeders[i]);
+    for (unsigned i = 0; i < d->n_outputs; i++)
+        md_output_done(&d->outputs[i]);
+    md_registry_done(&d->registry);
+    for (unsigned i = 0; i < d->n_models; i++) {
+        if (d->models[i].made)
+            md_scheduler_done(&d->models[i].scheduler);
+        ssm_engine_close(&d->models[i].scheduler.engine);
+        ssm_model_close(&d->models[i].model);
+    }
+    md_publisher_done(&d->publisher);
+    io_pool_free(&d->pool);
+    if (d->finished_fd >= 0)
+        close(d->finished_fd);
+    free(d->models);
+    free(d->inputs);
+    free(d->outputs);
+    free(d->feeders);
+    free(d);
+}
+
+/* Nothing has run yet: what is open is closed again. */
+static void abandon(struct md_daemon *d)
+{
+    for (unsigned i = 0; i < d->n_feeders; i++) {
+        md_feeder_quit(&d->feeders[i], 0);
+        md_feeder_go(&d->feeders[i]);
+        md_feeder_join(&d->feeders[i]);
+    }
+    for (unsigned i = 0; i < d->n_outputs; i++)
+        md_output_close(&d->outputs[i], 0);
+    free_all(d);
+}
+
+static int start_threads(struct md_daemon *d)
+{
+    int r = md_publisher_start(&d->publisher);
+
+    for (unsigned i = 0; i < d->n_models && r == 0; i++)
+        r = md_scheduler_start(&d->models[i].scheduler);
+    for (unsigned i = 0; i < d->n_feeders && r == 0; i++)
+        md_feeder_go(&d->feeders[i]);
+    return r;
+}
+
+int md_daemon_start(const struct md_config *config, unsigned flags, struct md_daemon **ret, char *reterr)
+{
+    struct md_daemon *d = calloc(1, sizeof *d);
+    int r;
+
+    if (!d) {
+        snprintf(reterr, IO_ERR, "out of memory");
+        return EX_OSERR;
+    }
+    d->config = config;
+    d->started_ns = md_now_ns();
+    d->run = (uint64_t)time(NULL);
+    r = allocate(d) ? EX_OSERR : 0;
+    if (r) {
+        snprintf(reterr, IO_ERR, "out of memory");
+        goto fail;
+    }
+    r = open_models(d, flags, reterr);
+    if (r)
+        goto fail;
+    describe_publisher(d);
+    describe_inputs(d, flags);
+    r = make_feeders(d) ? EX_OSERR : open_all(d, reterr);
+    if (r)
+        goto fail;
+    if (start_threads(d)) {
+        fprintf(stderr, "mambad: cannot start threads\n");
+        abort(); /* half of them run: there is no way back */
+    }
+    *ret = d;
+    return 0;
+
+fail:
+    abandon(d);
+    return r;
+}
+
+int md_daemon_fd(const struct md_daemon *d)
+{
+    return d->finished_fd;
+}
+
+int md_daemon_status_code(const struct md_daemon *d)
+{
+    return atomic_load(&((struct md_daemon *)d)->code);
+}
+
+/* ---- stop ------------------------------------------------------------------------------------------------------------- */
+
+static bool finished_within(const struct md_daemon *d, int64_t ns)
+{
+    struct pollfd p = {d->finished_fd, POLLIN, 0};
+    struct timespec t = {ns / 1000000000, ns % 1000000000};
+
+    return atomic_load(&d->publisher.finished) || (ns >= 0 && ppoll(&p, 1, &t, NULL) == 1);
+}
+
+int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
+{
+    struct md_daemon *d = *daemon;
+    int64_t deadline = md_add_sat(md_now_ns(), timeout_ns);
+    bool in_time;
+
+    if (!d)
+        return 0;
+    *daemon = NULL;
+    atomic_store(&d->draining, true);
+    for (unsigned i = 0; i < d->n_feeders; i++)
+        md_feeder_mute(&d->feeders[i]);
+    drain_engines(d);
+    in_time = finished_within(d, deadline - md_now_ns());
+    for (unsigned i = 0; i < d->n_models && !in_time; i++)
+        md_inbox_drain(&d->models[i].scheduler.inbox, true);
+    if (!in_time && !finished_within(d, grace_ns)) {
+        md_log(MD_ERROR, NULL, "an output does not take its messages: giving up after %.1f s", 1e-9 * (double)timeout_ns);
+        return EX_IOERR; /* threads are stuck in it: nothing can be freed under them */
+    }
+    if (!in_time)
+        md_log(MD_WARN, NULL, "not drained within %.1f s: queued samples are lost", 1e-9 * (double)timeout_ns);
+    md_publisher_join(&d->publisher);
+    for (unsigned i = 0; i < d->n_models; i++)
+        md_scheduler_join(&d->models[i].scheduler);
+    for (unsigned i = 0; i < d->n_feeders; i++) {
+        md_feeder_quit(&d->feeders[i], deadline - md_now_ns());
+        md_feeder_join(&d->feeders[i]);
+    }
+    for (unsigned i = 0; i < d->n_outputs; i++) {
+        int64_t left = deadline - md_now_ns();
+        md_output_close(&d->outputs[i], left > 0 ? left : 0);
+    }
+    in_time = in_time && atomic_load(&d->code) != EX_IOERR;
+    free_all(d);
+    return in_time ? 0 : EX_IOERR;
+}

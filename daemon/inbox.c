@@ -1,0 +1,353 @@
+/* inbox.c: queues between sources and an engine. Everything here is done under the inbox's lock, which is held for a few
+ * pointer moves at a time; blocks that are dropped go back to the pool after it.
+ *
+ * Trap: a dropped block may carry flags, or be the end of its stream. Flags move on to the next block; an end stays in the queue
+ * without its rows. */
+#include "daemon/inbox.h"
+
+#include <errno.h>
+
+#include "daemon/input.h"
+
+static const uint32_t flags_kept = IO_START | IO_RESET | IO_GAP;
+
+int md_inbox_init(struct md_inbox *in, uint32_t slots, struct io_pool *pool)
+{
+    pthread_condattr_t clock;
+    pthread_mutexattr_t adaptive;
+
+    *in = (struct md_inbox){.free_slots = slots, .pool = pool, .wake_at = UINT32_MAX};
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&in->wake, &clock);
+    pthread_condattr_destroy(&clock);
+    pthread_mutexattr_init(&adaptive);
+    pthread_mutexattr_settype(&adaptive, PTHREAD_MUTEX_ADAPTIVE_NP); /* spins first: the section is short */
+    pthread_mutex_init(&in->lock, &adaptive);
+    pthread_mutexattr_destroy(&adaptive);
+    return 0;
+}
+
+void md_inbox_done(struct md_inbox *in)
+{
+    pthread_cond_destroy(&in->wake);
+    pthread_mutex_destroy(&in->lock);
+}
+
+/* ---- source side ------------------------------------------------------------------------------------------------ */
+
+int md_inbox_enter(struct md_inbox *in, struct io_stream *s)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&in->lock);
+    if (!s->queue.live && in->free_slots < s->channels) {
+        r = -ENOSPC;
+    } else if (!s->queue.live) {
+        in->free_slots -= s->channels;
+        in->n_live++;
+        s->queue.live = true;
+    }
+    if (r == 0)
+        s->queue.held = true;
+    pthread_mutex_unlock(&in->lock);
+    return r;
+}
+
+static void wake_engine(struct md_inbox *in)
+{
+    if (in->wake_at != UINT32_MAX) {
+        in->wake_at = UINT32_MAX;
+        pthread_cond_signal(&in->wake);
+    }
+}
+
+static void make_ready(struct md_inbox *in, struct io_stream *s)
+{
+    s->queue.next_ready = NULL;
+    if (in->tail)
+        in->tail->queue.next_ready = s;
+    else
+        in->head = s;
+    in->tail = s;
+    s->queue.ready = true;
+    in->n_ready++;
+    if (in->n_ready >= in->wake_at)
+        wake_engine(in);
+}
+
+static void count_dropped(struct io_stream *s, uint32_t rows)
+{
+    md_add(&s->input->counters.discarded[IO_R_QUEUE_FULL], (uint64_t)rows * s->channels);
+    md_add(&s->seen.discarded, rows);
+}
+
+/* Drops the oldest blocks until at least `over` rows are gone. Returns blocks for the pool. */
+static struct io_block *drop_oldest(struct io_stream *s, uint32_t over)
+{
+    struct md_queue *q = &s->queue;
+    struct io_block *dropped = NULL, *b, **at = &q->head, *last = NULL;
+    uint32_t lost = 0, flags = 0, gone = 0;
+
+    while ((b = *at) && gone < over) {
+        bool stays = b->n == 0 || b->flags & IO_END;
+        lost = (b->flags & IO_START ? 0 : lost) + b->lost + b->n;
+        flags |= b->flags & flags_kept;
+        gone += b->n;
+        if (stays) {
+            b->n = 0;
+            b->lost = lost;
+            lost = flags = 0;
+            last = b;
+            at = &b->next;
+        } else {
+            *at = b->next;
+            b->next = dropped;
+            dropped = b;
+        }
+    }
+    q->rows -= gone;
+    if (b) {
+        b->lost += lost;
+        b->flags |= flags;
+    } else {
+        q->tail = last;
+        q->lost += lost;
+        q->flags |= flags;
+    }
+    count_dropped(s, gone);
+    return dropped;
+}
+
+/* Makes room by the input's policy. 0: append b; 1: b itself is dropped; −EAGAIN. *ret_dropped goes back to the pool. */
+static int make_room(struct md_inbox *in, struct io_stream *s, struct io_block *b, struct io_block **ret_dropped)
+{
+    struct md_queue *q = &s->queue;
+    const struct md_input_conf *conf = s->input->conf;
+
+    if (b->n == 0 || q->rows == 0 || (uint64_t)q->rows + b->n <= conf->queue)
+        return 0;
+    in->pressed = true;
+    wake_engine(in);
+    if (conf->when_full == MD_BLOCK) {
+        s->input->blocked = true;
+        md_bump(&s->input->counters.blocked, 1);
+        return -EAGAIN;
+    }
+    if (conf->when_full == MD_DROP_OLDEST) {
+        *ret_dropped = drop_oldest(s, (uint32_t)((uint64_t)q->rows + b->n - conf->queue));
+        return 0;
+    }
+    count_dropped(s, b->n);
+    q->lost = (b->flags & IO_START ? 0 : q->lost) + b->n;
+    q->flags |= b->flags & flags_kept;
+    if (!(b->flags & IO_END))
+        return 1;
+    b->n = 0;
+    return 0;
+}
+
+static void append(struct md_queue *q, struct io_block *b)
+{
+    b->next = NULL;
+    b->lost += q->lost;
+    b->flags |= q->flags;
+    q->lost = q->flags = 0;
+    if (q->tail)
+        q->tail->next = b;
+    else
+        q->head = b;
+    q->tail = b;
+    q->rows += b->n;
+}
+
+int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b)
+{
+    struct md_queue *q = &s->queue;
+    struct io_block *dropped = NULL;
+    uint64_t rows = b->n;
+    int r;
+
+    pthread_mutex_lock(&in->lock);
+    r = q->live ? make_room(in, s, b, &dropped) : -ESTALE;
+    if (r == 0) {
+        append(q, b);
+        if (!q->ready)
+            make_ready(in, s);
+    }
+    uint32_t waiting = q->rows;
+    pthread_mutex_unlock(&in->lock);
+    while (dropped) {
+        struct io_block *next = dropped->next;
+        io_block_put(in->pool, dropped);
+        dropped = next;
+    }
+    if (r < 0)
+        return r;
+    if (r == 1)
+        io_block_put(in->pool, b);
+    md_bump(&s->input->counters.samples, rows * s->channels);
+    md_raise(&s->input->counters.queue_high_water, waiting);
+    return 0;
+}
+
+void md_inbox_end(struct md_inbox *in, struct io_stream *s)
+{
+    struct md_queue *q = &s->queue;
+
+    pthread_mutex_lock(&in->lock);
+    q->held = false;
+    if (q->live && q->tail)
+        q->tail->flags |= IO_END;
+    else if (q->live)
+        q->ending = true;
+    if (q->ending && !q->ready)
+        make_ready(in, s);
+    pthread_mutex_unlock(&in->lock);
+}
+
+/* ---- engine side ------------------------------------------------------------------------------------------------ */
+
+static int64_t waiting_since(const struct io_stream *s)
+{
+    const struct io_block *b = s->course.mine ? s->course.mine : s->queue.head;
+
+    return b ? (int64_t)b->arrived_ns : 0;
+}
+
+static void sleep_until(struct md_inbox *in, int64_t deadline_ns)
+{
+    struct timespec t = {deadline_ns / 1000000000, deadline_ns % 1000000000};
+
+    if (deadline_ns == INT64_MAX)
+        pthread_cond_wait(&in->wake, &in->lock);
+    else
+        pthread_cond_timedwait(&in->wake, &in->lock, &t);
+    in->wake_at = UINT32_MAX;
+}
+
+void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int64_t until_ns, struct md_wake *ret)
+{
+    enum md_cut cut = MD_CUT_IDLE;
+
+    pthread_mutex_lock(&in->lock);
+    for (;;) {
+        int64_t now = md_now_ns(), due = INT64_MAX;
+        if (in->draining || (in->n_ready && in->n_ready >= in->n_live))
+            break;
+        cut = MD_CUT_FULL;
+        if (in->n_ready && (in->n_ready >= full || in->pressed))
+            break;
+        cut = MD_CUT_DELAY;
+        if (in->n_ready)
+            due = md_add_sat(waiting_since(in->head), max_delay_ns);
+        if (now >= due || now >= until_ns)
+            break;
+        cut = MD_CUT_IDLE;
+        in->wake_at = in->n_ready == 0 ? 1 : in->n_live < full ? in->n_live : full;
+        sleep_until(in, due < until_ns ? due : until_ns);
+    }
+    *ret = (struct md_wake){cut, in->n_ready, in->draining, in->stopping};
+    pthread_mutex_unlock(&in->lock);
+}
+
+/* Blocks of up to `rows` rows, and at least one, into the engine's hands. */
+static void move_blocks(struct io_stream *s, uint32_t rows)
+{
+    struct md_course *c = &s->course;
+    struct io_block *b;
+    uint32_t moved = 0;
+
+    for (b = c->mine; b; b = b->next)
+        moved += b->n;
+    while ((b = s->queue.head) && (moved == 0 || moved + b->n <= rows)) {
+        s->queue.head = b->next;
+        s->queue.rows -= b->n;
+        moved += b->n;
+        b->next = NULL;
+        if (c->mine)
+            c->mine_tail->next = b;
+        else
+            c->mine = b;
+        c->mine_tail = b;
+    }
+    if (!s->queue.head)
+        s->queue.tail = NULL;
+}
+
+uint32_t md_inbox_collect(struct md_inbox *in, struct io_stream **ret, uint32_t n, uint32_t rows)
+{
+    uint32_t got = 0;
+
+    pthread_mutex_lock(&in->lock);
+    in->pressed = false;
+    while (got < n && in->head) {
+        struct io_stream *s = in->head;
+        in->head = s->queue.next_ready;
+        if (!in->head)
+            in->tail = NULL;
+        in->n_ready--;
+        if (s->queue.ending)
+            s->course.end_due = true;
+        else if (!s->course.end_due)
+            move_blocks(s, rows);
+        s->queue.ending = false;
+        if (s->input->blocked) {
+            s->input->blocked = false;
+            md_input_wake(s->input);
+        }
+        ret[got++] = s;
+    }
+    pthread_mutex_unlock(&in->lock);
+    return got;
+}
+
+static bool has_more(const struct io_stream *s)
+{
+    return s->course.mine || s->course.end_due || s->queue.head || s->queue.ending;
+}
+
+void md_inbox_return(struct md_inbox *in, struct io_stream *const *streams, uint32_t n)
+{
+    pthread_mutex_lock(&in->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        streams[i]->queue.ready = false;
+        if (has_more(streams[i]))
+            make_ready(in, streams[i]);
+    }
+    pthread_mutex_unlock(&in->lock);
+}
+
+bool md_inbox_leave(struct md_inbox *in, struct io_stream *s)
+{
+    pthread_mutex_lock(&in->lock);
+    bool left = !has_more(s);
+    s->queue.ready = false;
+    if (left) {
+        s->queue.live = false;
+        in->free_slots += s->channels;
+        in->n_live--;
+    } else {
+        make_ready(in, s);
+    }
+    pthread_mutex_unlock(&in->lock);
+    return left;
+}
+
+bool md_inbox_claim(struct md_inbox *in, struct io_stream *s)
+{
+    pthread_mutex_lock(&in->lock);
+    bool resting = !s->queue.ready;
+    s->queue.ready = true;
+    pthread_mutex_unlock(&in->lock);
+    return resting;
+}
+
+void md_inbox_drain(struct md_inbox *in, bool stop)
+{
+    pthread_mutex_lock(&in->lock);
+    in->draining = true;
+    in->stopping = in->stopping || stop;
+    pthread_cond_signal(&in->wake);
+    pthread_mutex_unlock(&in->lock);
+}

@@ -1,0 +1,141 @@
+/* input.c: what the daemon offers a source. Runs on the source's thread, but md_input_wake(). Counts and says what is refused:
+ * each time in a counter, at most once a second and reason in the log and as an event. */
+#include "daemon/input.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "daemon/publisher.h"
+#include "io/wire.h"
+
+static const int64_t hush_ns = 1000000000;
+
+void md_input_wake(struct md_input *in)
+{
+    atomic_store_explicit(&in->room, true, memory_order_release);
+    (void)!write(in->wake_fd, &(uint64_t){1}, sizeof(uint64_t));
+}
+
+static void say(struct md_input *in, enum io_reason why, const char *id, const char *text)
+{
+    int64_t now = md_now_ns();
+    uint64_t more = in->hush.more[why];
+
+    if (in->hush.said_ns[why] && now - in->hush.said_ns[why] < hush_ns) {
+        in->hush.more[why]++;
+        return;
+    }
+    in->hush.said_ns[why] = now;
+    in->hush.more[why] = 0;
+    if (more)
+        md_log(MD_WARN, in->conf->id, "%s%s%s (%s; %" PRIu64 " more like it)", id ? id : "", id ? ": " : "", text,
+               io_reason_name(why), more);
+    else
+        md_log(MD_WARN, in->conf->id, "%s%s%s (%s)", id ? id : "", id ? ": " : "", text, io_reason_name(why));
+}
+
+static void host_discard(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text)
+{
+    struct md_input *in = self;
+
+    md_bump(&in->counters.errors[why], 1);
+    md_add(&in->counters.discarded[why], samples);
+    if (why == IO_R_FILE)
+        atomic_compare_exchange_strong(in->code, &(int){0}, EX_DATAERR);
+    say(in, why, id, text);
+}
+
+/* A stream that cannot be had is refused, counted and announced under its own id. */
+static int refuse(struct md_input *in, int err, const char *id)
+{
+    enum io_reason why = err == -EEXIST  ? IO_R_DUPLICATE_STREAM
+                         : err == -ENOSPC ? IO_R_STREAMS
+                         : err == -ENOMEM ? IO_R_MEMORY
+                                          : IO_R_SHAPE;
+    int64_t now = md_now_ns();
+
+    md_bump(&in->counters.errors[why], 1);
+    say(in, why, id, "stream refused");
+    if (in->noticed_ns == 0 || now - in->noticed_ns >= hush_ns / MD_NOTICES) {
+        in->noticed_ns = now;
+        md_publisher_notice(in->publisher, id, in->model, io_reason_name(why));
+    }
+    return err;
+}
+
+static int host_stream(void *self, const struct io_stream_desc *desc, struct io_stream **ret)
+{
+    struct md_input *in = self;
+    int r;
+
+    if (!io_id_valid(desc->id, strlen(desc->id))) {
+        md_bump(&in->counters.errors[IO_R_ID], 1);
+        say(in, IO_R_ID, NULL, "stream refused: its id is not valid");
+        return -EINVAL;
+    }
+    r = md_registry_open(in->registry, in, desc, ret);
+    return r ? refuse(in, r, desc->id) : 0;
+}
+
+static int host_push(void *self, struct io_stream *s, struct io_block *b)
+{
+    return md_inbox_push(s->inbox, s, b);
+}
+
+static void host_end(void *self, struct io_stream *s)
+{
+    md_inbox_end(s->inbox, s);
+}
+
+/* The event travels as a block, so that it keeps its place among the rows. Without memory for it, it is lost: the log has it. */
+static void host_note(void *self, struct io_stream *s, const char *event, const char *reason, int64_t from, int64_t to)
+{
+    struct md_input *in = self;
+    struct io_block *b = io_block_get(s->inbox->pool, sizeof(struct md_note));
+    struct md_note *n;
+
+    md_log(MD_INFO, s->id, "%s%s%s", event, reason ? ": " : "", reason ? reason : "");
+    if (!b)
+        return;
+    n = (struct md_note *)(void *)b->data;
+    memset(n, 0, sizeof *n);
+    n->from = from;
+    n->to = to;
+    strncpy(n->event, event, sizeof n->event - 1);
+    if (reason)
+        strncpy(n->reason, reason, sizeof n->reason - 1);
+    b->seq = IO_SEQ_NONE;
+    b->t_ns = IO_T_NONE;
+    b->arrived_ns = (uint64_t)md_now_ns();
+    b->flags = MD_NOTE;
+    b->channels = s->channels;
+    if (md_inbox_push(s->inbox, s, b))
+        io_block_put(in->host.pool, b);
+}
+
+static void host_received(void *self, uint64_t messages, uint64_t bytes)
+{
+    struct md_input *in = self;
+
+    md_bump(&in->counters.messages, messages);
+    md_bump(&in->counters.bytes, bytes);
+}
+
+void md_input_init(struct md_input *in, struct io_pool *pool)
+{
+    in->host = (struct io_host){
+        .self = in,
+        .pool = pool,
+        .model_rate = in->info->rate,
+        .input = in->conf->id,
+        .stream = host_stream,
+        .push = host_push,
+        .end = host_end,
+        .discard = host_discard,
+        .note = host_note,
+        .received = host_received,
+    };
+}

@@ -1,0 +1,180 @@
+/* scheduler.c: the loop of an engine thread: sleep, fill, advance, hand over. Owns its batches in turn with the publisher.
+ *
+ * Leaves room for a device that works by itself: fill() knows nothing of advance(), and what follows an advance (closing,
+ * publishing) is done per batch, so that a batch may be under way while the next is filled. */
+#include "daemon/scheduler.h"
+
+#include <errno.h>
+
+#include "daemon/course.h"
+#include "daemon/publisher.h"
+
+enum {
+    COLLECT = 64,               /* streams taken from the inbox at a time, so that its lock is short */
+    BATCH_SAMPLES = 1 << 20,    /* of all streams in a batch */
+    BATCH_OUT = 1 << 23,        /* floats of results of all streams */
+    SWEEP_STREAM_NS = 10000,    /* least time between sweeps per open stream: they cost at most 1 % of a core */
+    SWEEP_MIN_NS = 5000000
+};
+
+int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *pool)
+{
+    pthread_mutex_init(&s->spare_lock, NULL);
+    pthread_cond_init(&s->spare_wake, NULL);
+    for (unsigned i = 0; i < MD_BATCHES; i++) {
+        s->batches[i].owner = s;
+        s->batches[i].next = s->spare;
+        s->spare = &s->batches[i];
+    }
+    return md_inbox_init(&s->inbox, slots, pool);
+}
+
+void md_scheduler_done(struct md_scheduler *s)
+{
+    for (unsigned i = 0; i < MD_BATCHES; i++)
+        md_batch_done(&s->batches[i]);
+    md_inbox_done(&s->inbox);
+    pthread_cond_destroy(&s->spare_wake);
+    pthread_mutex_destroy(&s->spare_lock);
+}
+
+void md_scheduler_give(struct md_scheduler *s, struct md_batch *b)
+{
+    while (b->spent) {
+        struct io_block *next = b->spent->next;
+        io_block_put(s->inbox.pool, b->spent);
+        b->spent = next;
+    }
+    pthread_mutex_lock(&s->spare_lock);
+    b->next = s->spare;
+    s->spare = b;
+    pthread_cond_signal(&s->spare_wake);
+    pthread_mutex_unlock(&s->spare_lock);
+}
+
+static struct md_batch *take_spare(struct md_scheduler *s)
+{
+    struct md_batch *b;
+
+    pthread_mutex_lock(&s->spare_lock);
+    while (!s->spare)
+        pthread_cond_wait(&s->spare_wake, &s->spare_lock);
+    b = s->spare;
+    s->spare = b->next;
+    pthread_mutex_unlock(&s->spare_lock);
+    md_batch_clear(b);
+    return b;
+}
+
+/* Timers of all open streams, at most as often as their number allows. */
+static void sweep(struct md_scheduler *s, struct md_batch *b)
+{
+    int64_t now = md_now_ns(), due = INT64_MAX, rest;
+    uint32_t n = 0;
+
+    if (now < s->next_sweep_ns && !(s->draining && s->holding))
+        return;
+    for (struct io_stream *i = s->open, *next; i; i = next) {
+        int64_t t;
+        next = i->course.next_open;
+        t = md_course_timers(s, b, i, now);
+        due = t < due ? t : due;
+        n++;
+    }
+    rest = (int64_t)n * SWEEP_STREAM_NS;
+    rest = now + (rest > SWEEP_MIN_NS ? rest : SWEEP_MIN_NS);
+    s->next_sweep_ns = due > rest ? due : rest;
+}
+
+static void fill_some(struct md_scheduler *s, struct md_batch *b, uint32_t n)
+{
+    struct io_stream *streams[COLLECT], *rest[COLLECT];
+    uint32_t got = md_inbox_collect(&s->inbox, streams, n, MD_ROWS_MAX), resting = 0;
+
+    for (uint32_t i = 0; i < got; i++)
+        if (md_course_run(s, b, streams[i]) <= 0)
+            rest[resting++] = streams[i];
+    md_inbox_return(&s->inbox, rest, resting);
+}
+
+/* No more than were ready at the start: a stream stands once in a batch. */
+static void fill(struct md_scheduler *s, struct md_batch *b, uint32_t ready)
+{
+    uint32_t left = ready < s->max_streams ? ready : s->max_streams;
+
+    while (left > 0 && b->x.n < BATCH_SAMPLES && b->out.n < BATCH_OUT) {
+        uint32_t n = left < COLLECT ? left : COLLECT;
+        fill_some(s, b, n);
+        left -= n;
+    }
+}
+
+static void advance(struct md_scheduler *s, struct md_batch *b)
+{
+    uint32_t n = md_batch_items(b);
+    int64_t start = md_now_ns();
+    int r = n ? ssm_advance(s->engine, b->items.p, n) : 0;
+
+    b->advanced_ns = md_now_ns();
+    if (n)
+        md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - start));
+    if (r)
+        md_bump(&s->counters.failures, 1);
+    for (size_t i = 0; i < b->entries.n; i++) {
+        struct md_entry *e = md_batch_entry(b, i);
+        if (r && e->rows)
+            md_course_fail(s, b, e, "device");
+        md_bump(&s->counters.steps, (uint64_t)e->steps * e->stream->channels);
+        if (e->closing)
+            md_course_close(s, e->stream);
+    }
+    atomic_store_explicit(&s->slots_used, ssm_slots_used(s->engine), memory_order_relaxed);
+}
+
+static void *run(void *arg)
+{
+    struct md_scheduler *s = arg;
+    bool last = false;
+
+    while (!last) {
+        struct md_batch *b = take_spare(s);
+        struct md_wake wake;
+        do {
+            md_inbox_wait(&s->inbox, s->max_streams, s->max_delay_ns, s->next_sweep_ns, &wake);
+            s->draining = wake.draining;
+            if (wake.stopping)
+                break;
+            sweep(s, b);
+            fill(s, b, wake.ready);
+            last = wake.draining && wake.ready == 0 && b->entries.n == 0;
+        } while (b->entries.n == 0 && !last);
+        last = last || wake.stopping;
+        b->last = last;
+        if (b->entries.n) {
+            advance(s, b);
+            md_bump(&s->counters.batches, 1);
+            md_bump(&s->counters.streams, b->entries.n);
+            md_bump(&s->counters.samples, b->x.n);
+            md_bump(&s->counters.cut[wake.cut], 1);
+        }
+        md_publisher_push(s->publisher, b);
+    }
+    return NULL;
+}
+
+int md_scheduler_start(struct md_scheduler *s)
+{
+    int r = -pthread_create(&s->thread, NULL, run, s);
+
+    s->running = r == 0;
+    if (s->running)
+        pthread_setname_np(s->thread, "engine");
+    return r;
+}
+
+void md_scheduler_join(struct md_scheduler *s)
+{
+    if (s->running)
+        pthread_join(s->thread, NULL);
+    s->running = false;
+}

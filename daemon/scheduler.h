@@ -1,0 +1,48 @@
+/* scheduler.h: the engine thread of one model. It sleeps until a batch is worth while, takes what is ready, oldest first and a
+ * bounded share of each stream, judges it (timeline.h), advances the engine and hands the batch to the publisher. It alone touches
+ * the engine and the courses of its streams. */
+#ifndef MD_SCHEDULER_H
+#define MD_SCHEDULER_H
+
+#include "daemon/batch.h"
+#include "daemon/inbox.h"
+
+struct md_publisher;
+
+enum { MD_BATCHES = 3 }; /* one is filled, one is advanced, one is published */
+
+struct md_scheduler {
+    /* set by the owner */
+    const char *model; /* id */
+    struct ssm_engine *engine;
+    const struct ssm_model_info *info;
+    struct md_publisher *publisher;
+    int64_t max_delay_ns;
+    uint32_t max_streams;
+    /* its own */
+    struct md_inbox inbox;
+    struct md_engine_counters counters;
+    _Atomic uint32_t open_streams, slots_used;
+    struct io_stream *open;      /* list of open streams */
+    int64_t next_sweep_ns;       /* when a timer or a hold of some stream may be due */
+    uint32_t holding;            /* streams that wait for late rows */
+    bool draining;
+    pthread_t thread;
+    bool running;
+    /* batches that the publisher has given back */
+    pthread_mutex_t spare_lock;
+    pthread_cond_t spare_wake;
+    struct md_batch *spare;
+    struct md_batch batches[MD_BATCHES];
+};
+
+int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *pool);
+int md_scheduler_start(struct md_scheduler *s);
+/* The thread has ended: after md_inbox_drain() only. */
+void md_scheduler_join(struct md_scheduler *s);
+void md_scheduler_done(struct md_scheduler *s);
+
+/* Publisher: a batch comes back. */
+void md_scheduler_give(struct md_scheduler *s, struct md_batch *b);
+
+#endif

@@ -1,0 +1,260 @@
+/* stream.c: the registry. Source threads ask it for streams; the status walks it. Records are freed when the daemon ends or when they
+ * are forgotten.
+ *
+ * Trap: while entries of an ended stream wait for the publisher, its identity must not change under them (in_flight). */
+#include "daemon/stream.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "daemon/input.h"
+
+enum { TABLE_MIN = 256 };
+
+int md_registry_init(struct md_registry *r, const struct md_config *config)
+{
+    *r = (struct md_registry){.mask = TABLE_MIN - 1, .config = config};
+    r->table = calloc(TABLE_MIN, sizeof(struct io_stream *));
+    if (!r->table)
+        return -ENOMEM;
+    pthread_mutex_init(&r->lock, NULL);
+    (void)!getrandom(&r->seed, sizeof r->seed, GRND_NONBLOCK);
+    return 0;
+}
+
+static void put_all(struct io_pool *pool, struct io_block *b)
+{
+    while (b) {
+        struct io_block *next = b->next;
+        io_block_put(pool, b);
+        b = next;
+    }
+}
+
+static void stream_free(struct io_stream *s)
+{
+    put_all(s->inbox->pool, s->queue.head);
+    put_all(s->inbox->pool, s->course.mine);
+    put_all(s->inbox->pool, s->course.held);
+    free(s->course.slots);
+    free(s->course.runs);
+    free(s->id);
+    free(s);
+}
+
+void md_registry_done(struct md_registry *r)
+{
+    if (!r->table)
+        return;
+    for (size_t i = 0; i <= r->mask; i++) {
+        while (r->table[i]) {
+            struct io_stream *s = r->table[i];
+            r->table[i] = s->chain;
+            stream_free(s);
+        }
+    }
+    free(r->table);
+    r->table = NULL;
+    md_plan_free(&r->plans);
+    pthread_mutex_destroy(&r->lock);
+}
+
+/* Seeded, so that senders cannot choose ids that meet in one bucket. */
+static uint64_t hash_id(const struct md_registry *r, const char *id)
+{
+    uint64_t h = 0xcbf29ce484222325u ^ r->seed;
+
+    for (; *id; id++) {
+        h = (h ^ (unsigned char)*id) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 29;
+    }
+    return h ^ h >> 32;
+}
+
+static struct io_stream *find(const struct md_registry *r, const char *id, uint64_t hash)
+{
+    struct io_stream *s = r->table[hash & r->mask];
+
+    while (s && (s->hash != hash || strcmp(s->id, id)))
+        s = s->chain;
+    return s;
+}
+
+static void grow(struct md_registry *r)
+{
+    size_t mask = r->mask * 2 + 1;
+    struct io_stream **table = calloc(mask + 1, sizeof(struct io_stream *));
+
+    if (!table)
+        return; /* longer chains, that is all */
+    for (size_t i = 0; i <= r->mask; i++) {
+        while (r->table[i]) {
+            struct io_stream *s = r->table[i];
+            r->table[i] = s->chain;
+            s->chain = table[s->hash & mask];
+            table[s->hash & mask] = s;
+        }
+    }
+    free(r->table);
+    r->table = table;
+    r->mask = mask;
+}
+
+static void set_rules(struct io_stream *s)
+{
+    const struct io_common *common = s->input->conf->conf;
+
+    s->course.rules = (struct md_time_rules){
+        .irregular = s->irregular,
+        .rate = s->irregular ? (struct md_rate){0, 1} : md_rate_of(s->rate),
+        .interval_ns = common->interval_ns,
+        .gap_max_ns = s->plan->policy.gap_max_ns,
+        .nan_reset = s->plan->nan_reset,
+        .reorder = s->plan->policy.late == MD_LATE_REORDER,
+    };
+}
+
+/* What a stream is from now on. It is not live, and nothing of it is on its way. */
+static int identify(struct md_registry *r, struct io_stream *s, struct md_input *input, const struct io_stream_desc *desc)
+{
+    struct md_policy policy;
+    const struct md_plan *plan;
+
+    md_config_policy(r->config, desc->id, &policy);
+    plan = md_plan_get(&r->plans, &policy, input->info);
+    if (!plan)
+        return -ENOMEM;
+    s->plan = plan;
+    s->input = input;
+    s->inbox = input->inbox;
+    s->channels = desc->channels;
+    s->irregular = desc->irregular;
+    s->rate = desc->irregular ? 0 : desc->rate;
+    set_rules(s);
+    return 0;
+}
+
+/* A new record; not yet in the table. */
+static struct io_stream *make(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc)
+{
+    struct io_stream *s = aligned_alloc(64, (sizeof *s + 63) / 64 * 64);
+
+    if (!s)
+        return NULL;
+    memset(s, 0, sizeof *s);
+    s->id = strdup(desc->id);
+    s->hash = hash_id(r, desc->id);
+    s->inbox = input->inbox;
+    if (!s->id || identify(r, s, input, desc)) {
+        stream_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+static void insert(struct md_registry *r, struct io_stream *s)
+{
+    struct io_stream **bucket;
+
+    if (r->n > r->mask)
+        grow(r);
+    bucket = &r->table[s->hash & r->mask];
+    s->chain = *bucket;
+    *bucket = s;
+    r->n++;
+}
+
+static bool same(const struct io_stream *s, const struct md_input *input, const struct io_stream_desc *desc)
+{
+    return s->input == input && s->channels == desc->channels && s->irregular == desc->irregular &&
+           s->rate == (desc->irregular ? 0 : desc->rate);
+}
+
+/* May an input go on with a stream that is there already? */
+static int admit(struct md_registry *r, struct io_stream *s, struct md_input *input, const struct io_stream_desc *desc)
+{
+    bool live, held;
+
+    pthread_mutex_lock(&s->inbox->lock);
+    live = s->queue.live;
+    held = s->queue.held;
+    pthread_mutex_unlock(&s->inbox->lock);
+    if (live && (s->input != input || (held && input->conf->class_->replayable)))
+        return -EEXIST;
+    if (same(s, input, desc))
+        return 0;
+    if (live)
+        return -EINVAL;
+    if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
+        return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
+    return identify(r, s, input, desc);
+}
+
+int md_registry_open(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,
+                     struct io_stream **ret)
+{
+    struct io_stream *s, *made = NULL;
+    int err = 0;
+
+    if (desc->channels == 0 || desc->channels > SSM_CHANNELS_MAX)
+        return -EINVAL;
+    pthread_mutex_lock(&r->lock);
+    s = find(r, desc->id, hash_id(r, desc->id));
+    if (s)
+        err = admit(r, s, input, desc);
+    else if (!(s = made = make(r, input, desc)))
+        err = -ENOMEM;
+    if (err == 0)
+        err = md_inbox_enter(s->inbox, s);
+    if (err == 0 && made)
+        insert(r, made);
+    pthread_mutex_unlock(&r->lock);
+    if (err == 0)
+        *ret = s;
+    else if (made)
+        stream_free(made); /* a refused id leaves nothing behind */
+    return err;
+}
+
+static bool forgotten(struct io_stream *s, int64_t before_ns)
+{
+    bool idle;
+
+    pthread_mutex_lock(&s->inbox->lock);
+    idle = !s->queue.live && !s->queue.held && !s->queue.ready;
+    pthread_mutex_unlock(&s->inbox->lock);
+    return idle && atomic_load_explicit(&s->in_flight, memory_order_acquire) == 0 &&
+           atomic_load_explicit(&s->seen.last_ns, memory_order_relaxed) < before_ns;
+}
+
+void md_registry_forget(struct md_registry *r, int64_t before_ns)
+{
+    pthread_mutex_lock(&r->lock);
+    for (size_t i = 0; i <= r->mask; i++) {
+        struct io_stream **at = &r->table[i];
+        while (*at) {
+            struct io_stream *s = *at;
+            if (!forgotten(s, before_ns)) {
+                at = &s->chain;
+                continue;
+            }
+            *at = s->chain;
+            r->n--;
+            stream_free(s);
+        }
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+void md_registry_each(struct md_registry *r, bool (*fn)(struct io_stream *s, void *arg), void *arg)
+{
+    bool go_on = true;
+
+    pthread_mutex_lock(&r->lock);
+    for (size_t i = 0; i <= r->mask && go_on; i++)
+        for (struct io_stream *s = r->table[i]; s && go_on; s = s->chain)
+            go_on = fn(s, arg);
+    pthread_mutex_unlock(&r->lock);
+}
