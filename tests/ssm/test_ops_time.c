@@ -204,17 +204,17 @@ static void scan(void **state)
 
 static void scan_gaps(void **state)
 {
-    scan_kind(*state, GAPS, 129);
+    scan_kind(*state, GAPS, 33);
 }
 
 static void scan_extreme(void **state)
 {
-    scan_kind(*state, EXTREME, 129);
+    scan_kind(*state, EXTREME, 33);
 }
 
 static void scan_silent(void **state)
 {
-    scan_kind(*state, SILENT, 129);
+    scan_kind(*state, SILENT, 33);
 }
 
 int main(void)
