@@ -18,7 +18,7 @@ HORIZON_STEP = 7
 
 
 def from_c(program, cfg, x, dt, nan):
-    head = struct.pack("<5i2d", cfg["patch"], cfg["mask"], nan, len(Z), len(x), cfg["memory"], cfg["diff_memory"])
+    head = struct.pack("<5i2d", cfg["patch"], cfg["mask"], nan, len(Z), len(x), *cfg["normaliser"].values())
     data = head + x.astype("<f8").tobytes() + dt.astype("<i8").tobytes() + Z.tobytes()
     out = np.frombuffer(subprocess.run([program], input=data, stdout=subprocess.PIPE, check=True).stdout, "<f8")
     F = (3 if cfg["mask"] else 2) * cfg["patch"] + 2
@@ -29,7 +29,7 @@ def from_c(program, cfg, x, dt, nan):
 
 def reference(cfg, x, dt, nan):
     """docs/signal-model.md, sec. 1, 2 and 4, line by line."""
-    P, memory, diff_memory = cfg["patch"], cfg["memory"], cfg["diff_memory"]
+    P, memory, diff_memory = cfg["patch"], *cfg["normaliser"].values()
     n, m, v, e, last, elapsed, begun = 0, 0.0, 0.0, 0.0, 0.0, 0, False
     rows = {"features": [], "g": [], "frame": [], "taken": [], "quantiles": []}
     for k in range(len(x) // P):
@@ -140,7 +140,7 @@ def main():
     rng, bad, checks = np.random.default_rng(7), 0, 0
     np.seterr(over="ignore", invalid="ignore")
     for patch, mask in ((4, True), (1, True), (7, True), (4, False)):
-        cfg = {"patch": patch, "mask": mask, "memory": 300.0, "diff_memory": 64.0}
+        cfg = {"patch": patch, "mask": mask, "normaliser": {"memory": 300.0, "diff_memory": 64.0}}
         for name, x in series(rng, 1403):
             dt = np.where(rng.random(len(x)) < 0.1, rng.integers(0, 90000, len(x)), 1000)
             for nan in ((MASK, SKIP, HOLD) if mask else (SKIP, HOLD)):

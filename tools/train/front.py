@@ -34,9 +34,9 @@ def fill_forward(x, present, start):
 
 
 def run(cfg, x, state):
-    """x [S, L] float64, NaN = missing, L a multiple of the patch. Returns features [S, L/P, F] float32, frames (dict of
+    """cfg: the model's `input`. x [S, L] float64, NaN = missing, L a multiple of the patch. Returns features [S, L/P, F] float32, frames (dict of
     [S, L/P] float64: mean, scale, step, last, n) and the state after the last sample."""
-    patch, memory, diff_memory = cfg["patch"], float(cfg["memory"]), float(cfg["diff_memory"])
+    patch, memory, diff_memory = cfg["patch"], *(float(cfg["normaliser"][k]) for k in ("memory", "diff_memory"))
     present = torch.isfinite(x)
     x = torch.where(present, x, 0.0).clamp(-SAMPLE_MAX, SAMPLE_MAX)
     on = present.double()
