@@ -290,8 +290,8 @@ static void draw_events(FILE *out, struct tail_line *l, const struct layout *lay
 void tail_view_draw(FILE *out, const struct tail_model *m, const char *endpoint, struct tail_style style, int columns,
                     int rows)
 {
-    int lines = rows - 4; /* title, totals, heads, and the last line stays free: writing there would scroll */
-    int events = m->n_events == 0 ? 0 : lines < 10 ? 1 : lines / 3;
+    int lines = rows > 4 ? rows - 4 : 0; /* title, totals, heads, and the last line stays free: writing there would scroll */
+    int events = m->n_events == 0 || lines < 2 ? 0 : lines < 10 ? 1 : lines / 3;
     struct tail_line l;
     struct layout lay;
 
@@ -303,7 +303,7 @@ void tail_view_draw(FILE *out, const struct tail_model *m, const char *endpoint,
     draw_totals(out, &l, m);
     tail_line_begin(&l, style, columns);
     draw_heads(out, &l, &lay);
-    lines -= draw_streams(out, &l, &lay, m, lines - events > 1 ? lines - events : 1);
+    lines -= draw_streams(out, &l, &lay, m, lines - events);
     if (lines > 2 && events > 1) {
         fputs("\033[K\r\n", out);
         lines--;
