@@ -92,6 +92,7 @@ void md_course_close(struct md_scheduler *sch, struct io_stream *s)
     free(c->slots);
     c->slots = NULL;
     c->n_runs = 0;
+    c->end_due = false;
     if (c->prev_open)
         c->prev_open->course.next_open = c->next_open;
     else
@@ -128,6 +129,7 @@ static void reset_stream(struct md_scheduler *sch, struct md_batch *b, struct md
         md_batch_event(b, i)->at = 0; /* no rows stand before them in this epoch's entry */
     e->epoch = s->course.time.epoch;
     e->carried = e->n_runs = 0;
+    b->runs.n = e->first_run; /* runs of an entry follow each other */
     e->first_step = 0;
     closing_event(b, e, "reset", md_reset_name(why), tail);
 }

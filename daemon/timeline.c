@@ -292,6 +292,7 @@ static bool judge_block(struct md_timeline *t, const struct md_time_rules *r, st
         discard(v, IO_R_MALFORMED, b->n);
         v->from = v->to = IO_SEQ_NONE;
         b->lost = 0;
+        b->flags &= ~(uint32_t)(IO_START | IO_RESET);
         return true;
     }
     if (b->lost > 0) {
