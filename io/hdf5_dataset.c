@@ -102,9 +102,10 @@ static int open_set(hid_t file, const char *name, hid_t *ret, int *ret_rank, hsi
         H5Pset_chunk_cache(access, 521, band, 1.0);
         H5Dclose(set);
         set = H5Dopen2(file, name, access);
+        r = set < 0 ? io_hdf5_fail(reterr, name) : 0;
         H5Pclose(access);
-        if (set < 0)
-            return io_hdf5_fail(reterr, name);
+        if (r)
+            return r;
     }
     if (r)
         H5Dclose(set);

@@ -8,7 +8,8 @@
 void io_hdf5_quiet(void);
 
 /* Writes "<subject>: <innermost cause>" to reterr (IO_ERR bytes) and clears the stack. Returns the negative errno of the
- * system call that failed, or -EBADMSG where it was the content that libhdf5 did not like. */
+ * system call that failed, or -EBADMSG where it was the content that libhdf5 did not like. To be called at once: the next
+ * call into libhdf5, even one that succeeds, empties the stack. */
 int io_hdf5_fail(char *reterr, const char *subject);
 
 #endif

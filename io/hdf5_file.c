@@ -3,8 +3,8 @@
  *
  * A file is held by a descriptor of our own, so that the rest of a file that was renamed or deleted can still be read
  * (libhdf5 opens it as /proc/self/fd/N). The superblock's consistency flags are read without libhdf5, which tells no
- * reasons apart. Trap: a plain reader holds a lock that keeps writers out, so it must not stay open while it waits;
- * a SWMR reader holds none. */
+ * reasons apart. Trap: a reader's lock keeps writers out. A plain reader needs it, so it must not stay open while it
+ * waits; a SWMR reader does without, or a writer that restarts would find the file locked. */
 #include "io/hdf5_file.h"
 
 #include <errno.h>
@@ -87,13 +87,14 @@ static int judge(const struct io_hdf5_file *f, int flags, bool follow, char *ret
     if (!(flags & WRITING) || (follow && (flags & SWMR_WRITING)))
         return 0;
     if (flags & SWMR_WRITING)
-        snprintf(reterr, IO_ERR, "%.200s: a SWMR writer has it open (follow: true reads along); if that writer died, "
-                 "h5clear -s \"%.200s\" clears its mark", f->path, f->path);
+        snprintf(reterr, IO_ERR, "%.150s: a SWMR writer has it open (follow: true reads along); if that writer died, "
+                 "h5clear -s \"%.150s\" clears its mark (try a copy: what is behind its last H5Fflush may go)", f->path, f->path);
     else if (is_locked(f->fd))
         return fail(reterr, -EAGAIN, f->path, "another program has it open for writing, not in SWMR mode");
     else
-        snprintf(reterr, IO_ERR, "%.200s: marked as open for writing, but no program holds it: its writer died; "
-                 "h5clear -s \"%.200s\" clears the mark", f->path, f->path);
+        snprintf(reterr, IO_ERR, "%.150s: marked as open for writing, but no program holds it: its writer died; "
+                 "h5clear -s \"%.150s\" clears the mark (try a copy: what is behind its last H5Fflush may go)", f->path,
+                 f->path);
     return -ESTALE;
 }
 
@@ -107,12 +108,13 @@ static int open_held(struct io_hdf5_file *f, bool swmr, char *reterr)
 
     snprintf(held, sizeof held, "/proc/self/fd/%d", f->fd);
     H5Pset_fclose_degree(access, H5F_CLOSE_STRONG);
+    if (swmr)
+        H5Pset_file_locking(access, false, true);
     hid_t id = H5Fopen(by_name ? f->path : held, H5F_ACC_RDONLY | (swmr ? H5F_ACC_SWMR_READ : 0), access);
+    int r = id < 0 ? io_hdf5_fail(reterr, f->path) : 0;
     H5Pclose(access);
-    if (id < 0) {
-        int r = io_hdf5_fail(reterr, f->path);
+    if (r)
         return r == -EAGAIN ? fail(reterr, r, f->path, "another program has it open for writing, not in SWMR mode") : r;
-    }
     void *fd = NULL;
     bool same = H5Fget_vfd_handle(id, H5P_DEFAULT, &fd) >= 0 && fstat(*(int *)fd, &now) == 0 && same_file(&now, &f->seen);
     if (!same) {

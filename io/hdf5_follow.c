@@ -76,6 +76,10 @@ static void change_over(struct io_hdf5_log *log, const struct io_hdf5_input *in,
 
 bool io_hdf5_follow_ready(struct io_hdf5_log *log, const struct io_hdf5_input *in, int64_t now_ns)
 {
+    if (log->file.id && !io_hdf5_file_live(&log->file)) { /* its writer is gone: what it wrote last needs a new opening */
+        io_hdf5_log_release(log);
+        log->behind = true;
+    }
     if (log->file.id || log->file.fd < 0)
         return true;
     if (look(log, in, now_ns) & IO_HDF5_CHANGED)
@@ -96,12 +100,6 @@ static void watch(struct io_hdf5_log *log, const struct io_hdf5_input *in, int64
 
     if (finished) {
         change_over(log, in, now_ns);
-        return;
-    }
-    if (found && !io_hdf5_file_live(&log->file)) { /* the writer has closed it: what it wrote last needs a new opening */
-        io_hdf5_log_release(log);
-        log->behind = true;
-        log->wake_ns = now_ns;
         return;
     }
     for (unsigned i = 0; found && i < log->n_tracks; i++) {

@@ -107,18 +107,23 @@ static int measure(hid_t table, const struct io_strings *fields, const char *ski
 }
 
 /* Inserts field `at` of the file's table at channel `channel` of the memory type. */
-static int insert(hid_t memory, hid_t table, int at, uint32_t channel, uint32_t width, hid_t native)
+static int insert(hid_t memory, hid_t table, int at, uint32_t channel, uint32_t width, hid_t native, char *reterr)
 {
     char *name = H5Tget_member_name(table, (unsigned)at);
     hid_t field = H5Tget_member_type(table, (unsigned)at);
     hsize_t k = width;
     hid_t type = H5Tget_class(field) == H5T_ARRAY ? H5Tarray_create2(native, 1, &k) : H5Tcopy(native);
-    herr_t r = H5Tinsert(memory, name, channel * H5Tget_size(native), type);
+    int r = 0;
+
+    if (H5Tinsert(memory, name, channel * H5Tget_size(native), type) < 0) {
+        io_hdf5_fail(reterr, "its fields");
+        r = -EDOM;
+    }
 
     H5Tclose(type);
     H5Tclose(field);
     H5free_memory(name);
-    return r < 0 ? -EDOM : 0;
+    return r;
 }
 
 static int table_row(hid_t table, const struct io_strings *fields, const char *skip, struct io_hdf5_row *row, char *reterr)
@@ -136,13 +141,11 @@ static int table_row(hid_t table, const struct io_strings *fields, const char *s
         bool wide;
         uint32_t width = at < 0 ? 0 : member_width(table, at, &wide);
         if (width)
-            r = insert(row->type, table, at, channel, width, native);
+            r = insert(row->type, table, at, channel, width, native, reterr);
         channel += width;
     }
-    if (r) {
-        io_hdf5_fail(reterr, "its fields");
+    if (r)
         H5Tclose(row->type);
-    }
     return r;
 }
 
