@@ -1,5 +1,6 @@
 /* backend.c: which device an engine runs on. Any thread, at open only. The CUDA backend is a library of its own, opened
- * here, so that one build starts on machines with and without a GPU; once opened it stays, as backends are const tables. */
+ * here, so that one build starts on machines with and without a GPU; once opened it stays, as backends are const
+ * tables. */
 #include "ssm/backend.h"
 
 #include <dlfcn.h>
@@ -41,7 +42,8 @@ int ssm_backend_pick(const char *device, const struct ssm_backend **ret, char *r
             *ret = &ssm_backend_cpu;
         return 0;
     }
-    if (!strcmp(device, "cuda") || (!strncmp(device, "cuda:", 5) && device[5] && !device[5 + strspn(device + 5, "0123456789")]))
+    if (!strcmp(device, "cuda") ||
+        (!strncmp(device, "cuda:", 5) && device[5] && !device[5 + strspn(device + 5, "0123456789")]))
         return open_cuda(ret, reterr);
     return ssm_fail(reterr, -EINVAL, "device '%s' is none of auto, cpu, cuda, cuda:N", device);
 }

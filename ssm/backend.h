@@ -22,7 +22,8 @@ struct ssm_backend {
     void (*reset)(void *self, uint32_t slot); /* a slot to its fresh state */
     int (*advance)(void *self, const struct ssm_item *items, uint32_t n_items);
     const struct ssm_section *(*sections)(const void *self, unsigned *ret_n);
-    void (*save)(const void *self, uint32_t slot, void *buf); /* the sections, back to back */
+    /* The sections, back to back, in the layout that all backends share (ssm/slot.h). */
+    void (*save)(const void *self, uint32_t slot, void *buf);
     int (*restore)(void *self, uint32_t slot, const void *buf);
 };
 

@@ -1,9 +1,11 @@
-/* backend_cpu.c: the engine on the CPU: packed weights, a slab of live slots, worker threads with a tile of scratch each.
- * The engine's thread is worker 0. A batch runs in one of three ways, chosen by size; the numbers are bitwise the same:
+/* backend_cpu.c: the engine on the CPU: packed weights, a slab of live slots, worker threads with a tile of scratch
+ * each. The engine's thread is worker 0. A batch runs in one of three ways, chosen by size; the numbers are bitwise the
+ * same:
  *
  *   alone   little work: waking anyone would take longer
  *   apart   many items, small model: each worker takes items of its own through all layers; nobody waits for anybody
- *   joint   a large model or few items: all workers share the channels and outputs of each tile, and meet between stretches */
+ *   joint   a large model or few items: all workers share the channels and outputs of each tile, and meet between
+ * stretches */
 #include "ssm/backend.h"
 
 #include <errno.h>
@@ -17,9 +19,9 @@
 #include "ssm/pool.h"
 
 enum { THREADS_MAX = 256 };
-#define SMALL_BYTES (4u << 20)  /* weights up to this stay in a core's own cache */
-#define WAKE_WORK (1u << 20)    /* multiply-adds worth waking a worker for, … */
-#define MEET_WORK (4u << 20)    /* … and, per tile, for meeting four times a layer */
+#define SMALL_BYTES (4u << 20) /* weights up to this stay in a core's own cache */
+#define WAKE_WORK (1u << 20)   /* multiply-adds worth waking a worker for, … */
+#define MEET_WORK (4u << 20)   /* … and, per tile, for meeting four times a layer */
 
 struct worker {
     struct ssm_tile tile;
@@ -76,7 +78,8 @@ static int open_workers(struct cpu *c, uint32_t threads, char *reterr)
         err = open_worker(c, &c->workers[i]);
     if (!err && c->threads > 1)
         err = ssm_pool_new(c->threads, &c->pool);
-    return err ? ssm_fail(reterr, err, "%s: no resources for %u worker threads", ssm_model_info(c->model)->name, c->threads)
+    return err ? ssm_fail(reterr, err, "%s: no resources for %u worker threads", ssm_model_info(c->model)->name,
+                          c->threads)
                : 0;
 }
 
@@ -87,8 +90,8 @@ static int open_slab(struct cpu *c, uint32_t slots, char *reterr)
     c->slab_bytes = slots * c->layout.stride;
     void *slab = mmap(NULL, c->slab_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (slab == MAP_FAILED)
-        return ssm_fail(reterr, -ENOMEM, "%s: no address space for %u slots of %zu bytes", ssm_model_info(c->model)->name,
-                        slots, c->layout.stride);
+        return ssm_fail(reterr, -ENOMEM, "%s: no address space for %u slots of %zu bytes",
+                        ssm_model_info(c->model)->name, slots, c->layout.stride);
     c->slab = slab;
     return 0;
 }
@@ -102,8 +105,8 @@ static int pick_ops(const struct ssm_model *model, const struct ssm_engine_opts 
                         ssm_dtype_name(opts->state));
     *ret = ssm_ops_pick(opts->ops, opts->weights);
     if (!*ret)
-        return ssm_fail(reterr, -ENOTSUP, "%s: no op table '%s' for %s weights on this CPU", ssm_model_info(model)->name,
-                        opts->ops ? opts->ops : "any", dtype);
+        return ssm_fail(reterr, -ENOTSUP, "%s: no op table '%s' for %s weights on this CPU",
+                        ssm_model_info(model)->name, opts->ops ? opts->ops : "any", dtype);
     return 0;
 }
 
@@ -133,8 +136,8 @@ static int cpu_open(const struct ssm_model *model, const struct ssm_engine_opts 
     if (err)
         goto fail;
     c->model = model;
-    if ((err = ssm_weights_pack(model, ops, opts->weights, &c->w, reterr)) || (err = open_slab(c, opts->slots, reterr)) ||
-        (err = open_workers(c, opts->threads, reterr)))
+    if ((err = ssm_weights_pack(model, ops, opts->weights, &c->w, reterr)) ||
+        (err = open_slab(c, opts->slots, reterr)) || (err = open_workers(c, opts->threads, reterr)))
         goto fail;
     c->work = ssm_model_info(model)->n_params;
     *ret_self = c;

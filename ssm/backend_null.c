@@ -1,6 +1,6 @@
 /* backend_null.c: a device that computes nothing, so that everything around a model can be measured. It keeps the books
- * of a real one: steps end where they would, every chosen row is written (zeros), states can be saved and restored. Runs on
- * the engine's thread. */
+ * of a real one: steps end where they would, every chosen row is written (zeros), states can be saved and restored.
+ * Runs on the engine's thread. */
 #include "ssm/backend.h"
 
 #include <errno.h>
@@ -47,7 +47,8 @@ static void null_reset(void *self, uint32_t slot)
 }
 
 /* Rows of the steps (from, to] that `every` chooses. */
-static void zero_rows(float *buf, size_t stride, size_t width, uint32_t every, uint64_t from, uint64_t to, uint32_t rows)
+static void zero_rows(float *buf, size_t stride, size_t width, uint32_t every, uint64_t from, uint64_t to,
+                      uint32_t rows)
 {
     uint64_t k = every ? every : 1, n = buf ? (to / k - from / k) * rows : 0;
     for (uint64_t i = 0; i < n; i++)
@@ -62,7 +63,8 @@ static int null_advance(void *self, const struct ssm_item *items, uint32_t n_ite
         const struct ssm_out *out = &items[i].out;
         uint64_t *samples = &n->samples[items[i].slot.index];
         uint64_t from = *samples / P, to = (*samples += items[i].n) / P;
-        zero_rows(out->forecast, out->forecast_stride, (size_t)out->horizon * out->n_q, out->forecast_every, from, to, 1);
+        zero_rows(out->forecast, out->forecast_stride, (size_t)out->horizon * out->n_q, out->forecast_every, from, to,
+                  1);
         zero_rows(out->embedding, out->embedding_stride, n->info->embedding, out->embedding_every, from, to, 1);
         zero_rows(out->anomaly, out->anomaly_stride, 3, out->anomaly_every, from, to, P);
         zero_rows(out->logits, out->logits_stride, n->info->vocab, 1, from, to, 1);

@@ -1,5 +1,5 @@
-/* checkpoint.c: finds a tensor in one file or in several shards. Runs at open; owns its files. Trap: the index names files;
- * only plain names inside the folder are followed. */
+/* checkpoint.c: finds a tensor in one file or in several shards. Runs at open; owns its files. Trap: the index names
+ * files; only plain names inside the folder are followed. */
 #include "ssm/checkpoint.h"
 
 #include <errno.h>
@@ -67,7 +67,8 @@ static int open_shards(struct ssm_checkpoint *c, const char *dir, const char *pa
     int err = read_index(c, path, reterr);
     if (err)
         return err;
-    json_object_foreach(c->map, tensor, value) {
+    json_object_foreach(c->map, tensor, value)
+    {
         const char *name = json_string_value(value);
         if (!name || !*name || strchr(name, '/') || name[0] == '.')
             return ssm_fail(reterr, -EBADMSG, "%s: tensor '%s' is not in a file of this folder", path, tensor);

@@ -1,6 +1,7 @@
-/* engine.c: the public engine over whichever backend: slots and their generations, saved slots and their header. Used by one
- * thread at a time. The engine owns the backend's instance; the model is the caller's and outlives it. Trap: a saved slot
- * comes from a disk and is believed only after every check passed; until then the slot in use is not touched. */
+/* engine.c: the public engine over whichever backend: slots and their generations, saved slots and their header. Used
+ * by one thread at a time. The engine owns the backend's instance; the model is the caller's and outlives it. Trap: a
+ * saved slot comes from a disk and is believed only after every check passed; until then the slot in use is not
+ * touched. */
 #include "ssm/backend.h"
 
 #include <assert.h>
@@ -20,8 +21,8 @@ struct ssm_engine {
     void *self;
     enum ssm_dtype weights;
     uint32_t capacity, used;
-    uint32_t *generations; /* odd while taken */
-    uint32_t *given;       /* slots that were given back; */
+    uint32_t *generations;   /* odd while taken */
+    uint32_t *given;         /* slots that were given back; */
     uint32_t n_given, fresh; /* from `fresh` on, none was ever taken: the slab fills from its start */
     struct ssm_section sections[SECTIONS_MAX];
     unsigned n_sections;
@@ -190,7 +191,8 @@ void ssm_slot_save(const struct ssm_engine *e, struct ssm_slot slot, void *buf)
     memcpy(saved + AT_CHECKSUM, &checksum, sizeof checksum);
 }
 
-static int check_saved(const struct ssm_engine *e, const uint8_t *saved, size_t bytes, const uint8_t *ours, char *reterr)
+static int check_saved(const struct ssm_engine *e, const uint8_t *saved, size_t bytes, const uint8_t *ours,
+                       char *reterr)
 {
     uint64_t checksum;
     if (bytes < HEADER_BYTES || memcmp(saved + AT_MAGIC, magic, sizeof magic))
@@ -198,7 +200,8 @@ static int check_saved(const struct ssm_engine *e, const uint8_t *saved, size_t 
     if (memcmp(saved + AT_VERSION, ours + AT_VERSION, sizeof(uint32_t)))
         return ssm_fail(reterr, -EBADMSG, "saved slot of another version than %d", VERSION);
     if (memcmp(saved + AT_SHAPE, ours + AT_SHAPE, sizeof(uint64_t)))
-        return ssm_fail(reterr, -EBADMSG, "saved slot of a model of another shape than %s", ssm_model_info(e->model)->name);
+        return ssm_fail(reterr, -EBADMSG, "saved slot of a model of another shape than %s",
+                        ssm_model_info(e->model)->name);
     if (bytes != e->slot_bytes || memcmp(saved + AT_BYTES, ours + AT_BYTES, sizeof(uint64_t)))
         return ssm_fail(reterr, -EBADMSG, "saved slot of %zu bytes where %zu are expected", bytes, e->slot_bytes);
     memcpy(&checksum, saved + AT_CHECKSUM, sizeof checksum);

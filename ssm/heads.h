@@ -13,7 +13,8 @@ void ssm_heads_norm(struct ssm_tile *t, struct ssm_part_of part);
 void ssm_heads_gemm(struct ssm_tile *t, struct ssm_part_of part, const struct ssm_scratch *s);
 void ssm_heads_write(struct ssm_tile *t, struct ssm_part_of part);
 
-/* Of a signal model's entry: scores its patches under the forecasts before them, carries the new forecast, writes rows. */
+/* Of a signal model's entry: scores its patches under the forecasts before them, carries the new forecast, writes rows.
+ */
 void ssm_signal_write(struct ssm_tile *t, const struct ssm_entry *e);
 
 /* Steps are counted from 1. */

@@ -2,9 +2,9 @@
  *
  *   r += out_proj(scan(silu(conv(x)), Δ, B, C) · silu(z))     with x, z = in_proj(norm(r))
  *
- * Runs on every worker at once, each on its own channels or outputs; whichever way they are cut, every number is computed
- * by the same operations in the same order. Trap: the convolution and the scan of a run must see its rows in time order, so
- * the workers share channels there, never rows. */
+ * Runs on every worker at once, each on its own channels or outputs; whichever way they are cut, every number is
+ * computed by the same operations in the same order. Trap: the convolution and the scan of a run must see its rows in
+ * time order, so the workers share channels there, never rows. */
 #include "ssm/layer.h"
 
 void ssm_share(size_t n, size_t unit, struct ssm_part_of part, size_t *ret_from, size_t *ret_to)
@@ -97,6 +97,7 @@ static void scan_runs(struct ssm_tile *t, uint32_t layer, size_t d0, size_t d1)
             .A = l->A,
             .skip = l->skip,
             .h = ssm_slot_state(t->layout, run->slot, layer),
+            .h_next = i + 1 < t->n_runs ? ssm_slot_state(t->layout, run[1].slot, layer) : NULL,
             .y = x, /* x before the convolution is used up */
             .ldy = t->ldxz,
             .T = run->T,

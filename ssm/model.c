@@ -1,6 +1,6 @@
 /* model.c: opens a model folder and binds every tensor that its config calls for. Any thread; the model owns the mapped
- * files and its tensor descriptors, and is immutable afterwards. Trap: whether biases exist is known from the config, the
- * file or both, and the two are known to disagree in the wild (ssm_bias). */
+ * files and its tensor descriptors, and is immutable afterwards. Trap: whether biases exist is known from the config,
+ * the file or both, and the two are known to disagree in the wild (ssm_bias). */
 #include "ssm/model.h"
 
 #include <errno.h>
@@ -53,8 +53,8 @@ static int bind_layer(struct ssm_model *m, uint32_t i, ssm_bind *bind, void *ctx
     l->out_proj = of_layer(c->E, c->D, i, "mixer.out_proj.weight");
     l->out_bias = of_layer(1, c->E, i, "mixer.out_proj.bias");
 
-    struct ssm_tensor *needed[] = {&l->norm,    &l->in_proj, &l->conv, &l->x_proj,
-                                   &l->dt_proj, &l->dt_bias, &l->A_log, &l->D, &l->out_proj};
+    struct ssm_tensor *needed[] = {&l->norm,    &l->in_proj, &l->conv, &l->x_proj,  &l->dt_proj,
+                                   &l->dt_bias, &l->A_log,   &l->D,    &l->out_proj};
     for (size_t k = 0; k < sizeof needed / sizeof *needed; k++)
         if ((err = bind(ctx, needed[k], false, reterr)))
             return err;
@@ -120,8 +120,9 @@ int ssm_model_new(const struct ssm_config *config, const char *name, struct ssm_
 /* Absent tensors have no rows. */
 static uint64_t count_params(const struct ssm_model *m)
 {
-    const struct ssm_tensor *ends[] = {&m->embedding, &m->input, &m->input_bias, &m->norm_f, &m->head_bias,
-                                       m->config.input == SSM_TOKENS && m->config.tied ? NULL : &m->head};
+    const struct ssm_tensor *ends[] = {
+        &m->embedding, &m->input,     &m->input_bias,
+        &m->norm_f,    &m->head_bias, m->config.input == SSM_TOKENS && m->config.tied ? NULL : &m->head};
     uint64_t sum = 0;
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         sum += ends[i] ? (uint64_t)ends[i]->rows * ends[i]->cols : 0;
@@ -225,10 +226,11 @@ static int check_bias(const struct ssm_model *m, enum ssm_bias want, const struc
                       const struct ssm_tensor *first, char *reterr)
 {
     if (t->rows && want == SSM_BIAS_NO)
-        return ssm_fail(reterr, -EBADMSG, "%s: tensor '%s' is there, but the config says there is no such bias", m->name,
-                        t->name);
+        return ssm_fail(reterr, -EBADMSG, "%s: tensor '%s' is there, but the config says there is no such bias",
+                        m->name, t->name);
     if (!t->rows != !first->rows)
-        return ssm_fail(reterr, -EBADMSG, "%s: tensor '%s': some layers have this bias and some do not", m->name, t->name);
+        return ssm_fail(reterr, -EBADMSG, "%s: tensor '%s': some layers have this bias and some do not", m->name,
+                        t->name);
     return 0;
 }
 
@@ -301,9 +303,24 @@ const struct ssm_model_info *ssm_model_info(const struct ssm_model *model)
 uint64_t ssm_model_shape_hash(const struct ssm_model *m)
 {
     const struct ssm_config *c = &m->config;
-    double shape[] = {c->input, c->E,        c->L,           c->D,       c->N,       c->K,
-                      c->R,     c->vocab,    c->front.patch, c->front.mask, c->front.memory, c->front.diff_memory,
-                      c->rate,  c->horizon,  c->n_quantiles, c->anomaly, c->calibration.warmup, c->calibration.memory};
+    double shape[] = {c->input,
+                      c->E,
+                      c->L,
+                      c->D,
+                      c->N,
+                      c->K,
+                      c->R,
+                      c->vocab,
+                      c->front.patch,
+                      c->front.mask,
+                      c->front.memory,
+                      c->front.diff_memory,
+                      c->rate,
+                      c->horizon,
+                      c->n_quantiles,
+                      c->anomaly,
+                      c->calibration.warmup,
+                      c->calibration.memory};
     uint64_t hash = ssm_checksum(0, shape, sizeof shape);
     return ssm_checksum(hash, c->quantiles, sizeof c->quantiles);
 }

@@ -1,6 +1,6 @@
-/* model.h: what stands behind struct ssm_model: the config and a descriptor per tensor. Immutable after open, any thread.
- * A tensor's bytes stay in the mapped file, or, in a random model, do not exist until they are read: backends pull every
- * tensor once, at open, through ssm_tensor_read(). */
+/* model.h: what stands behind struct ssm_model: the config and a descriptor per tensor. Immutable after open, any
+ * thread. A tensor's bytes stay in the mapped file, or, in a random model, do not exist until they are read: backends
+ * pull every tensor once, at open, through ssm_tensor_read(). */
 #ifndef SSM_MODEL_H
 #define SSM_MODEL_H
 
@@ -8,7 +8,8 @@
 
 enum ssm_fill { SSM_FILL_NONE, SSM_FILL_CONST, SSM_FILL_UNIFORM, SSM_FILL_A_LOG, SSM_FILL_DT_BIAS };
 
-/* [rows][cols]; vectors have rows = 1, depthwise convolutions [D][K]. An optional tensor that is absent has rows = 0. */
+/* [rows][cols]; vectors have rows = 1, depthwise convolutions [D][K]. An optional tensor that is absent has rows = 0.
+ */
 struct ssm_tensor {
     char name[64];
     uint32_t rows, cols;
@@ -28,12 +29,12 @@ struct ssm_checkpoint;
 struct ssm_model {
     struct ssm_model_info info;
     struct ssm_config config;
-    struct ssm_tensor embedding;          /* [vocab][E]; tokens */
-    struct ssm_tensor input, input_bias;  /* [E][F], [E]; samples */
-    struct ssm_layer_tensors *layers;     /* [L] */
-    struct ssm_tensor norm_f;             /* [E] */
-    struct ssm_tensor head, head_bias;    /* [vocab][E], equal to embedding where tied; or [H·Q][E], [H·Q] */
-    struct ssm_checkpoint *files;         /* NULL for random models */
+    struct ssm_tensor embedding;         /* [vocab][E]; tokens */
+    struct ssm_tensor input, input_bias; /* [E][F], [E]; samples */
+    struct ssm_layer_tensors *layers;    /* [L] */
+    struct ssm_tensor norm_f;            /* [E] */
+    struct ssm_tensor head, head_bias;   /* [vocab][E], equal to embedding where tied; or [H·Q][E], [H·Q] */
+    struct ssm_checkpoint *files;        /* NULL for random models */
     char name[64];
 };
 

@@ -1,5 +1,6 @@
-/* model_config.c: config.json to struct ssm_config. Runs at open, any thread. What would change the arithmetic and is not
- * known here is refused by name: a model that runs but computes something else is worse than one that does not open. */
+/* model_config.c: config.json to struct ssm_config. Runs at open, any thread. What would change the arithmetic and is
+ * not known here is refused by name: a model that runs but computes something else is worse than one that does not
+ * open. */
 #include "ssm/model_config.h"
 
 #include <errno.h>
@@ -10,7 +11,14 @@
 #include "ssm/fail.h"
 
 enum { REQUIRED = 0 }; /* as a default: the key must be there */
-enum { E_MAX = 1 << 15, L_MAX = 1 << 10, N_MAX = 1 << 10, VOCAB_MAX = 1 << 24, PATCH_MAX = 1 << 12, HEAD_MAX = 1 << 20 };
+enum {
+    E_MAX = 1 << 15,
+    L_MAX = 1 << 10,
+    N_MAX = 1 << 10,
+    VOCAB_MAX = 1 << 24,
+    PATCH_MAX = 1 << 12,
+    HEAD_MAX = 1 << 20
+};
 
 struct reader {
     const char *path;
@@ -49,7 +57,8 @@ static int get_double(const struct reader *r, const json_t *map, const char *whe
 }
 
 /* `otherwise` where the key is absent or null. */
-static int get_bool(const struct reader *r, const json_t *map, const char *where, const char *key, int otherwise, int *ret)
+static int get_bool(const struct reader *r, const json_t *map, const char *where, const char *key, int otherwise,
+                    int *ret)
 {
     const json_t *value = json_object_get(map, key);
     *ret = value && !json_is_null(value) ? json_is_true(value) : otherwise;
@@ -75,7 +84,8 @@ static int only_known(const struct reader *r, const json_t *map, const char *whe
     json_t *value;
     if (!json_is_object(map))
         return ssm_fail(r->reterr, -EINVAL, "%s: %.*s must be a map", r->path, (int)strlen(where) - 1, where);
-    json_object_foreach((json_t *)map, key, value) {
+    json_object_foreach((json_t *)map, key, value)
+    {
         unsigned i = 0;
         while (known[i] && strcmp(known[i], key))
             i++;
@@ -222,8 +232,8 @@ static int read_input(const struct reader *r, const json_t *input, struct ssm_co
 
 static int read_backbone(const struct reader *r, const json_t *backbone, struct ssm_config *c)
 {
-    static const char *const keys[] = {"arch", "d_model", "n_layer", "d_state", "d_conv", "expand", "dt_rank",
-                                       "norm_eps", NULL};
+    static const char *const keys[] = {"arch",   "d_model", "n_layer",  "d_state", "d_conv",
+                                       "expand", "dt_rank", "norm_eps", NULL};
     int err;
     double eps;
     if (!json_object_get(backbone, "arch"))
@@ -291,7 +301,8 @@ static int read_heads(const struct reader *r, const json_t *heads, struct ssm_co
 
 static int read_signal(const struct reader *r, const json_t *root, struct ssm_config *c)
 {
-    static const char *const keys[] = {"model_type", "version", "input", "backbone", "heads", "calibration", "card", NULL};
+    static const char *const keys[] = {"model_type", "version",     "input", "backbone",
+                                       "heads",      "calibration", "card",  NULL};
     static const char *const calibration_keys[] = {"warmup", "memory", NULL};
     const json_t *calibration = json_object_get(root, "calibration");
     uint32_t version;

@@ -1,4 +1,5 @@
-/* model_config.h: config.json of a model folder, in any of three dialects, as one flat struct. Pure functions, any thread.
+/* model_config.h: config.json of a model folder, in any of three dialects, as one flat struct. Pure functions, any
+ * thread.
  *
  * The dialects: Hugging Face's MambaConfig (model_type "mamba"), the original state-spaces config (d_model, n_layer, no
  * model_type) and this project's signal models (model_type "mambad", docs/signal-model.md). */

@@ -1,5 +1,6 @@
-/* model_random.c: models of random weights, for benchmarks and tests. Any thread. The sizes are those of published models
- * and of the measured peers (docs/performance.md); the weights are a hash of seed and tensor, made when they are read. */
+/* model_random.c: models of random weights, for benchmarks and tests. Any thread. The sizes are those of published
+ * models and of the measured peers (docs/performance.md); the weights are a hash of seed and tensor, made when they are
+ * read. */
 #include "ssm/model.h"
 
 #include <errno.h>
@@ -17,18 +18,10 @@ struct preset {
 };
 
 static const struct preset presets[] = {
-    {"sig-64x4", 64, 4, 16, 256},
-    {"sig-128x4", 128, 4, 16, 256},
-    {"sig-256x8", 256, 8, 16, 256},
-    {"mamba-130m", 768, 24, 16, 50280},
-    {"mamba-370m", 1024, 48, 16, 50280},
-    {"mamba-790m", 1536, 48, 16, 50280},
-    {"mamba-1.4b", 2048, 48, 16, 50280},
-    {"mamba-2.8b", 2560, 64, 16, 50280},
-    {"mambabyte-353m", 1024, 53, 16, 256},
-    {"mambabyte-972m", 1792, 48, 16, 256},
-    {"mambabyte-1.6b", 2304, 48, 16, 256},
-    {"forecast-64x2", 64, 2, 16, 0},
+    {"sig-64x4", 64, 4, 16, 256},          {"sig-128x4", 128, 4, 16, 256},        {"sig-256x8", 256, 8, 16, 256},
+    {"mamba-130m", 768, 24, 16, 50280},    {"mamba-370m", 1024, 48, 16, 50280},   {"mamba-790m", 1536, 48, 16, 50280},
+    {"mamba-1.4b", 2048, 48, 16, 50280},   {"mamba-2.8b", 2560, 64, 16, 50280},   {"mambabyte-353m", 1024, 53, 16, 256},
+    {"mambabyte-972m", 1792, 48, 16, 256}, {"mambabyte-1.6b", 2304, 48, 16, 256}, {"forecast-64x2", 64, 2, 16, 0},
     {"forecast-128x4", 128, 4, 16, 0},
 };
 
@@ -49,7 +42,8 @@ static int parse_size(const char *text, struct preset *ret)
         if (*rest == ',' && sscanf(rest, ",%u%n", &ret->V, &used) == 1)
             rest += used;
     }
-    bool sane = ret->E >= 1 && ret->E <= 1 << 14 && ret->L >= 1 && ret->L <= 1 << 10 && ret->N >= 1 && ret->N <= 1 << 10;
+    bool sane =
+        ret->E >= 1 && ret->E <= 1 << 14 && ret->L >= 1 && ret->L <= 1 << 10 && ret->N >= 1 && ret->N <= 1 << 10;
     return n == 2 && !*rest && sane && ret->V <= 1 << 24 ? 0 : -EINVAL;
 }
 

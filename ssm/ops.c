@@ -17,8 +17,7 @@ static const struct ssm_ops *const tables[] = {
 #ifdef SSM_OPS_AVX2
     &ssm_ops_avx2,
 #endif
-    &ssm_ops_ref,
-    NULL,
+    &ssm_ops_ref,        NULL,
 };
 
 const struct ssm_ops *ssm_ops_at(unsigned i)

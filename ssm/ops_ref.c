@@ -1,6 +1,6 @@
-/* ops_ref.c: the scalar truth that every other table is tested against. One output at a time, sums in index order, libm's
- * functions; nothing here is meant to be fast. Trap: the build must not contract a·b + c (-ffp-contract=off), or two
- * compilers give two truths. */
+/* ops_ref.c: the scalar truth that every other table is tested against. One output at a time, sums in index order,
+ * libm's functions; nothing here is meant to be fast. Trap: the build must not contract a·b + c (-ffp-contract=off), or
+ * two compilers give two truths. */
 #include "ssm/ops.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
-/* safetensors.c: reads the header of a mapped .safetensors file: 8 bytes of little-endian length, that many bytes of JSON,
- * then the data. Runs once, at open; the mapping belongs to the struct and every pointer handed out lies in it. Trap: the
- * file may come from anywhere, so no number in it is used before it was checked against the file's size. */
+/* safetensors.c: reads the header of a mapped .safetensors file: 8 bytes of little-endian length, that many bytes of
+ * JSON, then the data. Runs once, at open; the mapping belongs to the struct and every pointer handed out lies in it.
+ * Trap: the file may come from anywhere, so no number in it is used before it was checked against the file's size. */
 #include "ssm/safetensors.h"
 
 #include <errno.h>
@@ -19,7 +19,7 @@ enum { HEADER_MAX = 100 << 20, TENSORS_MAX = 1 << 20 };
 struct ssm_safetensors {
     uint8_t *map;
     uint64_t bytes;
-    json_t *header; /* owns the names and dtypes */
+    json_t *header;                /* owns the names and dtypes */
     struct ssm_st_tensor *tensors; /* by name */
     size_t n;
     const char *path; /* caller's, during open only */
@@ -31,8 +31,8 @@ static size_t dtype_bytes(const char *dtype)
     static const struct {
         const char *name;
         size_t bytes;
-    } known[] = {{"F32", 4}, {"BF16", 2}, {"F16", 2}, {"F64", 8},  {"I64", 8},     {"I32", 4},    {"I16", 2},
-                 {"I8", 1},  {"U64", 8},  {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+    } known[] = {{"F32", 4}, {"BF16", 2}, {"F16", 2}, {"F64", 8}, {"I64", 8},  {"I32", 4},     {"I16", 2},    {"I8", 1},
+                 {"U64", 8}, {"U32", 4},  {"U16", 2}, {"U8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (!strcmp(known[i].name, dtype))
             return known[i].bytes;
@@ -51,7 +51,8 @@ static int map_file(struct ssm_safetensors *st, char *reterr)
     } else if (!S_ISREG(info.st_mode)) {
         err = ssm_fail(reterr, -EBADMSG, "%s: not a regular file", st->path);
     } else if (info.st_size < 10) {
-        err = ssm_fail(reterr, -EBADMSG, "%s: %lld bytes, too short for safetensors", st->path, (long long)info.st_size);
+        err =
+            ssm_fail(reterr, -EBADMSG, "%s: %lld bytes, too short for safetensors", st->path, (long long)info.st_size);
     } else {
         st->bytes = (uint64_t)info.st_size;
         void *map = mmap(NULL, st->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -132,8 +133,8 @@ static int parse_tensor(const struct ssm_safetensors *st, const char *name, cons
         return ssm_fail(reterr, -EBADMSG, "%s: tensor '%s' ends at byte %llu of %llu: the file is cut short", st->path,
                         name, (unsigned long long)end, (unsigned long long)room);
     if (end - begin != t->bytes)
-        return ssm_fail(reterr, -EBADMSG, "%s: tensor '%s' has %llu bytes where its shape and dtype need %llu", st->path,
-                        name, (unsigned long long)(end - begin), (unsigned long long)t->bytes);
+        return ssm_fail(reterr, -EBADMSG, "%s: tensor '%s' has %llu bytes where its shape and dtype need %llu",
+                        st->path, name, (unsigned long long)(end - begin), (unsigned long long)t->bytes);
     t->data = st->map + st->data_at + begin;
     return 0;
 }
@@ -180,7 +181,8 @@ static int parse_tensors(struct ssm_safetensors *st, char *reterr)
     st->tensors = calloc(json_object_size(st->header) + 1, sizeof *st->tensors);
     if (!st->tensors)
         return ssm_fail(reterr, -ENOMEM, "%s: out of memory", st->path);
-    json_object_foreach(st->header, name, value) {
+    json_object_foreach(st->header, name, value)
+    {
         if (!strcmp(name, "__metadata__"))
             continue;
         int err = parse_tensor(st, name, value, &st->tensors[st->n], reterr);

@@ -1,6 +1,6 @@
-/* slot.c: where the parts of a slot lie, its fresh state, and its way to saved bytes and back. Called by the CPU backend on
- * the engine's thread; the slab is the backend's. Trap: live states are padded to whole vectors per row of channels; the
- * pads are no state and are not saved. */
+/* slot.c: where the parts of a slot lie, its fresh state, and its way to saved bytes and back. Called by the CPU
+ * backend on the engine's thread; the slab is the backend's. Trap: live states are padded to whole vectors per row of
+ * channels; the pads are no state and are not saved. */
 #include "ssm/slot.h"
 
 #include <string.h>
@@ -14,9 +14,7 @@ static const char *const names[SSM_PARTS] = {"steps", "normaliser", "patch", "fo
 /* Rows of D channels in a part: the padded ones. 0: plain bytes. */
 static size_t rows_of(const struct ssm_config *c, enum ssm_part part)
 {
-    return part == SSM_PART_CONV  ? (size_t)c->L * (c->K - 1)
-           : part == SSM_PART_SSM ? (size_t)c->L * c->N
-                                  : 0;
+    return part == SSM_PART_CONV ? (size_t)c->L * (c->K - 1) : part == SSM_PART_SSM ? (size_t)c->L * c->N : 0;
 }
 
 static void sizes(struct ssm_layout *l, const struct ssm_config *c)
@@ -27,7 +25,8 @@ static void sizes(struct ssm_layout *l, const struct ssm_config *c)
     if (c->input == SSM_SAMPLES)
         ssm_front_bytes(&c->front, &l->bytes[SSM_PART_NORMALISER], &l->bytes[SSM_PART_PATCH]);
     if (c->anomaly) {
-        l->bytes[SSM_PART_FORECAST] = sizeof(struct ssm_carried) + (size_t)ssm_near(c) * c->n_quantiles * sizeof(double);
+        l->bytes[SSM_PART_FORECAST] =
+            sizeof(struct ssm_carried) + (size_t)ssm_near(c) * c->n_quantiles * sizeof(double);
         l->bytes[SSM_PART_CALIBRATOR] = ssm_calibrate_bytes();
     }
 }

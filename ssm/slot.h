@@ -1,6 +1,6 @@
 /* slot.h: the bytes of a slot on the CPU, live and saved. A live slot is one contiguous stretch of the engine's slab;
- * saved, it is the non-empty sections back to back, without the padding of the live form, in a layout that every backend
- * shares:
+ * saved, it is the non-empty sections back to back, without the padding of the live form, in a layout that every
+ * backend shares:
  *
  *   steps       u64, model steps since the reset           forecast    what the next patch is scored under
  *   normaliser  running statistics                         calibrator  the tail estimate
@@ -25,10 +25,10 @@ enum ssm_part {
 
 struct ssm_layout {
     const struct ssm_model *model;
-    size_t at[SSM_PARTS];    /* in a live slot */
-    size_t bytes[SSM_PARTS]; /* saved; 0: this model has no such part */
+    size_t at[SSM_PARTS];         /* in a live slot */
+    size_t bytes[SSM_PARTS];      /* saved; 0: this model has no such part */
     size_t conv_layer, ssm_layer; /* floats per layer, live */
-    size_t stride;           /* of live slots */
+    size_t stride;                /* of live slots */
     struct ssm_section sections[SSM_PARTS];
     unsigned n_sections;
 };

@@ -1,5 +1,5 @@
-/* tensor.c: a tensor's values as fp32, from the mapped file or, in random models, out of a hash of (key, index): benchmarks
- * of models of any size then cost no memory beyond the engine's own. Pure; any thread. */
+/* tensor.c: a tensor's values as fp32, from the mapped file or, in random models, out of a hash of (key, index):
+ * benchmarks of models of any size then cost no memory beyond the engine's own. Pure; any thread. */
 #include "ssm/model.h"
 
 #include <errno.h>

@@ -65,7 +65,8 @@ int ssm_tile_init(struct ssm_tile *t, const struct ssm_weights *w, const struct 
     t->ldxz = leading(d->z_at + d->Dp);
     t->ldd = leading(d->Dp);
     t->ldbc = d->Rp + 2 * d->Np;
-    t->ldnear = SSM_PADDED(w->ops->n_step + (size_t)ssm_near(&layout->model->config) * layout->model->config.n_quantiles);
+    t->ldnear =
+        SSM_PADDED(w->ops->n_step + (size_t)ssm_near(&layout->model->config) * layout->model->config.n_quantiles);
     t->ldo = SSM_PADDED(d->Op);
     t->capacity = rows ? rows : rows_for(t);
     place(t);
@@ -139,8 +140,8 @@ static void take_item(struct ssm_tile *t, struct ssm_feed *feed)
     uint32_t T = t->layout->model->config.input == SSM_TOKENS ? take_tokens(t, item, slot, &feed->at)
                                                               : take_samples(t, item, slot, &feed->at);
     if (T > 0) {
-        t->entries[t->n_entries++] =
-            (struct ssm_entry){.item = item, .slot = slot, .row = t->rows, .T = T, .step = *steps, .call_step = feed->call_step};
+        t->entries[t->n_entries++] = (struct ssm_entry){
+            .item = item, .slot = slot, .row = t->rows, .T = T, .step = *steps, .call_step = feed->call_step};
         t->rows += T;
         *steps += T;
     }

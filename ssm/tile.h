@@ -1,5 +1,6 @@
-/* tile.h: a bounded number of model steps of several slots, taken through the layers together: one row per step, the rows
- * of a slot next to each other and in time order. A batch of any size passes as a row of tiles; scratch is sized once.
+/* tile.h: a bounded number of model steps of several slots, taken through the layers together: one row per step, the
+ * rows of a slot next to each other and in time order. A batch of any size passes as a row of tiles; scratch is sized
+ * once.
  *
  * entry  one item's rows in this tile           run  a stretch of rows that the backbone steps over: an entry without
  * feed   what of a batch is still to come            the steps that its slot did not take */
@@ -31,23 +32,23 @@ struct ssm_tile {
     uint32_t rows, n_entries, n_runs, n_picked;
     struct ssm_entry *entries;
     struct ssm_run *runs;
-    uint32_t *picked;  /* rows whose far head outputs are wanted, ascending */
-    uint32_t far_n;    /* and how many head outputs of them */
+    uint32_t *picked; /* rows whose far head outputs are wanted, ascending */
+    uint32_t far_n;   /* and how many head outputs of them */
 
     size_t ldr, ldxz, ldd, ldbc, ldf, ldnear, ldo; /* leading dimensions */
-    float *r;        /* [M][E] residual stream, fp32 */
-    float *features; /* [M][F] */
-    float *xz;       /* [M][z_at + D]; x's half becomes y */
-    float *xc;       /* [M][D] after the convolution */
-    float *bc;       /* [M][Rp + 2Np] */
-    float *dt;       /* [M][D] */
-    float *f;        /* [M][E] after the final norm */
-    float *picked_f; /* [n_picked][E] */
-    float *near;     /* [M][near·Q] head outputs that every row needs */
-    float *out;      /* [n_picked][outputs] */
-    float *g;        /* [M] */
-    struct ssm_frame *frames; /* [M] */
-    double *patches;          /* [M][P] */
+    float *r;                                      /* [M][E] residual stream, fp32 */
+    float *features;                               /* [M][F] */
+    float *xz;                                     /* [M][z_at + D]; x's half becomes y */
+    float *xc;                                     /* [M][D] after the convolution */
+    float *bc;                                     /* [M][Rp + 2Np] */
+    float *dt;                                     /* [M][D] */
+    float *f;                                      /* [M][E] after the final norm */
+    float *picked_f;                               /* [n_picked][E] */
+    float *near;                                   /* [M][near·Q] head outputs that every row needs */
+    float *out;                                    /* [n_picked][outputs] */
+    float *g;                                      /* [M] */
+    struct ssm_frame *frames;                      /* [M] */
+    double *patches;                               /* [M][P] */
     uint8_t *block;
     size_t bytes;
 };

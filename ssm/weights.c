@@ -1,6 +1,7 @@
 /* weights.c: reads every tensor of a model once, rounds it to the engine's weight dtype and packs it as the op table
- * likes. Runs at engine open. The layout is walked twice with the same code: once to count bytes, once to fill. Trap: GEMM
- * outputs that feed whole vectors (x, z, B, C) start on vector boundaries, so their matrices get rows of zeros between. */
+ * likes. Runs at engine open. The layout is walked twice with the same code: once to count bytes, once to fill. Trap:
+ * GEMM outputs that feed whole vectors (x, z, B, C) start on vector boundaries, so their matrices get rows of zeros
+ * between. */
 #include "ssm/weights.h"
 
 #include <errno.h>
@@ -105,7 +106,8 @@ static int take_plain(struct packer *p, const struct ssm_tensor *t, const struct
 }
 
 /* [D][n] of the file to [n][Dp], so that lanes are channels. */
-static int take_transposed(struct packer *p, const struct ssm_tensor *t, float pad, float (*map)(float), const float **ret)
+static int take_transposed(struct packer *p, const struct ssm_tensor *t, float pad, float (*map)(float),
+                           const float **ret)
 {
     size_t Dp = SSM_PADDED(t->rows);
     float *out = take(p, t->cols * Dp * sizeof *out);
@@ -178,8 +180,8 @@ static int pack_embedding(struct packer *p, const struct ssm_tensor *t, const vo
 static int pack_all(struct packer *p, const struct ssm_model *m, struct ssm_weights *w)
 {
     bool tokens = m->config.input == SSM_TOKENS;
-    int err = tokens ? pack_embedding(p, &m->embedding, &w->embedding)
-                     : take_plain(p, &m->input, &m->input_bias, &w->input);
+    int err =
+        tokens ? pack_embedding(p, &m->embedding, &w->embedding) : take_plain(p, &m->input, &m->input_bias, &w->input);
     for (uint32_t i = 0; !err && i < w->dims.L; i++)
         err = pack_layer(p, &w->dims, &m->layers[i], &w->layers[i]);
     if (!err)
@@ -192,7 +194,8 @@ static int pack_all(struct packer *p, const struct ssm_model *m, struct ssm_weig
 static struct ssm_dims dims_of(const struct ssm_model *m, const struct ssm_ops *ops)
 {
     const struct ssm_config *c = &m->config;
-    struct ssm_dims d = {.E = c->E, .D = c->D, .N = c->N, .K = c->K, .R = c->R, .L = c->L, .F = c->front.features, .eps = c->eps};
+    struct ssm_dims d = {
+        .E = c->E, .D = c->D, .N = c->N, .K = c->K, .R = c->R, .L = c->L, .F = c->front.features, .eps = c->eps};
     d.Ep = SSM_PADDED(d.E);
     d.Dp = SSM_PADDED(d.D);
     d.Np = SSM_PADDED(d.N);
@@ -210,7 +213,8 @@ static struct ssm_dims dims_of(const struct ssm_model *m, const struct ssm_ops *
 static size_t largest_matrix(const struct ssm_model *m, const struct ssm_dims *d)
 {
     size_t head = (size_t)d->outputs * d->E, in = (d->z_at + d->D) * d->E, input = (size_t)d->E * d->F;
-    size_t select = (d->Rp + d->Np + d->N) * d->D, dt = (size_t)d->D * d->R, A = (size_t)d->D * (d->N > d->K ? d->N : d->K);
+    size_t select = (d->Rp + d->Np + d->N) * d->D, dt = (size_t)d->D * d->R,
+           A = (size_t)d->D * (d->N > d->K ? d->N : d->K);
     size_t sizes[] = {head, in, input, select, dt, A, 2 * (size_t)d->D, d->outputs}, max = 0;
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         max = sizes[i] > max ? sizes[i] : max;

@@ -1,5 +1,5 @@
-/* ctl_inspect.c: `mambactl inspect`: what a model folder or an output file holds, for a person or as JSON. What PATH is, is
- * read from it: a folder is a model, a file that starts like HDF5 is that, any other is JSON lines. */
+/* ctl_inspect.c: `mambactl inspect`: what a model folder or an output file holds, for a person or as JSON. What PATH
+ * is, is read from it: a folder is a model, a file that starts like HDF5 is that, any other is JSON lines. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -12,14 +12,15 @@
 #include "tools/mambactl.h"
 
 static const char usage[] = "usage: mambactl inspect PATH [--json]\n";
-static const char help[] = "Describes a model folder (sizes, heads, the sections of a stream's state), a file of JSON lines\n"
-                           "(rows per family and stream) or an HDF5 file (its tables).\n"
-                           "\n"
-                           "      --json              one JSON object\n"
-                           "      --help              print this text and end\n"
-                           "\n"
-                           "Exit codes: 0 done, 64 usage, 65 unreadable file, 66 no such file, 69 no HDF5 in this build,\n"
-                           "74 input/output error, 78 bad model folder.\n";
+static const char help[] =
+    "Describes a model folder (sizes, heads, the sections of a stream's state), a file of JSON lines\n"
+    "(rows per family and stream) or an HDF5 file (its tables).\n"
+    "\n"
+    "      --json              one JSON object\n"
+    "      --help              print this text and end\n"
+    "\n"
+    "Exit codes: 0 done, 64 usage, 65 unreadable file, 66 no such file, 69 no HDF5 in this build,\n"
+    "74 input/output error, 78 bad model folder.\n";
 
 static json_int_t integer(const json_t *map, const char *key)
 {
@@ -38,7 +39,8 @@ static void print_list(const json_t *list)
 {
     size_t i;
     json_t *item;
-    json_array_foreach((json_t *)list, i, item) {
+    json_array_foreach((json_t *)list, i, item)
+    {
         fputs(i ? ", " : "", stdout);
         if (json_is_string(item))
             fputs(json_string_value(item), stdout);
@@ -60,7 +62,8 @@ static void print_heads(const json_t *doc)
     if (json_object_get(heads, "embedding"))
         printf("  embedding   %lld numbers\n", (long long)integer(json_object_get(heads, "embedding"), "width"));
     if (json_object_get(heads, "anomaly"))
-        printf("  anomaly     after %lld scored samples\n", (long long)integer(json_object_get(heads, "anomaly"), "warmup"));
+        printf("  anomaly     after %lld scored samples\n",
+               (long long)integer(json_object_get(heads, "anomaly"), "warmup"));
     if (json_object_get(heads, "logits"))
         printf("  logits      over %lld tokens\n", (long long)integer(json_object_get(heads, "logits"), "vocab"));
 }
@@ -86,7 +89,8 @@ static void print_model(const json_t *doc)
     json_array_foreach(json_object_get(slot, "sections"), i, section)
         printf("%s %s %lld", i ? "," : "", text(section, "name"), (long long)integer(section, "bytes"));
     puts("\n  on this CPU, best first:");
-    json_object_foreach((json_t *)ops, dtype, tables) {
+    json_object_foreach((json_t *)ops, dtype, tables)
+    {
         printf("    %-9s ", dtype);
         print_list(tables);
         putchar('\n');
@@ -99,7 +103,8 @@ static void print_messages(const json_t *doc)
     const char *event;
     json_t *s, *n;
     printf("%lld messages\n", (long long)integer(doc, "lines"));
-    json_array_foreach(json_object_get(doc, "series"), i, s) {
+    json_array_foreach(json_object_get(doc, "series"), i, s)
+    {
         printf("  %-15s %-30s %8lld messages %10lld rows", text(s, "family"), text(s, "stream"),
                (long long)integer(s, "messages"), (long long)integer(s, "rows"));
         if (json_object_get(s, "from_seq"))
@@ -118,7 +123,8 @@ static void print_tables(const json_t *doc)
 {
     size_t i;
     json_t *t;
-    json_array_foreach(json_object_get(doc, "tables"), i, t) {
+    json_array_foreach(json_object_get(doc, "tables"), i, t)
+    {
         printf("  %-32s %-8s [", text(t, "path"), text(t, "type"));
         print_list(json_object_get(t, "shape"));
         putchar(']');
@@ -162,7 +168,8 @@ static int look(const char *path, json_t **ret, void (**ret_print)(const json_t 
 
 int ctl_inspect(int argc, char **argv)
 {
-    static const struct option longs[] = {{"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {
+        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     void (*print)(const json_t *) = NULL;
     char why[SSM_ERR] = "";
     json_t *doc = NULL;

@@ -1,5 +1,5 @@
-/* inspect_hdf5.c: the datasets of an HDF5 file, whoever wrote it: path, shape, type, and the fields of tables. A file that a
- * daemon is still writing is opened for reading beside it (SWMR). One thread calls libhdf5. */
+/* inspect_hdf5.c: the datasets of an HDF5 file, whoever wrote it: path, shape, type, and the fields of tables. A file
+ * that a daemon is still writing is opened for reading beside it (SWMR). One thread calls libhdf5. */
 #include "tools/inspect.h"
 
 #include <errno.h>
@@ -37,11 +37,12 @@ static json_t *fields_of(hid_t type)
 
 static json_t *type_name(hid_t type)
 {
-    static const char *const names[] = {[H5T_INTEGER] = "int", [H5T_FLOAT] = "float", [H5T_STRING] = "string",
-                                        [H5T_COMPOUND] = "table"};
+    static const char *const names[] = {
+        [H5T_INTEGER] = "int", [H5T_FLOAT] = "float", [H5T_STRING] = "string", [H5T_COMPOUND] = "table"};
     H5T_class_t class = H5Tget_class(type);
     bool sized = class == H5T_INTEGER || class == H5T_FLOAT;
-    const char *name = class >= 0 && (size_t)class < sizeof names / sizeof *names && names[class] ? names[class] : "other";
+    const char *name =
+        class >= 0 && (size_t) class < sizeof names / sizeof *names && names[class] ? names[class] : "other";
     if (!sized)
         return json_string(name);
     return json_sprintf("%s%s%zu", class == H5T_INTEGER && H5Tget_sign(type) == H5T_SGN_NONE ? "u" : "", name,

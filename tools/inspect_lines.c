@@ -1,5 +1,5 @@
-/* inspect_lines.c: a file of JSON lines as the jsonl sink writes it (docs/protocol.md), counted per family and stream. Reads
- * line by line; memory grows with the number of streams only. */
+/* inspect_lines.c: a file of JSON lines as the jsonl sink writes it (docs/protocol.md), counted per family and stream.
+ * Reads line by line; memory grows with the number of streams only. */
 #include "tools/inspect.h"
 
 #include <errno.h>
@@ -46,7 +46,8 @@ static void follow_out_seq(json_t *entry, const json_t *message, json_int_t rows
 
 static void follow_seq(json_t *entry, const json_t *message, json_int_t rows)
 {
-    json_int_t seq = integer(message, "seq"), end = seq + (rows - 1) * integer(message, "stride") + integer(message, "span");
+    json_int_t seq = integer(message, "seq"),
+               end = seq + (rows - 1) * integer(message, "stride") + integer(message, "span");
     if (!json_object_get(entry, "from_seq") || seq < integer(entry, "from_seq"))
         json_object_set_new(entry, "from_seq", json_integer(seq));
     if (!json_object_get(entry, "to_seq") || end > integer(entry, "to_seq"))
@@ -89,7 +90,8 @@ static int read_lines(FILE *f, const char *path, json_t *by_topic, json_int_t *r
         json_t *message = json_loadb(line, (size_t)n, 0, &error);
         ++*ret_lines;
         if (!json_is_object(message) || count_message(by_topic, message)) {
-            snprintf(why, SSM_ERR, "%s:%lld: %s", path, (long long)*ret_lines, message ? "no message of mambad" : error.text);
+            snprintf(why, SSM_ERR, "%s:%lld: %s", path, (long long)*ret_lines,
+                     message ? "no message of mambad" : error.text);
             code = EX_DATAERR;
         }
         json_decref(message);
@@ -115,7 +117,8 @@ int inspect_lines(const char *path, json_t **ret, char *why)
     } else {
         snprintf(why, SSM_ERR, "%s: %s", path, strerror(errno));
     }
-    json_object_foreach(by_topic, topic, entry) {
+    json_object_foreach(by_topic, topic, entry)
+    {
         json_object_del(entry, "next_out_seq");
         json_array_append(series, entry);
     }

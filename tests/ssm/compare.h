@@ -1,4 +1,5 @@
-/* compare.h: the comparisons that all tests of the engine share; test_broken_ops shows that they catch what they should. */
+/* compare.h: the comparisons that all tests of the engine share; test_broken_ops shows that they catch what they
+ * should. */
 #ifndef TEST_SSM_COMPARE_H
 #define TEST_SSM_COMPARE_H
 

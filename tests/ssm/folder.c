@@ -38,10 +38,9 @@ static void write_tensor(struct writer *w, const struct ssm_tensor *t)
     int err = ssm_tensor_read(t, 0, t->rows, values, why);
     assert(!err);
     write_shape(t, shape, sizeof shape);
-    w->header_bytes += (size_t)sprintf(w->header + w->header_bytes,
-                                       "%c\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
-                                       w->header_bytes ? ',' : '{', t->name, names[w->dtype], shape, w->data_bytes,
-                                       w->data_bytes + n * width);
+    w->header_bytes += (size_t)sprintf(
+        w->header + w->header_bytes, "%c\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+        w->header_bytes ? ',' : '{', t->name, names[w->dtype], shape, w->data_bytes, w->data_bytes + n * width);
     for (size_t i = 0; i < n; i++, w->data_bytes += width) {
         uint16_t half = w->dtype == SSM_BF16 ? ssm_to_bf16(values[i]) : ssm_to_f16(values[i]);
         memcpy(w->data + w->data_bytes, w->dtype == SSM_F32 ? (void *)&values[i] : &half, width);
@@ -77,11 +76,12 @@ static void write_file(const char *dir, const char *header, size_t header_bytes,
 
 static size_t token_config(const struct ssm_config *c, char *text, size_t size)
 {
-    return (size_t)snprintf(text, size,
-                            "{\"model_type\": \"mamba\", \"hidden_size\": %u, \"num_hidden_layers\": %u, \"state_size\": %u,"
-                            " \"conv_kernel\": %u, \"intermediate_size\": %u, \"time_step_rank\": %u, \"vocab_size\": %u,"
-                            " \"use_bias\": false, \"use_conv_bias\": true, \"tie_word_embeddings\": true}\n",
-                            c->E, c->L, c->N, c->K, c->D, c->R, c->vocab);
+    return (size_t)snprintf(
+        text, size,
+        "{\"model_type\": \"mamba\", \"hidden_size\": %u, \"num_hidden_layers\": %u, \"state_size\": %u,"
+        " \"conv_kernel\": %u, \"intermediate_size\": %u, \"time_step_rank\": %u, \"vocab_size\": %u,"
+        " \"use_bias\": false, \"use_conv_bias\": true, \"tie_word_embeddings\": true}\n",
+        c->E, c->L, c->N, c->K, c->D, c->R, c->vocab);
 }
 
 static size_t signal_config(const struct ssm_config *c, char *text, size_t size)

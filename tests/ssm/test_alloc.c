@@ -69,8 +69,14 @@ static void run_batches(const struct ssm_model *m, const char *ops, enum ssm_dty
     for (unsigned i = 0; i < STREAMS; i++)
         items[i] = (struct ssm_item){.slot = rig_slot(e), .x = samples, .x_stride = 1, .tokens = tokens, .interval = 1};
     for (unsigned i = 0; i < STREAMS && ssm_model_info(m)->input == SSM_SAMPLES; i++)
-        items[i].out = (struct ssm_out){.forecast = forecast[i], .forecast_stride = HORIZON * Q, .horizon = HORIZON, .n_q = 1,
-                                        .q = {1}, .anomaly = anomaly[i], .anomaly_stride = 3, .warmup = warmup[i]};
+        items[i].out = (struct ssm_out){.forecast = forecast[i],
+                                        .forecast_stride = HORIZON * Q,
+                                        .horizon = HORIZON,
+                                        .n_q = 1,
+                                        .q = {1},
+                                        .anomaly = anomaly[i],
+                                        .anomaly_stride = 3,
+                                        .warmup = warmup[i]};
     for (unsigned i = 0; i < STREAMS && ssm_model_info(m)->input == SSM_TOKENS; i++)
         items[i].out = (struct ssm_out){.logits = logits[i], .logits_stride = 40};
     unsigned long before = count;

@@ -26,8 +26,10 @@ static struct run signal_run(struct ssm_engine *e, const double *x, const int64_
                              enum ssm_nan policy)
 {
     struct run r;
-    struct ssm_item item = {.slot = rig_slot(e), .n = T, .x = x, .x_stride = 1, .dt = dt, .interval = interval, .nan = policy};
-    item.out = (struct ssm_out){.forecast = r.rows, .forecast_stride = HORIZON * Q, .horizon = HORIZON, .n_q = Q, .q = {0, 1, 2}};
+    struct ssm_item item = {
+        .slot = rig_slot(e), .n = T, .x = x, .x_stride = 1, .dt = dt, .interval = interval, .nan = policy};
+    item.out = (struct ssm_out){
+        .forecast = r.rows, .forecast_stride = HORIZON * Q, .horizon = HORIZON, .n_q = Q, .q = {0, 1, 2}};
     poison(r.rows, T * HORIZON * Q);
     ssm_advance(e, &item, 1);
     r.state = malloc(ssm_slot_bytes(e));
@@ -126,8 +128,9 @@ static void a_skipped_patch_is_a_hole(void **state)
     for_each_table(check_skip);
 }
 
-/* Tokens step one by one, so the state after one step of factor g is known: h' = exp(Δ·A·g)·h + (what came in). What came
- * in, h'(g → ∞), and h'(0) = h + what came in then give h'(g) for every g: h'(2) decays h twice as long as h'(1). */
+/* Tokens step one by one, so the state after one step of factor g is known: h' = exp(Δ·A·g)·h + (what came in). What
+ * came in, h'(g → ∞), and h'(0) = h + what came in then give h'(g) for every g: h'(2) decays h twice as long as h'(1).
+ */
 static void token_step(struct ssm_engine *e, const uint8_t *before, int64_t dt, uint8_t *after)
 {
     struct ssm_slot slot = rig_slot(e);

@@ -1,5 +1,5 @@
-/* test_golden.c: the engine against Hugging Face's MambaForCausalLM (tools/make_golden.py), on every op table and weight
- * dtype that this machine can run. argv[1]: the folder of golden files. */
+/* test_golden.c: the engine against Hugging Face's MambaForCausalLM (tools/make_golden.py), on every op table and
+ * weight dtype that this machine can run. argv[1]: the folder of golden files. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

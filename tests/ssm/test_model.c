@@ -1,5 +1,5 @@
-/* test_model.c: model folders, good and hostile. Each bad folder is a good one spoilt in one place; the error must be the
- * right errno and name what is wrong, and nothing may crash (the sanitizer builds run this). */
+/* test_model.c: model folders, good and hostile. Each bad folder is a good one spoilt in one place; the error must be
+ * the right errno and name what is wrong, and nothing may crash (the sanitizer builds run this). */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -158,7 +158,8 @@ static void hostile_weights(void **state)
         {W, "\"F32\"", "\"BF16\"", -EBADMSG, "'backbone.embeddings.weight' has 2400 bytes"},
         {W, "\"F32\"", "\"I32\"", -EBADMSG, "'backbone.embeddings.weight' has dtype I32"},
         {W, "\"F32\"", "7", -EBADMSG, "no 'dtype'"},
-        {W, "[30,20]", "[20,30]", -EBADMSG, "'backbone.embeddings.weight' has shape [20, 30]; the config makes it [30, 20]"},
+        {W, "[30,20]", "[20,30]", -EBADMSG,
+         "'backbone.embeddings.weight' has shape [20, 30]; the config makes it [30, 20]"},
         {W, "[30,20]", "[600]", -EBADMSG, "has shape [600]"},
         {W, "[30,20]", "[30,20,1]", -EBADMSG, "has shape [30, 20, 1]"},
         {W, "[30,20]", "[30,-20]", -EBADMSG, "not a size"},
@@ -171,18 +172,21 @@ static void hostile_weights(void **state)
         {W, "[0,2400]", "[-4,2396]", -EBADMSG, "[begin, end]"},
         {W, "[0,2400]", "[0]", -EBADMSG, "[begin, end]"},
         {W, "[0,2400]", "[4,2404]", -EBADMSG, "4 unclaimed bytes before tensor 'backbone.embeddings.weight'"},
-        {W, "[2400,2480]", "[2396,2476]", -EBADMSG, "'backbone.layers.0.norm.weight' overlaps tensor 'backbone.embeddings.weight'"},
+        {W, "[2400,2480]", "[2396,2476]", -EBADMSG,
+         "'backbone.layers.0.norm.weight' overlaps tensor 'backbone.embeddings.weight'"},
         {W, "[0,2400]", "[9223372036854773000,9223372036854775400]", -EBADMSG, "cut short"},
         {W, "[0,2400]", "[99999999999999999999,2400]", -EBADMSG, "header"},
         {W, "backbone.norm_f.weight", "backbone.norm_g.weight", -EBADMSG, "'backbone.norm_f.weight' is missing"},
         {W, "backbone.layers.1.mixer.A_log", "backbone.layers.0.mixer.A_log", -EBADMSG, "header"},
-        {W, "layers.1.mixer.conv1d.bias", "layers.1.mixer.conv2d.bias", -EBADMSG, "'backbone.layers.1.mixer.conv1d.bias' is missing"},
+        {W, "layers.1.mixer.conv1d.bias", "layers.1.mixer.conv2d.bias", -EBADMSG,
+         "'backbone.layers.1.mixer.conv1d.bias' is missing"},
         {W, "[40,1,4]", "[40,4,1]", -EBADMSG, "mixer.conv1d.weight' has shape [40, 4, 1]"},
         {W, "{\"backbone", "[\"backbone", -EBADMSG, "header"},
         {W, "{\"backbone", " {\"backbone", 0, ""},
         {W, "{\"backbone", "{\"__metadata__\":{\"format\":\"pt\"},\"backbone", 0, ""},
         {W, "{\"backbone", "{\"more\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]},\"backbone", 0, ""},
-        {W, "{\"backbone", "{\"more\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"backbone", -EBADMSG, "overlaps"},
+        {W, "{\"backbone", "{\"more\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"backbone", -EBADMSG,
+         "overlaps"},
         {W, "{\"backbone", "{\"more\":3,\"backbone", -EBADMSG, "tensor 'more'"},
     };
     struct ssm_model *m = rig_random("20x2,5,30");
@@ -202,10 +206,12 @@ static void bad_configs(void **state)
         {C, "\"hidden_size\": 20", "\"hidden_size\": 21", -EBADMSG, "'backbone.embeddings.weight' has shape [30, 20]"},
         {C, "\"conv_kernel\": 4", "\"conv_kernel\": 5", -EINVAL, "conv_kernel must be an integer from 2 to 4"},
         {C, "\"state_size\": 5", "\"state_size\": -1", -EINVAL, "state_size"},
-        {C, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", -EBADMSG, "'backbone.layers.2.norm.weight' is missing"},
+        {C, "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", -EBADMSG,
+         "'backbone.layers.2.norm.weight' is missing"},
         {C, "\"use_bias\": false", "\"use_bias\": true", -EBADMSG, "'backbone.layers.0.mixer.in_proj.bias' is missing"},
         {C, "\"use_bias\": false, ", "", 0, ""},
-        {C, "\"use_conv_bias\": true", "\"use_conv_bias\": false", -EBADMSG, "'backbone.layers.0.mixer.conv1d.bias' is there"},
+        {C, "\"use_conv_bias\": true", "\"use_conv_bias\": false", -EBADMSG,
+         "'backbone.layers.0.mixer.conv1d.bias' is there"},
         {C, "\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", -EBADMSG, "'lm_head.weight' is missing"},
         {C, "\"use_bias\": false", "\"use_bias\": 3", -EINVAL, "use_bias must be true or false"},
         {C, "\"use_bias\": false", "\"hidden_act\": \"gelu\"", -EINVAL, "hidden_act 'gelu' is not supported"},
@@ -225,7 +231,8 @@ static void bad_signal_configs(void **state)
         {C, "\"embedding\": {}", "\"classify\": {}", -EINVAL, "heads.classify is not supported"},
         {C, "\"version\": 1", "\"version\": 2", -EINVAL, "version 2 is not supported"},
         {C, "\"mask\": true", "\"mask\": true, \"log\": true", -EINVAL, "input.log is not supported"},
-        {C, "\"mask\": true", "\"mask\": false", -EBADMSG, "'input.weight' has shape [20, 14]; the config makes it [20, 10]"},
+        {C, "\"mask\": true", "\"mask\": false", -EBADMSG,
+         "'input.weight' has shape [20, 14]; the config makes it [20, 10]"},
         {C, "[0.25, ", "[0.5, ", -EINVAL, "quantiles must rise"},
         {C, "[0.25, ", "[0, ", -EINVAL, "quantiles must rise"},
         {C, "0.75]", "1]", -EINVAL, "quantiles must rise"},
@@ -236,7 +243,8 @@ static void bad_signal_configs(void **state)
         {C, "\"mask\": true", "\"mask\": true, \"memory\": 9", -EINVAL, "input.memory is not supported"},
         {C, "\"normaliser\"", "\"normalizer\"", -EINVAL, "input.normalizer is not supported"},
         {C, "\"normaliser\": {\"memory\": 2048, \"diff_memory\": 512}", "\"memory\": 9, \"diff_memory\": 5", 0, ""},
-        {C, "\"normaliser\": {\"memory\": 2048, \"diff_memory\": 512}", "\"memory\": 9", -EINVAL, "input.diff_memory is missing"},
+        {C, "\"normaliser\": {\"memory\": 2048, \"diff_memory\": 512}", "\"memory\": 9", -EINVAL,
+         "input.diff_memory is missing"},
         {C, "\"warmup\": 100, ", "", -EINVAL, "calibration.warmup is missing"},
         {C, "\"calibration\"", "\"calibrate\"", -EINVAL, "calibrate is not supported"},
         {C, "\"expand\": 2", "\"expand\": 2.01", -EINVAL, "expand"},
@@ -274,7 +282,8 @@ static void bad_indexes(void **state)
         {"{\"weight_map\": {\"a\": 3}}", "tensor 'a'"},
         {"{\"weight_map\": {\"a\": \"shard.safetensors\"}}", "tensor 'a' is not in shard.safetensors"},
         {"{\"weight_map\": {\"a\": \"gone.safetensors\"}}", "gone.safetensors"},
-        {"{\"weight_map\": {\"backbone.norm_f.weight\": \"shard.safetensors\"}}", "'backbone.embeddings.weight' is missing"},
+        {"{\"weight_map\": {\"backbone.norm_f.weight\": \"shard.safetensors\"}}",
+         "'backbone.embeddings.weight' is missing"},
     };
     char why[SSM_ERR], from[300], to[300];
     const char *dir = rig_folder();

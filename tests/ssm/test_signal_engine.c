@@ -1,6 +1,6 @@
-/* test_signal_engine.c: signal models end to end, random weights: outputs do not depend on how samples are cut, mixed or
- * interleaved; NaN policies, every, horizon and quantile choices, warm-up; and that anomaly rows are what the public parts
- * (front end, forecast, calibrator) make of the published forecasts. */
+/* test_signal_engine.c: signal models end to end, random weights: outputs do not depend on how samples are cut, mixed
+ * or interleaved; NaN policies, every, horizon and quantile choices, warm-up; and that anomaly rows are what the public
+ * parts (front end, forecast, calibrator) make of the published forecasts. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -54,7 +54,8 @@ static struct outputs *outputs_new(void)
 static struct ssm_item item_of(struct ssm_slot slot, unsigned c, uint32_t from, uint32_t to, enum ssm_nan policy,
                                struct outputs *o)
 {
-    struct ssm_item item = {.slot = slot, .n = to - from, .x = &signals[from][c], .x_stride = CHANNELS, .interval = 1, .nan = policy};
+    struct ssm_item item = {
+        .slot = slot, .n = to - from, .x = &signals[from][c], .x_stride = CHANNELS, .interval = 1, .nan = policy};
     uint32_t k = from / P;
     item.out = (struct ssm_out){
         .forecast = o->forecast[k][0],
@@ -133,10 +134,18 @@ static void choices_are_subsets(void **state)
         for (uint32_t at = 0; at < N; at += CHUNK) {
             uint32_t n = at + CHUNK < N ? CHUNK : N - at, from = at / P, to = (at + n) / P;
             item = (struct ssm_item){.slot = slot, .n = n, .x = &signals[at][0], .x_stride = CHANNELS, .interval = 1};
-            item.out = (struct ssm_out){
-                .forecast = &forecast[f][0][0], .forecast_stride = SHORT * 2, .forecast_every = EVERY, .horizon = H, .n_q = 2,
-                .q = {1, 4}, .anomaly = anomaly[a], .anomaly_stride = 3, .anomaly_every = 2, .embedding = embedding[m],
-                .embedding_stride = E, .embedding_every = 5};
+            item.out = (struct ssm_out){.forecast = &forecast[f][0][0],
+                                        .forecast_stride = SHORT * 2,
+                                        .forecast_every = EVERY,
+                                        .horizon = H,
+                                        .n_q = 2,
+                                        .q = {1, 4},
+                                        .anomaly = anomaly[a],
+                                        .anomaly_stride = 3,
+                                        .anomaly_every = 2,
+                                        .embedding = embedding[m],
+                                        .embedding_stride = E,
+                                        .embedding_every = 5};
             ssm_advance(e, &item, 1);
             f += to / EVERY - from / EVERY;
             a += (to / 2 - from / 2) * P;
@@ -169,8 +178,11 @@ static void channels_interleave(void **state)
     struct ssm_item items[CHANNELS];
     for (unsigned c = 0; c < CHANNELS; c++) {
         items[c] = item_of(rig_slot(e), c, 0, N, SSM_NAN_MASK, alone);
-        items[c].out = (struct ssm_out){.forecast = rows[0][c], .forecast_stride = CHANNELS * HORIZON * Q, .horizon = HORIZON,
-                                        .n_q = Q, .q = {0, 1, 2, 3, 4}};
+        items[c].out = (struct ssm_out){.forecast = rows[0][c],
+                                        .forecast_stride = CHANNELS * HORIZON * Q,
+                                        .horizon = HORIZON,
+                                        .n_q = Q,
+                                        .q = {0, 1, 2, 3, 4}};
     }
     ssm_advance(e, items, CHANNELS);
     for (unsigned c = 0; c < CHANNELS; c++) {
@@ -273,7 +285,8 @@ static void skipped_patches(void **state)
         assert_true(row_is_nan(o->forecast[k][0], HORIZON * Q, skipped));
         assert_true(row_is_nan(o->embedding[k], E, skipped));
         for (unsigned i = 0; i < P; i++) {
-            bool unscored = skipped || k == 3 || k == 101 || k == 127; /* nor is what follows one: no forecast was made */
+            bool unscored =
+                skipped || k == 3 || k == 101 || k == 127; /* nor is what follows one: no forecast was made */
             assert_int_equal(isnan(o->anomaly[k * P + i][2]), unscored);
         }
     }
@@ -285,7 +298,8 @@ static void held_samples(void **state)
     struct outputs *o = outputs_new();
     with_missing(o, SSM_NAN_HOLD);
     for (unsigned k = 0; k < STEPS; k++)
-        assert_true(row_is_nan(o->forecast[k][0], HORIZON * Q, k < 3)); /* patch 2 starts before the first finite sample */
+        assert_true(
+            row_is_nan(o->forecast[k][0], HORIZON * Q, k < 3)); /* patch 2 starts before the first finite sample */
     assert_true(isnan(o->anomaly[400][2]) && isnan(o->anomaly[507][2])); /* what was never measured is not scored */
     assert_false(isnan(o->anomaly[404][2]) || isnan(o->anomaly[501][2]));
     free(o);
@@ -309,7 +323,8 @@ static void extreme_values_stay_finite(void **state)
         assert_true(row_is_nan(o->embedding[k], E, false));
         for (unsigned h = 0; h < HORIZON; h++)
             for (unsigned q = 0; q < Q; q++)
-                assert_true(isfinite(o->forecast[k][h][q]) && (q == 0 || o->forecast[k][h][q] >= o->forecast[k][h][q - 1]));
+                assert_true(isfinite(o->forecast[k][h][q]) &&
+                            (q == 0 || o->forecast[k][h][q] >= o->forecast[k][h][q - 1]));
         for (unsigned i = 0; i < P && k > 0; i++)
             assert_true(isfinite(o->anomaly[k * P + i][2]));
     }
@@ -323,9 +338,15 @@ static void short_horizons(void **state)
     struct ssm_model *m = folder_signal_model(6, 2, 3, false);
     struct ssm_engine *e = rig_engine(m, NULL, SSM_F32, 1, 1);
     static float anomaly[60][3], forecast[10][2][3];
-    struct ssm_item item = {.slot = rig_slot(e), .n = 60, .x = &signals[0][1], .x_stride = CHANNELS, .interval = 1, .nan = SSM_NAN_SKIP};
-    item.out = (struct ssm_out){.anomaly = anomaly[0], .anomaly_stride = 3, .forecast = forecast[0][0], .forecast_stride = 6,
-                                .horizon = 2, .n_q = 3, .q = {0, 1, 2}};
+    struct ssm_item item = {
+        .slot = rig_slot(e), .n = 60, .x = &signals[0][1], .x_stride = CHANNELS, .interval = 1, .nan = SSM_NAN_SKIP};
+    item.out = (struct ssm_out){.anomaly = anomaly[0],
+                                .anomaly_stride = 3,
+                                .forecast = forecast[0][0],
+                                .forecast_stride = 6,
+                                .horizon = 2,
+                                .n_q = 3,
+                                .q = {0, 1, 2}};
     ssm_advance(e, &item, 1);
     for (unsigned i = 0; i < 60; i++)
         assert_int_equal(isnan(anomaly[i][2]), i < 6 || i % 6 >= 2);

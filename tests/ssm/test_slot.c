@@ -1,5 +1,5 @@
-/* test_slot.c: slots: save and restore are bitwise and go on bitwise, damaged bytes are refused and leave the slot alone,
- * stale handles are caught, unused slots cost no memory. */
+/* test_slot.c: slots: save and restore are bitwise and go on bitwise, damaged bytes are refused and leave the slot
+ * alone, stale handles are caught, unused slots cost no memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,9 +29,15 @@ struct rows {
 
 static void feed(struct ssm_engine *e, struct ssm_slot slot, uint32_t from, uint32_t to, struct rows *r)
 {
-    struct ssm_item item = {.slot = slot, .n = to - from, .x = x + from, .x_stride = 1, .interval = 1, .nan = SSM_NAN_MASK};
-    item.out = (struct ssm_out){.forecast = r->forecast, .forecast_stride = HORIZON * Q, .horizon = HORIZON, .n_q = Q,
-                                .q = {0, 1, 2, 3, 4}, .anomaly = r->anomaly, .anomaly_stride = 3};
+    struct ssm_item item = {
+        .slot = slot, .n = to - from, .x = x + from, .x_stride = 1, .interval = 1, .nan = SSM_NAN_MASK};
+    item.out = (struct ssm_out){.forecast = r->forecast,
+                                .forecast_stride = HORIZON * Q,
+                                .horizon = HORIZON,
+                                .n_q = Q,
+                                .q = {0, 1, 2, 3, 4},
+                                .anomaly = r->anomaly,
+                                .anomaly_stride = 3};
     poison(r->forecast, N * HORIZON * Q);
     poison(r->anomaly, N * 3);
     ssm_advance(e, &item, 1);

@@ -1,5 +1,5 @@
-/* tolerance.h: every bound that the engine's tests use, why it is what it is, and the worst value seen so far. Errors are
- * ‖a − b‖₂ / ‖b‖₂. Compare as !(error <= bound), so that NaN fails. */
+/* tolerance.h: every bound that the engine's tests use, why it is what it is, and the worst value seen so far. Errors
+ * are ‖a − b‖₂ / ‖b‖₂. Compare as !(error <= bound), so that NaN fails. */
 #ifndef TEST_SSM_TOLERANCE_H
 #define TEST_SSM_TOLERANCE_H
 
