@@ -1,0 +1,172 @@
+/* test_log.c: lines of the log as they arrive on stderr: both formats, levels, repeats, names that try to forge lines,
+ * and threads. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "daemon/log.h"
+
+static int saved, reader;
+
+static void begin(enum md_level level, enum md_log_format format)
+{
+    int ends[2];
+
+    md_log_flush(true);
+    assert_int_equal(pipe(ends), 0);
+    saved = dup(STDERR_FILENO);
+    dup2(ends[1], STDERR_FILENO);
+    close(ends[1]);
+    reader = ends[0];
+    md_log_setup(level, format);
+}
+
+/* What was written since begin(). */
+static char *end(void)
+{
+    char *text = calloc(1, 1 << 18);
+    size_t n = 0;
+    ssize_t got;
+
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    while ((got = read(reader, text + n, (1 << 18) - 1 - n)) > 0)
+        n += (size_t)got;
+    close(reader);
+    return text;
+}
+
+static void text_lines(void **state)
+{
+    char *text;
+
+    begin(MD_INFO, MD_LOG_TEXT);
+    md_log(MD_WARN, "ecg", "%d rows", 3);
+    md_log(MD_DEBUG, "ecg", "not this one");
+    md_log(MD_INFO, NULL, "up");
+    text = end();
+    assert_int_equal(strspn(text, "0123456789-T:.Z"), 24);
+    assert_non_null(strstr(text, "Z warn  ecg: 3 rows\n"));
+    assert_non_null(strstr(text, "Z info  up\n"));
+    assert_null(strstr(text, "not this one"));
+    free(text);
+}
+
+/* stderr is a pipe: auto is JSON. Anything in a name stays inside its string. */
+static void json_lines(void **state)
+{
+    char *text, *line;
+    json_t *json;
+
+    begin(MD_INFO, MD_LOG_AUTO);
+    md_log(MD_ERROR, "a\"b\\c\n\xff\xc3\xa9", "tab\there");
+    text = end();
+    line = strchr(text, '\n');
+    assert_non_null(line);
+    assert_string_equal(line, "\n");
+    json = json_loads(text, 0, NULL);
+    assert_non_null(json);
+    assert_string_equal(json_string_value(json_object_get(json, "level")), "error");
+    assert_string_equal(json_string_value(json_object_get(json, "subject")), "a\"b\\c\n?\xc3\xa9");
+    assert_string_equal(json_string_value(json_object_get(json, "message")), "tab\there");
+    json_decref(json);
+    free(text);
+}
+
+static void forged_lines_stay_one(void **state)
+{
+    char *text;
+
+    begin(MD_INFO, MD_LOG_TEXT);
+    md_log(MD_INFO, "x\n2026-01-01T00:00:00.000Z error", "y\nz\x1b[2J");
+    text = end();
+    assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
+    assert_null(strchr(text, '\x1b'));
+    free(text);
+}
+
+static void long_lines_are_cut(void **state)
+{
+    static char much[100000];
+    char *text;
+    json_t *json;
+
+    memset(much, '"', sizeof much - 1);
+    begin(MD_INFO, MD_LOG_JSON);
+    md_log(MD_INFO, much, "%s", much);
+    text = end();
+    json = json_loads(text, 0, NULL);
+    assert_non_null(json);
+    assert_true(strlen(text) < 8192);
+    json_decref(json);
+    free(text);
+}
+
+static void repeats_are_said_once(void **state)
+{
+    char *text;
+
+    begin(MD_INFO, MD_LOG_TEXT);
+    for (int i = 0; i < 1000; i++)
+        md_log(MD_WARN, "in", "malformed");
+    md_log(MD_WARN, "other", "malformed");
+    md_log_flush(true);
+    md_log(MD_WARN, "in", "malformed");
+    text = end();
+    assert_non_null(strstr(text, "in: malformed\n"));
+    assert_non_null(strstr(text, "in: malformed (999 more)\n"));
+    assert_non_null(strstr(text, "other: malformed\n"));
+    assert_null(strstr(text, "other: malformed ("));
+    free(text);
+}
+
+static void *shout(void *arg)
+{
+    for (int i = 0; i < 200; i++)
+        md_log(MD_INFO, arg, "line %d of %s", i, (const char *)arg);
+    return NULL;
+}
+
+/* Lines of several threads come whole, and all of them. */
+static void threads_do_not_mix(void **state)
+{
+    static char names[4][8] = {"aaaa", "bbbb", "cccc", "dddd"};
+    pthread_t threads[4];
+    char *text, *line, *rest;
+    unsigned n = 0;
+
+    begin(MD_INFO, MD_LOG_TEXT);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, shout, names[i]), 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    text = end();
+    for (line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest), n++) {
+        char name[8];
+        int i;
+
+        assert_int_equal(sscanf(line + 31, "%7[a-d]: line %d of %7[a-d]", name, &i, name), 3);
+    }
+    assert_int_equal(n, 800);
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(text_lines),
+        cmocka_unit_test(json_lines),
+        cmocka_unit_test(forged_lines_stay_one),
+        cmocka_unit_test(long_lines_are_cut),
+        cmocka_unit_test(repeats_are_said_once),
+        cmocka_unit_test(threads_do_not_mix),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
