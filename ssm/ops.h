@@ -56,6 +56,7 @@ struct ssm_scan {
     const float *A;    /* [N][Dp], already −exp(A_log) */
     const float *skip; /* [Dp] */
     float *h;          /* [N][Dp] */
+    const float *h_next; /* state that the next call will be about, fetched ahead from memory; NULL: none */
     float *y;
     size_t ldy;
     uint32_t T, N;

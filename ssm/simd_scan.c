@@ -51,13 +51,15 @@ SIMD_INLINE void chunk_states_wide(struct chunk *c, uint32_t n0, uint32_t states
     const struct ssm_scan *s = c->s;
     const float *A = s->A + n0 * s->Dp + c->d, *B = s->B + c->t * s->ldbc + n0, *C = s->C + c->t * s->ldbc + n0;
     float *state = s->h + n0 * s->Dp + c->d;
-    for (uint32_t i = 0; i < c->count; i++, A += SIMD_LANES, state += SIMD_LANES) {
+    const float *next = s->h_next ? s->h_next + n0 * s->Dp + c->d : s->A; /* A: some place that is near anyway */
+    for (uint32_t i = 0; i < c->count; i++, A += SIMD_LANES, state += SIMD_LANES, next += SIMD_LANES) {
         simd_f rate = c->rate[i], input = c->input[i], sum = c->sum[i];
         SIMD_UNROLL
         for (uint32_t n = 0; n < states; n++) {
             simd_f h = simd_load(state + n * s->Dp);
             h = state_next(h, rate, simd_load(A + n * s->Dp), input, B[n]);
             simd_store(state + n * s->Dp, h);
+            _mm_prefetch((const char *)(next + n * s->Dp), _MM_HINT_T0);
             sum = simd_fma(h, simd_set1(C[n]), sum);
         }
         c->sum[i] = sum;
