@@ -27,17 +27,24 @@ static uint64_t hash(const struct io_stream_cache *c, const char *id, size_t len
     return mix(mix(h ^ w));
 }
 
-int io_stream_cache_init(struct io_stream_cache *c, uint64_t seed)
+int io_stream_cache_init(struct io_stream_cache *c, uint64_t seed, void (*free_extra)(void *extra))
 {
-    *c = (struct io_stream_cache){.mask = FIRST - 1, .seed = seed};
+    *c = (struct io_stream_cache){.mask = FIRST - 1, .seed = seed, .free_extra = free_extra};
     c->table = calloc(FIRST, sizeof *c->table);
     return c->table ? 0 : -ENOMEM;
+}
+
+static void free_entry(struct io_stream_cache *c, struct io_cached *e)
+{
+    c->free_extra(e->extra);
+    free(e);
 }
 
 static void clear(struct io_stream_cache *c)
 {
     for (size_t i = 0; c->table && i <= c->mask; i++) {
-        free(c->table[i]);
+        if (c->table[i])
+            free_entry(c, c->table[i]);
         c->table[i] = NULL;
     }
     c->n = 0;
@@ -118,7 +125,7 @@ void io_stream_cache_drop(struct io_stream_cache *c, struct io_cached *entry)
     while (c->table[i] != entry)
         i = (i + 1) & c->mask;
     c->table[i] = NULL;
-    free(entry);
+    free_entry(c, entry);
     c->n--;
     for (i = (i + 1) & c->mask; c->table[i]; i = (i + 1) & c->mask) {
         struct io_cached *e = c->table[i];

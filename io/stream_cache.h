@@ -7,6 +7,7 @@
 
 struct io_cached {
     struct io_stream *stream;
+    void *extra; /* the source's own about this stream; freed with the entry */
     double rate; /* of the messages, before resampling */
     uint32_t channels;
     bool irregular;
@@ -19,9 +20,11 @@ struct io_stream_cache {
     struct io_cached **table; /* open addressing, linear probing, never more than half full */
     size_t mask, n;
     uint64_t seed;
+    void (*free_extra)(void *extra);
 };
 
-int io_stream_cache_init(struct io_stream_cache *c, uint64_t seed); /* a seed that senders cannot know */
+/* A seed that senders cannot know; free_extra takes NULL too. */
+int io_stream_cache_init(struct io_stream_cache *c, uint64_t seed, void (*free_extra)(void *extra));
 void io_stream_cache_done(struct io_stream_cache *c);
 struct io_cached *io_stream_cache_find(const struct io_stream_cache *c, const char *id);
 /* Adds an id that is not there. -ENOMEM. At its limit the cache forgets all others first. */

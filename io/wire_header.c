@@ -123,7 +123,9 @@ static int read_seq(struct scan *s)
         return 0;
     if (io_json_int(&s->json, &s->out->seq))
         return -EBADMSG;
-    return s->out->seq >= 0 ? 0 : refuse(s, IO_R_MALFORMED, "seq is negative");
+    if (s->out->seq < 0 || s->out->seq >= (int64_t)1 << 62) /* seq + rows must not overflow, for anyone */
+        return refuse(s, IO_R_MALFORMED, "seq is negative or beyond 2^62");
+    return 0;
 }
 
 /* A decimal string: JSON numbers beyond 2^53 do not survive many senders. */

@@ -4,6 +4,7 @@
 #include "io/zmq_message.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 void io_zmq_message_init(struct io_zmq_message *m)
@@ -36,6 +37,15 @@ int io_zmq_message_receive(struct io_zmq_message *m, void *socket)
         m->bytes += zmq_msg_size(frame);
     } while (zmq_msg_more(frame));
     return 0;
+}
+
+int64_t io_zmq_later(int64_t t_ns, double ns)
+{
+    int64_t sum;
+
+    if (t_ns == IO_T_NONE || !(fabs(ns) < 9e18) || __builtin_add_overflow(t_ns, llround(ns), &sum))
+        return IO_T_NONE;
+    return sum;
 }
 
 static int refuse(enum io_reason why, const char *text, enum io_reason *ret_why, const char **ret_text)

@@ -33,6 +33,9 @@ struct io_zmq_message {
 void io_zmq_message_init(struct io_zmq_message *m);
 void io_zmq_message_done(struct io_zmq_message *m);
 
+/* t + ns, or IO_T_NONE where that is no time (any more). */
+int64_t io_zmq_later(int64_t t_ns, double ns);
+
 /* The next message, without waiting: 0, -EAGAIN, or another negative errno. */
 int io_zmq_message_receive(struct io_zmq_message *m, void *socket);
 

@@ -1,21 +1,19 @@
 /* zmq_source.c: samples from ZeroMQ peers (type `zmq`, patterns pull and sub). docs/protocol.md has the messages.
  *
  * A turn reads messages until there are none, a number is reached, or a stream's queue is full. What could not be
- * handed over stays in `message` and `block`, and no further message is read: ZeroMQ's own high-water mark then holds
- * the senders back (PULL) or makes them drop (SUB).
+ * handed over stays in the delivery, and no further message is read: ZeroMQ's own high-water mark then holds the
+ * senders back (PULL) or makes them drop (SUB).
  *
  * Trap: ZMQ_FD is edge-triggered. It tells only that ZMQ_EVENTS may have changed, so a turn ends in WAIT only after
  * ZMQ_EVENTS was read: that takes the signal back, and otherwise the daemon's poll() would spin or sleep for ever. */
-#include "io/stream_cache.h"
-#include "io/stream_id.h"
-#include "io/zmq_endpoint.h"
-#include "io/zmq_message.h"
-
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+
+#include "io/stream_id.h"
+#include "io/zmq_delivery.h"
+#include "io/zmq_endpoint.h"
 
 enum { PULL, SUB, ROUTER };
 enum { TURN_MESSAGES = 256, MEMORY_RETRY_NS = 2000000 };
@@ -53,16 +51,7 @@ struct source {
     const struct conf *conf;
     const struct io_host *host;
     struct io_zmq zmq;
-    struct io_zmq_layout layout;
-    struct io_stream_cache cache;
-    struct io_zmq_message message;
-    /* the message being handed over */
-    bool busy;
-    char id[IO_ID_MAX + 1];
-    struct io_cached *entry; /* of its stream */
-    double rate;
-    uint64_t row;           /* rows of it that are in blocks already */
-    struct io_block *block; /* refused by a full queue */
+    struct io_zmq_delivery delivery;
 };
 
 static int bad(const char **ret_key, const char *key, char *reterr, const char *text)
@@ -90,8 +79,8 @@ static int check(const void *config, const char **ret_key, char *reterr)
         return bad(ret_key, "channels", reterr, "only raw messages need it");
     if (c->format == IO_ZMQ_BYTES && (c->common.scale != 1 || c->common.offset != 0))
         return bad(ret_key, c->common.scale != 1 ? "scale" : "offset", reterr, "bytes are taken as they are");
-    if (c->common.resample)
-        return bad(ret_key, "resample", reterr, "zmq inputs are not resampled yet");
+    if (c->common.resample && c->format != IO_ZMQ_ARRAY)
+        return bad(ret_key, "resample", reterr, "only array messages tell their own rate");
     r = io_zmq_ends_check(&c->ends, ret_key, reterr);
     if (r || !c->common.stream)
         return r;
@@ -117,21 +106,11 @@ static int set_options(struct source *s, char *reterr)
     return r ? -EINVAL : 0;
 }
 
-static void discard(struct source *s, enum io_reason why, const char *id, uint64_t rows, const char *text)
-{
-    s->host->discard(s->host->self, why, id, rows, text);
-}
-
 static void close_source(void *self)
 {
     struct source *s = self;
 
-    if (s->busy)
-        discard(s, IO_R_QUEUE_FULL, s->id, s->message.n - s->row + (s->block ? s->block->n : 0),
-                "closed while the stream's queue was full");
-    io_block_put(s->host->pool, s->block);
-    io_zmq_message_done(&s->message);
-    io_stream_cache_done(&s->cache);
+    io_zmq_delivery_done(&s->delivery);
     io_zmq_close(&s->zmq, 0);
     free(s);
 }
@@ -140,7 +119,6 @@ static int open_source(const void *config, const struct io_host *host, void **re
 {
     const struct conf *c = config;
     struct source *s = calloc(1, sizeof *s);
-    struct timespec now;
     int r;
 
     if (!s) {
@@ -149,11 +127,11 @@ static int open_source(const void *config, const struct io_host *host, void **re
     }
     s->conf = c;
     s->host = host;
-    s->layout = (struct io_zmq_layout){(enum io_zmq_format)c->format, (enum io_dtype)c->dtype,
-                                       c->channels ? (uint32_t)c->channels : 1, c->topic};
-    io_zmq_message_init(&s->message);
-    clock_gettime(CLOCK_REALTIME, &now);
-    r = io_stream_cache_init(&s->cache, (uint64_t)now.tv_nsec * 0x9e3779b97f4a7c15 ^ (uint64_t)(uintptr_t)s);
+    s->delivery.common = &c->common;
+    s->delivery.host = host;
+    s->delivery.layout = (struct io_zmq_layout){(enum io_zmq_format)c->format, (enum io_dtype)c->dtype,
+                                                c->channels ? (uint32_t)c->channels : 1, c->topic};
+    r = io_zmq_delivery_init(&s->delivery);
     if (r)
         snprintf(reterr, IO_ERR, "out of memory");
     if (!r)
@@ -169,186 +147,13 @@ static int open_source(const void *config, const struct io_host *host, void **re
     return r;
 }
 
-/* ---- which stream ---- */
-
-/* The id by the input's template, else the sender's, else the topic, else the input's. */
-static int make_id(struct source *s)
+/* No block to be had. Senders of PULL are held back; a SUB's would drop in silence, so the message goes, counted. */
+static void out_of_blocks(struct source *s, int64_t now_ns, int64_t *ret_wake_ns)
 {
-    const struct io_zmq_message *m = &s->message;
-    const char *id = m->header.stream[0] ? m->header.stream : m->topic[0] ? m->topic : s->host->input;
-    struct io_id_parts parts = {.input = s->host->input, .topic = m->topic, .stream = id};
-
-    if (s->conf->common.stream)
-        return m->topic_bad ? -EINVAL : io_id_expand(s->conf->common.stream, &parts, s->id);
-    if (m->topic_bad && !m->header.stream[0])
-        return -EINVAL;
-    memcpy(s->id, id, strlen(id) + 1);
-    return 0;
-}
-
-/* What messages are to have: the input's rate, else the model's; 0: any. */
-static double input_rate(const struct source *s)
-{
-    return s->conf->common.rate > 0 ? s->conf->common.rate : s->host->model_rate;
-}
-
-static bool same_rate(double a, double b)
-{
-    double d = a - b;
-    return d <= 1e-9 * b && -d <= 1e-9 * b;
-}
-
-/* The daemon's stream of s->id, from the cache where the message is like those before it. */
-static int find_stream(struct source *s)
-{
-    struct io_zmq_message *m = &s->message;
-    struct io_cached *e = io_stream_cache_find(&s->cache, s->id);
-    struct io_stream_desc desc = {.id = s->id, .channels = m->channels, .irregular = m->times != NULL};
-    struct io_stream *stream;
-    int r;
-
-    desc.rate = m->header.rate >= 0 ? m->header.rate : e && !e->irregular ? e->rate : input_rate(s);
-    s->rate = desc.rate;
-    s->entry = e;
-    if (e && m->n == 0) { /* flags only: the empty shape says nothing about the stream */
-        m->channels = e->channels;
-        return 0;
-    }
-    if (e && e->channels == desc.channels && e->irregular == desc.irregular && e->rate == desc.rate)
-        return 0;
-    r = s->host->stream(s->host->self, &desc, &stream);
-    if (!r && !e)
-        r = io_stream_cache_add(&s->cache, s->id, &s->entry);
-    if (r)
-        return r;
-    s->entry->stream = stream;
-    s->entry->channels = desc.channels;
-    s->entry->rate = desc.rate;
-    s->entry->irregular = desc.irregular;
-    return 0;
-}
-
-/* ---- from message to blocks ---- */
-
-/* Whether the message just received is one to be handed over; whatever it is not was counted. */
-static bool accept_message(struct source *s)
-{
-    struct io_zmq_message *m = &s->message;
-    enum io_reason why;
-    const char *text;
-
-    if (io_zmq_message_read(m, &s->layout, &why, &text)) {
-        discard(s, why, NULL, m->n, text);
-        return false;
-    }
-    if (make_id(s)) {
-        discard(s, IO_R_ID, NULL, m->n, "topic or template give no valid id");
-        return false;
-    }
-    if (m->header.rate >= 0 && input_rate(s) > 0 && !same_rate(m->header.rate, input_rate(s))) {
-        discard(s, IO_R_RATE, s->id, m->n, "the message's rate is not that of the input or its model");
-        return false;
-    }
-    if (m->n == 0 && m->header.flags == 0)
-        return false;
-    s->row = 0;
-    return find_stream(s) == 0;
-}
-
-static int64_t time_at(const struct source *s, uint64_t row)
-{
-    const struct io_header *h = &s->message.header;
-
-    if (h->t_ns == IO_T_NONE || row == 0)
-        return h->t_ns;
-    return s->rate > 0 ? h->t_ns + (int64_t)((double)row * 1e9 / s->rate + 0.5) : IO_T_NONE;
-}
-
-/* The next rows of the message as a block, or NULL when the pool is at its limit. */
-static struct io_block *cut_block(struct source *s, int64_t now_ns)
-{
-    const struct io_zmq_message *m = &s->message;
-    enum io_sample type = s->layout.format == IO_ZMQ_BYTES ? IO_U8 : io_dtype_sample(m->header.dtype);
-    size_t row_bytes = m->channels * io_sample_bytes(type) + (m->times ? 8 : 0);
-    size_t n = m->n - s->row, most = (IO_BLOCK_MAX - 8) / row_bytes, item = io_dtype_bytes(m->header.dtype);
-    struct io_block *b;
-
-    n = n < most ? n : most;
-    b = io_block_get(s->host->pool, io_block_need(n, m->channels, type, m->times != NULL));
-    if (!b)
-        return NULL;
-    b->n = (uint32_t)n;
-    b->channels = m->channels;
-    b->type = type;
-    b->seq = m->header.seq == IO_SEQ_NONE ? IO_SEQ_NONE : m->header.seq + (int64_t)s->row;
-    b->t_ns = time_at(s, s->row);
-    b->arrived_ns = (uint64_t)now_ns;
-    b->flags = s->row == 0 ? m->header.flags & ~(uint32_t)IO_END : 0; /* the end is said by host->end() */
-    b->timed = m->times != NULL;
-    io_rows_convert(b->data, type, m->payload + s->row * m->channels * item, m->header.dtype, n * m->channels,
-                    s->conf->common.scale, s->conf->common.offset);
-    if (b->timed && n) {
-        memcpy(io_block_times(b), m->times + s->row * 8, n * 8);
-        b->t_ns = io_block_times(b)[0];
-    }
-    s->row += n;
-    return b;
-}
-
-/* Hands over s->block. -EAGAIN: keep it. Other errors: the stream could not be had again, the rest is dropped. */
-static int push_block(struct source *s)
-{
-    int r = s->host->push(s->host->self, s->entry->stream, s->block);
-
-    if (r == -ESTALE) { /* ended by the daemon since it was cached */
-        s->host->end(s->host->self, s->entry->stream);
-        io_stream_cache_drop(&s->cache, s->entry);
-        r = find_stream(s);
-        r = r ? r : s->host->push(s->host->self, s->entry->stream, s->block);
-    }
-    if (r == -EAGAIN)
-        return r;
-    if (r)
-        io_block_put(s->host->pool, s->block);
-    s->block = NULL;
-    return r;
-}
-
-/* Goes on with the current message: 0: done with it; -EAGAIN: its stream's queue is full; -ENOMEM: the pool is. */
-static int deliver(struct source *s, int64_t now_ns)
-{
-    const struct io_zmq_message *m = &s->message;
-    bool rows_left = s->row < m->n || (m->n == 0 && s->row == 0 && m->header.flags & ~(uint32_t)IO_END);
-    int r = 0;
-
-    while (s->block || rows_left) {
-        if (!s->block)
-            s->block = cut_block(s, now_ns);
-        if (!s->block)
-            return -ENOMEM;
-        rows_left = s->row < m->n;
-        r = push_block(s);
-        if (r == -EAGAIN)
-            return r;
-        if (r)
-            return 0;
-    }
-    if (m->header.flags & IO_END) {
-        s->host->end(s->host->self, s->entry->stream);
-        io_stream_cache_drop(&s->cache, s->entry);
-    }
-    return 0;
-}
-
-/* A turn that cannot go on: the pool is at its limit. Senders of PULL are held back; a SUB's would drop in silence. */
-static bool out_of_blocks(struct source *s, int64_t now_ns, int64_t *ret_wake_ns)
-{
-    if (s->conf->pattern == PULL) {
+    if (s->conf->pattern == PULL)
         *ret_wake_ns = now_ns + MEMORY_RETRY_NS;
-        return true;
-    }
-    discard(s, IO_R_MEMORY, s->id, s->message.n - s->row, "no memory for blocks");
-    return false;
+    else
+        io_zmq_give_up(&s->delivery, IO_R_MEMORY, "no memory for blocks");
 }
 
 static bool readable(struct source *s)
@@ -362,29 +167,28 @@ static bool readable(struct source *s)
 static enum io_turn turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
 {
     struct source *s = self;
+    struct io_zmq_delivery *d = &s->delivery;
     uint64_t messages = 0, bytes = 0;
     bool more = true;
 
     *ret_wake_ns = INT64_MAX;
     while (messages < TURN_MESSAGES && more) {
-        if (!s->busy) {
-            if (io_zmq_message_receive(&s->message, s->zmq.socket)) {
+        if (!d->busy) {
+            if (io_zmq_message_receive(&d->message, s->zmq.socket)) {
                 more = readable(s);
                 continue;
             }
             messages++;
-            bytes += s->message.bytes;
-            s->busy = accept_message(s);
+            bytes += d->message.bytes;
+            io_zmq_accept(d);
         }
-        if (s->busy) {
-            int r = deliver(s, now_ns);
-            s->busy = r == -EAGAIN || (r == -ENOMEM && out_of_blocks(s, now_ns, ret_wake_ns));
-            more = !s->busy;
-        }
+        if (d->busy && io_zmq_deliver(d, now_ns) == -ENOMEM)
+            out_of_blocks(s, now_ns, ret_wake_ns);
+        more = !d->busy;
     }
     if (messages)
         s->host->received(s->host->self, messages, bytes);
-    if (s->busy)
+    if (d->busy)
         readable(s);
     return more ? IO_TURN_MORE : IO_TURN_WAIT;
 }

@@ -78,7 +78,7 @@ static void good_headers(void **state)
     assert_string_equal(h.stream, "");
     assert_true(h.seq == IO_SEQ_NONE && h.t_ns == IO_T_NONE && h.rate == -1 && h.flags == 0);
 
-    h = good(" {\"rate\":1e2,\"t_ns\":\"-5\",\"seq\":9223372036854775807,\"flags\":[\"start\",\"gap\",\"reset\",\"end\"],"
+    h = good(" {\"rate\":1e2,\"t_ns\":\"-5\",\"seq\":4611686018427387903,\"flags\":[\"start\",\"gap\",\"reset\",\"end\"],"
              "\"other\":{\"a\":[1,-2.5e-3,null,true,{\"b\":\"\\u00e9\\ud83d\\ude00\\n\"}],\"\":{}},"
              "\"stream\":\"caf\\u00e9/\\u0041\\/\",\"shape\":[0,3],\"dtype\":\"int8\"}\r\n\t ");
     assert_int_equal(h.dtype, IO_D_I8);
@@ -86,7 +86,7 @@ static void good_headers(void **state)
     assert_int_equal(h.shape[0], 0);
     assert_int_equal(h.shape[1], 3);
     assert_string_equal(h.stream, "caf\xc3\xa9/A/");
-    assert_true(h.seq == INT64_MAX && h.t_ns == -5 && h.rate == 100);
+    assert_true(h.seq == 4611686018427387903 && h.t_ns == -5 && h.rate == 100);
     assert_int_equal(h.flags, IO_START | IO_GAP | IO_RESET | IO_END);
 
     h = good("{\"dtype\":\"float64\",\"shape\":[1],\"t_ns\":null,\"seq\":null,\"rate\":null,\"stream\":null,\"flags\":[]}");
@@ -134,6 +134,7 @@ static void wrong_headers(void **state)
         {IO_R_MALFORMED, "{\"dtype\":\"float32\",\"shape\":[1}"},
         {IO_R_MALFORMED, "{\"dtype\":\"float32\",\"shape\":[1],\"seq\":-1}"},
         {IO_R_MALFORMED, "{\"dtype\":\"float32\",\"shape\":[1],\"seq\":1.0}"},
+        {IO_R_MALFORMED, "{\"dtype\":\"float32\",\"shape\":[1],\"seq\":4611686018427387904}"},
         {IO_R_MALFORMED, "{\"dtype\":\"float32\",\"shape\":[1],\"seq\":9223372036854775808}"},
         {IO_R_MALFORMED, "{\"dtype\":\"float32\",\"shape\":[1],\"seq\":\"1\"}"},
         {IO_R_MALFORMED, "{\"dtype\":\"float32\",\"shape\":[1],\"t_ns\":1700000000000000000}"},

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 #include <zmq.h>
 
+#include "io/resample.h"
 #include "io/wire.h"
 
 extern const struct io_source_class io_source_zmq;
@@ -94,6 +96,9 @@ struct io_stream {
     int64_t seq, t_ns, first_t; /* of the last block; of the first row with times */
     uint32_t flags;             /* all that were seen */
     bool ended, stale;
+    int64_t seq_end; /* after the last block */
+    unsigned breaks; /* blocks that did not begin there */
+    int64_t worst_t; /* ns between a block's t_ns and its seq, where both are known and times begin at 0 */
 };
 
 struct host {
@@ -149,6 +154,14 @@ static int host_push(void *self, struct io_stream *s, struct io_block *b)
         s->first_t = t[0];
     s->n += b->n;
     s->blocks++;
+    if (b->seq != IO_SEQ_NONE) {
+        s->breaks += s->seq_end != b->seq;
+        s->seq_end = b->seq + b->n;
+    }
+    if (b->seq != IO_SEQ_NONE && b->t_ns != IO_T_NONE && s->desc.rate > 0) {
+        int64_t off = llabs(b->t_ns - llround((double)b->seq * 1e9 / s->desc.rate));
+        s->worst_t = off > s->worst_t ? off : s->worst_t;
+    }
     s->seq = b->seq;
     s->t_ns = b->t_ns;
     s->flags |= b->flags;
@@ -507,6 +520,106 @@ static void ended_streams_begin_anew(void **state)
     finish(f);
 }
 
+/* ---- resampling ---- */
+
+enum { FROM = 800, TO = 360, WAVE = 5000 };
+
+static double wave(int64_t i)
+{
+    return sin((double)i * 0.11) + 0.5 * sin((double)i * 0.017);
+}
+
+static void send_wave(struct fixture *f, int64_t from, int64_t n, const char *more)
+{
+    double *x = malloc((size_t)n * sizeof *x);
+    char h[256];
+
+    for (int64_t i = 0; i < n; i++)
+        x[i] = wave(from + i);
+    snprintf(h, sizeof h, "{\"dtype\": \"float64\", \"shape\": [%lld], \"rate\": %d%s}", (long long)n, FROM, more);
+    send_array(f, h, x, (size_t)n * sizeof *x);
+    free(x);
+}
+
+/* However the rows were cut into messages, the samples are those of one resampler that saw them in one piece. */
+static void messages_are_resampled_as_one_signal(void **state)
+{
+    static const char *const keys[] = {"rate", "360", "resample", "true", NULL};
+    static const int64_t cuts[] = {1, 2, 7, 64, 1000};
+    struct io_resample_plan *plan;
+    struct io_resampler *whole;
+    char err[IO_ERR], more[100];
+    double in[WAVE], expected[WAVE];
+    size_t n = 0, k;
+
+    for (int64_t i = 0; i < WAVE; i++)
+        in[i] = wave(i);
+    assert_int_equal(io_resample_plan_new(FROM, TO, &plan, err), 0);
+    assert_int_equal(io_resampler_new(plan, 1, &whole), 0);
+    n = io_resampler_push(whole, in, WAVE, expected);
+    while ((k = io_resampler_flush(whole, expected + n, WAVE - n)))
+        n += k;
+    for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++) {
+        struct fixture *f = fixture(ZMQ_PUSH, "pull", keys);
+        uint64_t sent = 0;
+        for (int64_t at = 0; at < WAVE; at += cuts[c], sent++) {
+            int64_t rows = at + cuts[c] < WAVE ? cuts[c] : WAVE - at;
+            snprintf(more, sizeof more, ", \"seq\": %lld, \"t_ns\": \"%lld\"%s", (long long)at,
+                     (long long)(at * 1250000), at + rows == WAVE ? ", \"flags\": [\"end\"]" : "");
+            send_wave(f, at, rows, more);
+            if (sent % 500 == 0)
+                run_until(f, sent + 1);
+        }
+        run_until(f, sent);
+        struct io_stream *s = f->host.streams;
+        assert_int_equal(f->host.n_streams, 1);
+        assert_true(s->ended && s->desc.rate == TO && s->n == n);
+        assert_memory_equal(s->x, expected, n * sizeof *expected);
+        assert_true(s->breaks == 0 && s->worst_t <= 1);
+        assert_int_equal(f->host.discarded_rows, 0);
+        finish(f);
+    }
+    io_resampler_free(&whole);
+    io_resample_plan_free(&plan);
+}
+
+static void holes_and_repeats_of_resampled_streams(void **state)
+{
+    static const char *const keys[] = {"rate", "360", "resample", "true", NULL};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", keys);
+    struct io_stream *s = f->host.streams;
+
+    send_wave(f, 0, 1000, ", \"seq\": 0");
+    send_wave(f, 900, 200, ", \"seq\": 900"); /* a hundred of them again */
+    send_wave(f, 0, 10, ", \"seq\": 0");
+    send_wave(f, 2000, 800, ", \"seq\": 2000"); /* 900 are missing */
+    send_wave(f, 0, 800, ", \"seq\": 2800, \"flags\": [\"reset\"]");
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [0], \"flags\": [\"end\"]}", "", 0);
+    run_until(f, 6);
+    assert_int_equal(f->host.discarded[IO_R_DUPLICATE], 2);
+    assert_int_equal(f->host.discarded_rows, 110);
+    assert_int_equal(s->n, 1100 * TO / FROM + 800 * TO / FROM * 2);
+    assert_int_equal(s->breaks, 1);
+    assert_int_equal(s->seq_end, 3600 * TO / FROM);
+    assert_int_equal(s->flags, IO_RESET);
+    assert_true(s->ended);
+    finish(f);
+
+    f = fixture(ZMQ_PUSH, "pull", keys);
+    s = f->host.streams;
+    send_wave(f, 0, 800, ", \"t_ns\": \"1000000000\"");
+    send_wave(f, 800, 800, ", \"t_ns\": \"2000900000\""); /* jitter */
+    send_wave(f, 0, 800, ", \"t_ns\": \"10000000000\"");   /* seconds later */
+    send_wave(f, 0, 800, ", \"rate\": 0"); /* a key twice */
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [1], \"rate\": 999999.999}", "abcd", 4); /* no sane ratio */
+    run_until(f, 5);
+    assert_true(s->n >= 720 && s->n < 1080 && s->seq == IO_SEQ_NONE);
+    assert_true(s->t_ns >= 10000000000);
+    assert_int_equal(f->host.discarded[IO_R_MALFORMED], 1);
+    assert_int_equal(f->host.discarded[IO_R_RATE], 1);
+    finish(f);
+}
+
 static void bad_configs_are_refused(void **state)
 {
     static const struct {
@@ -688,6 +801,8 @@ int main(void)
         cmocka_unit_test(a_full_queue_holds_the_sender_back),
         cmocka_unit_test(what_is_in_hand_at_close_is_counted),
         cmocka_unit_test(ended_streams_begin_anew),
+        cmocka_unit_test(messages_are_resampled_as_one_signal),
+        cmocka_unit_test(holes_and_repeats_of_resampled_streams),
         cmocka_unit_test(bad_configs_are_refused),
         cmocka_unit_test(an_address_in_use_is_said),
         cmocka_unit_test(the_sink_sends_three_frames),

@@ -1,0 +1,39 @@
+/* zmq_delivery.h: from one received message to blocks in the hands of the daemon. One thread, the source's. */
+#ifndef IO_ZMQ_DELIVERY_H
+#define IO_ZMQ_DELIVERY_H
+
+#include "io/stream_cache.h"
+#include "io/zmq_message.h"
+#include "io/zmq_resample.h"
+
+struct io_zmq_delivery {
+    /* the input's, fixed */
+    const struct io_common *common;
+    const struct io_host *host;
+    struct io_zmq_layout layout;
+    struct io_zmq_plans plans;
+    struct io_stream_cache cache;
+    /* the message at hand; handed over piece by piece while `busy` */
+    bool busy;
+    struct io_zmq_message message;
+    char id[IO_ID_MAX + 1];
+    struct io_cached *entry; /* of its stream */
+    double rate;             /* of its rows; 0: irregular or unknown */
+    uint64_t row;            /* rows of it that are in blocks already */
+    struct io_block *block;  /* refused by a full queue */
+};
+
+/* Zeroed, with the fixed members set. -ENOMEM. */
+int io_zmq_delivery_init(struct io_zmq_delivery *d);
+void io_zmq_delivery_done(struct io_zmq_delivery *d); /* what is still at hand is counted as lost */
+
+/* Looks at the message just received into d->message; d->busy afterwards: io_zmq_deliver() is to be called. */
+void io_zmq_accept(struct io_zmq_delivery *d);
+
+/* 0: done with the message; -EAGAIN: its stream's queue is full; -ENOMEM: no block to be had. Call again after those. */
+int io_zmq_deliver(struct io_zmq_delivery *d, int64_t now_ns);
+
+/* Gives the rest of the message up, counted. */
+void io_zmq_give_up(struct io_zmq_delivery *d, enum io_reason why, const char *text);
+
+#endif
