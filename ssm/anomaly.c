@@ -28,7 +28,7 @@ static void join_row(const float *rows, uint32_t channels, float *out)
         }
     }
     double p = corrected(least, scored);
-    out[SCORE] = scored ? (float)fmin(1.0, -log10(p) / 10.0) : NAN;
+    out[SCORE] = scored ? (float)fmin(1.0, 0.0 - log10(p) / 10.0) : NAN;
     out[P_VALUE] = scored ? (float)p : NAN;
     out[SURPRISE] = surprised ? (float)surprise : NAN;
 }

@@ -56,7 +56,7 @@ static void score_sample(const struct step *s, const double *q, double x, float 
     double p = ssm_calibrate_update(&s->c->calibration, s->calibrator, strangeness);
     if (!row)
         return;
-    row[SCORE] = (float)fmin(1.0, -log10(p) / 10.0);
+    row[SCORE] = (float)fmin(1.0, 0.0 - log10(p) / 10.0); /* 0 − …: p = 1 gives 0, not −0 */
     row[P_VALUE] = (float)p;
     row[SURPRISE] = (float)surprise;
     if (isnan(p))
