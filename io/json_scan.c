@@ -1,6 +1,6 @@
 /* json_scan.c: the scanner behind wire headers. Any thread; reads s->p … s->end only and never past it: texts are
- * not NUL-terminated. Trap: strtod() wants a terminator and honours the locale, so it sees only a bounded copy, and only
- * the rare numbers that the exact path cannot do. */
+ * not NUL-terminated. Trap: strtod() wants a terminator and honours the locale, so it sees only a bounded copy, and
+ * only the rare numbers that the exact path cannot do. */
 #include "io/json_scan.h"
 
 #include <errno.h>

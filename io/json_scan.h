@@ -28,9 +28,9 @@ int io_json_more(struct io_json *s, char close, unsigned *n);
 /* A string with its escapes resolved, cut to cap − 1 bytes and NUL-terminated; *ret_len is its whole length, so one at
  * or above cap was cut. */
 int io_json_string(struct io_json *s, char *buf, size_t cap, size_t *ret_len);
-int io_json_int(struct io_json *s, int64_t *ret);   /* an integer in int64's range, without fraction or exponent */
-int io_json_real(struct io_json *s, double *ret);   /* correctly rounded and finite */
-bool io_json_null(struct io_json *s);               /* consumes null where it is next */
-int io_json_skip(struct io_json *s);                /* any value, IO_JSON_DEPTH deep at most */
+int io_json_int(struct io_json *s, int64_t *ret); /* an integer in int64's range, without fraction or exponent */
+int io_json_real(struct io_json *s, double *ret); /* correctly rounded and finite */
+bool io_json_null(struct io_json *s);             /* consumes null where it is next */
+int io_json_skip(struct io_json *s);              /* any value, IO_JSON_DEPTH deep at most */
 
 #endif

@@ -8,8 +8,8 @@
 #define COMMON(field) offsetof(struct io_common, field)
 
 const struct io_option io_common_options[] = {
-    {"rate", "samples per second; a message or file of another rate is refused, or resampled", IO_OPT_REAL, COMMON(rate),
-     .min = 0, .max = 1e9},
+    {"rate", "samples per second; a message or file of another rate is refused, or resampled", IO_OPT_REAL,
+     COMMON(rate), .min = 0, .max = 1e9},
     {"interval", "reference step of an irregular input (default: the stream's first time difference)", IO_OPT_DURATION,
      COMMON(interval_ns)},
     {"resample", "resample to `rate`, or to the model's rate", IO_OPT_BOOL, COMMON(resample), "false"},
@@ -130,8 +130,13 @@ const struct io_sink_class *io_sink_find(const char *type, const char **ret_why)
 const char *io_family_name(enum io_family f)
 {
     static const char *const names[IO_FAMILIES] = {
-        [IO_PREDICTION] = "prediction", [IO_EMBEDDING] = "embedding", [IO_ANOMALY] = "anomaly",
-        [IO_CHANNEL_ANOMALY] = "channel_anomaly", [IO_SURPRISE] = "surprise", [IO_EVENT] = "event", [IO_SYS] = "sys",
+        [IO_PREDICTION] = "prediction",
+        [IO_EMBEDDING] = "embedding",
+        [IO_ANOMALY] = "anomaly",
+        [IO_CHANNEL_ANOMALY] = "channel_anomaly",
+        [IO_SURPRISE] = "surprise",
+        [IO_EVENT] = "event",
+        [IO_SYS] = "sys",
     };
     return names[f];
 }
@@ -139,10 +144,22 @@ const char *io_family_name(enum io_family f)
 const char *io_reason_name(enum io_reason r)
 {
     static const char *const names[IO_R_COUNT] = {
-        [IO_R_MALFORMED] = "malformed", [IO_R_DTYPE] = "dtype", [IO_R_SHAPE] = "shape", [IO_R_RATE] = "rate",
-        [IO_R_ID] = "id", [IO_R_DUPLICATE_STREAM] = "duplicate_stream", [IO_R_STREAMS] = "streams",
-        [IO_R_QUEUE_FULL] = "queue_full", [IO_R_NAN] = "nan", [IO_R_LATE] = "late", [IO_R_DUPLICATE] = "duplicate",
-        [IO_R_CLOCK] = "clock", [IO_R_GAP] = "gap", [IO_R_TAIL] = "tail", [IO_R_RESET] = "reset", [IO_R_FILE] = "file",
+        [IO_R_MALFORMED] = "malformed",
+        [IO_R_DTYPE] = "dtype",
+        [IO_R_SHAPE] = "shape",
+        [IO_R_RATE] = "rate",
+        [IO_R_ID] = "id",
+        [IO_R_DUPLICATE_STREAM] = "duplicate_stream",
+        [IO_R_STREAMS] = "streams",
+        [IO_R_QUEUE_FULL] = "queue_full",
+        [IO_R_NAN] = "nan",
+        [IO_R_LATE] = "late",
+        [IO_R_DUPLICATE] = "duplicate",
+        [IO_R_CLOCK] = "clock",
+        [IO_R_GAP] = "gap",
+        [IO_R_TAIL] = "tail",
+        [IO_R_RESET] = "reset",
+        [IO_R_FILE] = "file",
         [IO_R_MEMORY] = "memory",
     };
     return names[r];

@@ -1,4 +1,5 @@
-/* stream_cache.c: see stream_cache.h. Memory is taken when an id is new, so a steady set of streams allocates nothing. */
+/* stream_cache.c: see stream_cache.h. Memory is taken when an id is new, so a steady set of streams allocates nothing.
+ */
 #include "io/stream_cache.h"
 
 #include <errno.h>

@@ -12,9 +12,9 @@ static const struct {
     const char *name;
     size_t offset;
 } names[] = {
-    {"input", offsetof(struct io_id_parts, input)},     {"path", offsetof(struct io_id_parts, path)},
-    {"stem", offsetof(struct io_id_parts, stem)},       {"dataset", offsetof(struct io_id_parts, dataset)},
-    {"topic", offsetof(struct io_id_parts, topic)},     {"stream", offsetof(struct io_id_parts, stream)},
+    {"input", offsetof(struct io_id_parts, input)}, {"path", offsetof(struct io_id_parts, path)},
+    {"stem", offsetof(struct io_id_parts, stem)},   {"dataset", offsetof(struct io_id_parts, dataset)},
+    {"topic", offsetof(struct io_id_parts, topic)}, {"stream", offsetof(struct io_id_parts, stream)},
 };
 
 /* The part that the name of `len` bytes stands for, or NULL. */

@@ -12,8 +12,8 @@
 
 size_t io_dtype_bytes(enum io_dtype d)
 {
-    static const unsigned char bytes[] = {[IO_D_F32] = 4, [IO_D_F64] = 8, [IO_D_I16] = 2, [IO_D_I32] = 4,
-                                          [IO_D_I64] = 8, [IO_D_U8] = 1,  [IO_D_I8] = 1};
+    static const unsigned char bytes[] = {
+        [IO_D_F32] = 4, [IO_D_F64] = 8, [IO_D_I16] = 2, [IO_D_I32] = 4, [IO_D_I64] = 8, [IO_D_U8] = 1, [IO_D_I8] = 1};
     return bytes[d];
 }
 
@@ -22,9 +22,9 @@ int io_dtype_parse(const char *name, size_t len, enum io_dtype *ret)
     static const struct {
         const char *name;
         size_t len;
-    } names[] = {[IO_D_F32] = {"float32", 7}, [IO_D_F64] = {"float64", 7}, [IO_D_I16] = {"int16", 5},
-                 [IO_D_I32] = {"int32", 5},   [IO_D_I64] = {"int64", 5},   [IO_D_U8] = {"uint8", 5},
-                 [IO_D_I8] = {"int8", 4}};
+    } names[] = {
+        [IO_D_F32] = {"float32", 7}, [IO_D_F64] = {"float64", 7}, [IO_D_I16] = {"int16", 5}, [IO_D_I32] = {"int32", 5},
+        [IO_D_I64] = {"int64", 5},   [IO_D_U8] = {"uint8", 5},    [IO_D_I8] = {"int8", 4}};
 
     for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
         if (names[i].len == len && !memcmp(names[i].name, name, len)) {

@@ -14,9 +14,10 @@
 
 static const double ten[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                              1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
-static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445"
-                            "46474849505152535455565758596061626364656667686970717273747576777879808182838485868788899091"
-                            "9293949596979899";
+static const char pairs[] =
+    "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445"
+    "46474849505152535455565758596061626364656667686970717273747576777879808182838485868788899091"
+    "9293949596979899";
 
 enum { DIGITS = 9 };
 
@@ -28,7 +29,7 @@ static bool nine_digits(double a, char d[DIGITS], int *ret_exp)
     double scaled, rest;
     int x, p;
 
-    memcpy(&bits, &a, sizeof bits); /* a float's value is a normal double */
+    memcpy(&bits, &a, sizeof bits);               /* a float's value is a normal double */
     x = ((int)(bits >> 52) - 1023) * 78913 >> 18; /* floor(log10(2^e)): floor(log10 a) or one less */
     for (;; x++) {
         p = DIGITS - 1 - x;

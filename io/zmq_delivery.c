@@ -1,5 +1,5 @@
-/* zmq_delivery.c: see zmq_delivery.h. Everything about a message is decided in io_zmq_accept(); from then on it only has
- * to get rid of rows, and may stop at any block and go on later. */
+/* zmq_delivery.c: see zmq_delivery.h. Everything about a message is decided in io_zmq_accept(); from then on it only
+ * has to get rid of rows, and may stop at any block and go on later. */
 #include "io/zmq_delivery.h"
 
 #include <errno.h>
@@ -22,7 +22,8 @@ int io_zmq_delivery_init(struct io_zmq_delivery *d)
 
     clock_gettime(CLOCK_REALTIME, &now);
     io_zmq_message_init(&d->message);
-    return io_stream_cache_init(&d->cache, (uint64_t)now.tv_nsec * 0x9e3779b97f4a7c15 ^ (uint64_t)(uintptr_t)d, free_run);
+    return io_stream_cache_init(&d->cache, (uint64_t)now.tv_nsec * 0x9e3779b97f4a7c15 ^ (uint64_t)(uintptr_t)d,
+                                free_run);
 }
 
 void io_zmq_delivery_done(struct io_zmq_delivery *d)

@@ -30,7 +30,8 @@ void io_zmq_delivery_done(struct io_zmq_delivery *d); /* what is still at hand i
 /* Looks at the message just received into d->message; d->busy afterwards: io_zmq_deliver() is to be called. */
 void io_zmq_accept(struct io_zmq_delivery *d);
 
-/* 0: done with the message; -EAGAIN: its stream's queue is full; -ENOMEM: no block to be had. Call again after those. */
+/* 0: done with the message; -EAGAIN: its stream's queue is full; -ENOMEM: no block to be had. Call again after those.
+ */
 int io_zmq_deliver(struct io_zmq_delivery *d, int64_t now_ns);
 
 /* Gives the rest of the message up, counted. */

@@ -133,7 +133,9 @@ int io_zmq_attach(struct io_zmq *z, const struct io_zmq_ends *ends, char *reterr
 
 void io_zmq_close(struct io_zmq *z, int64_t linger_ns)
 {
-    int linger_ms = linger_ns <= 0 ? 0 : linger_ns < (int64_t)INT32_MAX * 1000000 ? (int)(linger_ns / 1000000) : INT32_MAX;
+    int linger_ms = linger_ns <= 0                             ? 0
+                    : linger_ns < (int64_t)INT32_MAX * 1000000 ? (int)(linger_ns / 1000000)
+                                                               : INT32_MAX;
 
     if (z->socket) {
         zmq_setsockopt(z->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);

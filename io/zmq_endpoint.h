@@ -31,6 +31,6 @@ struct io_zmq {
 
 int io_zmq_open(struct io_zmq *z, int type, char *reterr);
 int io_zmq_attach(struct io_zmq *z, const struct io_zmq_ends *ends, char *reterr); /* binds and connects */
-void io_zmq_close(struct io_zmq *z, int64_t linger_ns); /* also after a failed open */
+void io_zmq_close(struct io_zmq *z, int64_t linger_ns);                            /* also after a failed open */
 
 #endif

@@ -1,8 +1,8 @@
 /* zmq_resample.c: see zmq_resample.h.
  *
- * Positions: row i of a run (counted from its first) is row `first + i` of the sender, output k is at i = k·from/to, and
- * has seq round(first·to/from) + k. Times come from the message at hand, so that a sender whose clock differs from its
- * rate stays visible to the daemon. Blocks are float64: resampled values are not the sender's numbers any more. */
+ * Positions: row i of a run (counted from its first) is row `first + i` of the sender, output k is at i = k·from/to,
+ * and has seq round(first·to/from) + k. Times come from the message at hand, so that a sender whose clock differs from
+ * its rate stays visible to the daemon. Blocks are float64: resampled values are not the sender's numbers any more. */
 #include "io/zmq_resample.h"
 
 #include <errno.h>
@@ -251,6 +251,7 @@ int io_zmq_run_block(struct io_zmq_run *run, struct io_pool *pool, const struct 
         return -ENOMEM;
     fill(run, *ret, 0);
     (*ret)->t_ns = m->header.t_ns;
-    (*ret)->seq = m->header.seq == IO_SEQ_NONE || m->header.seq > seq_max ? IO_SEQ_NONE : resampled_seq(run, m->header.seq);
+    (*ret)->seq =
+        m->header.seq == IO_SEQ_NONE || m->header.seq > seq_max ? IO_SEQ_NONE : resampled_seq(run, m->header.seq);
     return 0;
 }

@@ -33,8 +33,8 @@ static const char *const dtypes[] = {"float32", "float64", "int16", "int32", "in
 
 #define AT(field) offsetof(struct conf, field)
 static const struct io_option options[] = {
-    {"pattern", "pull: senders share the work; sub: subscribe to publishers", IO_OPT_ENUM, AT(pattern), .required = true,
-     .names = patterns},
+    {"pattern", "pull: senders share the work; sub: subscribe to publishers", IO_OPT_ENUM, AT(pattern),
+     .required = true, .names = patterns},
     {"format", "array: JSON header and payload; raw: samples only; bytes: a byte stream", IO_OPT_ENUM, AT(format),
      "array", .names = formats},
     IO_ZMQ_ENDS_OPTIONS(struct conf, ends, "1000"),

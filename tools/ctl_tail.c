@@ -88,11 +88,13 @@ static int parse_number(enum io_option_kind kind, const char *text, int64_t *ret
 /* −1: go on; else the exit code. */
 static int parse_options(int argc, char **argv, struct tail *t)
 {
-    static const struct option longs[] = {
-        {"family", required_argument, NULL, 'f'}, {"stream", required_argument, NULL, 's'},
-        {"json", no_argument, NULL, 'j'},         {"count", required_argument, NULL, 'n'},
-        {"for", required_argument, NULL, 'd'},    {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {{"family", required_argument, NULL, 'f'},
+                                          {"stream", required_argument, NULL, 's'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"count", required_argument, NULL, 'n'},
+                                          {"for", required_argument, NULL, 'd'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     int64_t count = 0;
     int c, r = 0;
 
@@ -180,9 +182,12 @@ static void drain(struct tail *t, void *socket)
             if (zmq_msg_recv(&frames[n < 3 ? n : 2], socket, ZMQ_DONTWAIT) < 0)
                 goto done;
         } while (zmq_msg_more(&frames[n < 3 ? n : 2]) && ++n);
-        struct tail_message msg = {.topic = zmq_msg_data(&frames[0]), .header = zmq_msg_data(&frames[1]),
-                                   .payload = zmq_msg_data(&frames[2]), .topic_len = zmq_msg_size(&frames[0]),
-                                   .header_len = zmq_msg_size(&frames[1]), .bytes = zmq_msg_size(&frames[2])};
+        struct tail_message msg = {.topic = zmq_msg_data(&frames[0]),
+                                   .header = zmq_msg_data(&frames[1]),
+                                   .payload = zmq_msg_data(&frames[2]),
+                                   .topic_len = zmq_msg_size(&frames[0]),
+                                   .header_len = zmq_msg_size(&frames[1]),
+                                   .bytes = zmq_msg_size(&frames[2])};
         if (n == 2 && wanted(t, &msg))
             t->shown += !(t->json ? tail_json_line(stdout, &msg) : tail_model_add(&t->model, &msg));
     }
@@ -235,7 +240,8 @@ static int loop(struct tail *t, void *socket, int signals)
 /* The terminal's: a locale that is not named leaves UTF-8 likely, one that is named decides. */
 static struct tail_style style_of_terminal(void)
 {
-    const char *names[] = {getenv("LC_ALL"), getenv("LC_CTYPE"), getenv("LANG")}, *locale = NULL, *term = getenv("TERM");
+    const char *names[] = {getenv("LC_ALL"), getenv("LC_CTYPE"), getenv("LANG")}, *locale = NULL,
+               *term = getenv("TERM");
 
     for (int i = 0; i < 3 && !locale; i++)
         locale = names[i] && *names[i] ? names[i] : NULL;

@@ -28,8 +28,9 @@ void tail_line_begin(struct tail_line *l, struct tail_style style, int width)
 void tail_ink(struct tail_line *l, enum tail_ink ink)
 {
     static const char *const codes[] = {
-        [TAIL_PLAIN] = "\033[0m",     [TAIL_BOLD] = "\033[0;1m",    [TAIL_DIM] = "\033[0;2m",  [TAIL_GREEN] = "\033[0;32m",
-        [TAIL_YELLOW] = "\033[0;33m", [TAIL_RED] = "\033[0;1;31m", [TAIL_CYAN] = "\033[0;36m",
+        [TAIL_PLAIN] = "\033[0m",    [TAIL_BOLD] = "\033[0;1m",    [TAIL_DIM] = "\033[0;2m",
+        [TAIL_GREEN] = "\033[0;32m", [TAIL_YELLOW] = "\033[0;33m", [TAIL_RED] = "\033[0;1;31m",
+        [TAIL_CYAN] = "\033[0;36m",
     };
 
     if (l->style.colour)

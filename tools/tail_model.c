@@ -1,5 +1,6 @@
-/* tail_model.c: messages into the live view's model. What comes from the network is taken as text of a stranger: ids and
- * words are shown only where they hold no control characters, shapes only where the payload is as long as they say. */
+/* tail_model.c: messages into the live view's model. What comes from the network is taken as text of a stranger: ids
+ * and words are shown only where they hold no control characters, shapes only where the payload is as long as they say.
+ */
 #include "tools/tail_model.h"
 
 #include <errno.h>

@@ -19,15 +19,15 @@ struct tail_stream {
     char *id;
     double rate; /* −1: not told yet, 0: irregular */
     uint32_t channels;
-    uint64_t rows;   /* since the last tick */
-    double rows_s;   /* smoothed */
+    uint64_t rows; /* since the last tick */
+    double rows_s; /* smoothed */
     bool forecast, scored, warmup, ended;
-    float next, low, high; /* first sample ahead: median, outer quantiles */
+    float next, low, high;   /* first sample ahead: median, outer quantiles */
     float ahead[TAIL_AHEAD]; /* medians over the horizon */
     unsigned n_ahead;
-    float score;                 /* highest since the last tick; −1: none */
-    float shown;                 /* what the score column says: falls slowly, so that a peak can be read */
-    float history[TAIL_HISTORY]; /* per tick, newest last; NaN: none */
+    float score;                    /* highest since the last tick; −1: none */
+    float shown;                    /* what the score column says: falls slowly, so that a peak can be read */
+    float history[TAIL_HISTORY];    /* per tick, newest last; NaN: none */
     uint64_t run, due[IO_FAMILIES]; /* out_seq that the next message is to have; 0: none seen */
 };
 
@@ -37,8 +37,8 @@ struct tail_event {
 };
 
 struct tail_model {
-    struct tail_stream **streams; /* by id */
-    unsigned n, capacity, unseen; /* unseen: streams beyond TAIL_STREAMS */
+    struct tail_stream **streams;          /* by id */
+    unsigned n, capacity, unseen;          /* unseen: streams beyond TAIL_STREAMS */
     struct tail_event events[TAIL_EVENTS]; /* ring; the newest is events[(n_events − 1) % TAIL_EVENTS] */
     uint64_t n_events;
     uint64_t messages, rows, lost; /* lost: rows that out_seq says were published and did not arrive */
@@ -54,6 +54,6 @@ int tail_family(const char *text, size_t len);
 void tail_model_init(struct tail_model *m);
 void tail_model_done(struct tail_model *m);
 int tail_model_add(struct tail_model *m, const struct tail_message *msg); /* −EBADMSG: not one of mambad's */
-void tail_model_tick(struct tail_model *m, double seconds); /* since the tick before */
+void tail_model_tick(struct tail_model *m, double seconds);               /* since the tick before */
 
 #endif

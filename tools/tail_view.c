@@ -119,9 +119,9 @@ struct column {
 };
 
 static const struct column columns_of[] = {
-    {"rate", 8, 5, false, false, cell_rate},     {"rows/s", 7, 3, false, false, cell_rows},
-    {"next", 8, 1, false, false, cell_next},     {"band", 17, 4, false, false, cell_band},
-    {"ahead", 12, 6, true, true, cell_ahead},    {"anomaly", 10, 2, false, true, cell_score},
+    {"rate", 8, 5, false, false, cell_rate},      {"rows/s", 7, 3, false, false, cell_rows},
+    {"next", 8, 1, false, false, cell_next},      {"band", 17, 4, false, false, cell_band},
+    {"ahead", 12, 6, true, true, cell_ahead},     {"anomaly", 10, 2, false, true, cell_score},
     {"history", 12, 7, true, true, cell_history},
 };
 enum { COLUMNS = sizeof columns_of / sizeof *columns_of };
@@ -290,7 +290,8 @@ static void draw_events(FILE *out, struct tail_line *l, const struct layout *lay
 void tail_view_draw(FILE *out, const struct tail_model *m, const char *endpoint, struct tail_style style, int columns,
                     int rows)
 {
-    int lines = rows > 4 ? rows - 4 : 0; /* title, totals, heads, and the last line stays free: writing there would scroll */
+    int lines =
+        rows > 4 ? rows - 4 : 0; /* title, totals, heads, and the last line stays free: writing there would scroll */
     int events = m->n_events == 0 || lines < 2 ? 0 : lines < 10 ? 1 : lines / 3;
     struct tail_line l;
     struct layout lay;

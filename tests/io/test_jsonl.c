@@ -65,8 +65,15 @@ static void temporary(struct fixture *f)
 
 static struct io_message message(enum io_family family)
 {
-    return (struct io_message){.family = family, .stream = "a b", .model = "m", .exact = true, .rate = 100,
-                               .t_ns = IO_T_NONE, .from_seq = IO_SEQ_NONE, .to_seq = IO_SEQ_NONE, .count = -1};
+    return (struct io_message){.family = family,
+                               .stream = "a b",
+                               .model = "m",
+                               .exact = true,
+                               .rate = 100,
+                               .t_ns = IO_T_NONE,
+                               .from_seq = IO_SEQ_NONE,
+                               .to_seq = IO_SEQ_NONE,
+                               .count = -1};
 }
 
 static json_t *line(FILE *f)

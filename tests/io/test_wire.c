@@ -78,9 +78,10 @@ static void good_headers(void **state)
     assert_string_equal(h.stream, "");
     assert_true(h.seq == IO_SEQ_NONE && h.t_ns == IO_T_NONE && h.rate == -1 && h.flags == 0);
 
-    h = good(" {\"rate\":1e2,\"t_ns\":\"-5\",\"seq\":4611686018427387903,\"flags\":[\"start\",\"gap\",\"reset\",\"end\"],"
-             "\"other\":{\"a\":[1,-2.5e-3,null,true,{\"b\":\"\\u00e9\\ud83d\\ude00\\n\"}],\"\":{}},"
-             "\"stream\":\"caf\\u00e9/\\u0041\\/\",\"shape\":[0,3],\"dtype\":\"int8\"}\r\n\t ");
+    h = good(
+        " {\"rate\":1e2,\"t_ns\":\"-5\",\"seq\":4611686018427387903,\"flags\":[\"start\",\"gap\",\"reset\",\"end\"],"
+        "\"other\":{\"a\":[1,-2.5e-3,null,true,{\"b\":\"\\u00e9\\ud83d\\ude00\\n\"}],\"\":{}},"
+        "\"stream\":\"caf\\u00e9/\\u0041\\/\",\"shape\":[0,3],\"dtype\":\"int8\"}\r\n\t ");
     assert_int_equal(h.dtype, IO_D_I8);
     assert_int_equal(h.ndim, 2);
     assert_int_equal(h.shape[0], 0);
@@ -89,7 +90,8 @@ static void good_headers(void **state)
     assert_true(h.seq == 4611686018427387903 && h.t_ns == -5 && h.rate == 100);
     assert_int_equal(h.flags, IO_START | IO_GAP | IO_RESET | IO_END);
 
-    h = good("{\"dtype\":\"float64\",\"shape\":[1],\"t_ns\":null,\"seq\":null,\"rate\":null,\"stream\":null,\"flags\":[]}");
+    h = good(
+        "{\"dtype\":\"float64\",\"shape\":[1],\"t_ns\":null,\"seq\":null,\"rate\":null,\"stream\":null,\"flags\":[]}");
     assert_true(h.seq == IO_SEQ_NONE && h.t_ns == IO_T_NONE && h.rate == -1 && h.stream[0] == 0);
     assert_true(good("{\"dtype\":\"uint8\",\"shape\":[1],\"rate\":0}").rate == 0);
     assert_true(good("{\"dtype\":\"uint8\",\"shape\":[1],\"rate\":0.1}").rate == 0.1);
@@ -276,9 +278,12 @@ static void agree_with_jansson(const char *text, size_t len)
 static void mutated_headers_are_survived(void **state)
 {
     static const char *const seeds[] = {
-        "{\"dtype\": \"float32\", \"shape\": [64, 2], \"stream\": \"a/b\", \"seq\": 12, \"t_ns\": \"170\", \"rate\": 1e2}",
-        "{\"flags\":[\"start\",\"end\"],\"x\":{\"y\":[[],{},null,true,false,-1.5E+3]},\"shape\":[1],\"dtype\":\"int64\"}",
-        "{\"stream\":\"\\u00e9\\ud83d\\ude00\\\\\\\"\xc3\xa9\xf0\x9f\x98\x80\",\"dtype\":\"uint8\",\"shape\":[3],\"rate\":0.1}",
+        "{\"dtype\": \"float32\", \"shape\": [64, 2], \"stream\": \"a/b\", \"seq\": 12, \"t_ns\": \"170\", \"rate\": "
+        "1e2}",
+        "{\"flags\":[\"start\",\"end\"],\"x\":{\"y\":[[],{},null,true,false,-1.5E+3]},\"shape\":[1],\"dtype\":"
+        "\"int64\"}",
+        "{\"stream\":\"\\u00e9\\ud83d\\ude00\\\\\\\"\xc3\xa9\xf0\x9f\x98\x80\",\"dtype\":\"uint8\",\"shape\":[3],"
+        "\"rate\":0.1}",
     };
     static const char spice[] = "{}[]\",:\\u0019eE+-. ndtf\xc3\xa9\xff\x80/";
     char text[512];
@@ -291,9 +296,15 @@ static void mutated_headers_are_survived(void **state)
         for (unsigned n = (unsigned)(next_random() % 4); n-- > 0 && len;) {
             size_t at = next_random() % len, span = next_random() % 9;
             switch (next_random() % 5) {
-            case 0: text[at] = (char)next_random(); break;
-            case 1: text[at] = spice[next_random() % (sizeof spice - 1)]; break;
-            case 2: len = at; break;
+            case 0:
+                text[at] = (char)next_random();
+                break;
+            case 1:
+                text[at] = spice[next_random() % (sizeof spice - 1)];
+                break;
+            case 2:
+                len = at;
+                break;
             case 3: /* a piece again, elsewhere */
                 span = span < len - at ? span : len - at;
                 if (len + span < sizeof text) {
@@ -375,11 +386,26 @@ static void templates(void **state)
 static struct io_message message(enum io_family family)
 {
     static const float quantiles[] = {0.1f, 0.5f, 0.9f};
-    return (struct io_message){.family = family, .stream = "plant/\"7\"\\", .model = "fc", .run = 3, .out_seq = 77,
-                               .epoch = 2, .seq = 1024, .stride = 16, .span = 96, .t_ns = 1700000000123456789,
-                               .rate = 33.3, .exact = true, .latency_us = 412, .ndim = 4, .shape = {1, 2, 96, 3},
-                               .quantiles = quantiles, .n_quantiles = 3, .from_seq = IO_SEQ_NONE,
-                               .to_seq = IO_SEQ_NONE, .count = -1};
+    return (struct io_message){.family = family,
+                               .stream = "plant/\"7\"\\",
+                               .model = "fc",
+                               .run = 3,
+                               .out_seq = 77,
+                               .epoch = 2,
+                               .seq = 1024,
+                               .stride = 16,
+                               .span = 96,
+                               .t_ns = 1700000000123456789,
+                               .rate = 33.3,
+                               .exact = true,
+                               .latency_us = 412,
+                               .ndim = 4,
+                               .shape = {1, 2, 96, 3},
+                               .quantiles = quantiles,
+                               .n_quantiles = 3,
+                               .from_seq = IO_SEQ_NONE,
+                               .to_seq = IO_SEQ_NONE,
+                               .count = -1};
 }
 
 static json_t *json_of(const struct io_message *m)
@@ -403,8 +429,8 @@ static json_t *json_of(const struct io_message *m)
 
 static void published_headers(void **state)
 {
-    static const char *const common[] = {"v", "stream", "model", "run", "epoch", "seq", "stride", "span", "t_ns", "rate",
-                                         "out_seq", "dtype", "shape", "warmup", "latency_us"};
+    static const char *const common[] = {"v",    "stream", "model",   "run",   "epoch", "seq",    "stride",    "span",
+                                         "t_ns", "rate",   "out_seq", "dtype", "shape", "warmup", "latency_us"};
     struct io_message m = message(IO_PREDICTION);
     json_t *j = json_of(&m);
 
@@ -511,9 +537,10 @@ static void check_float(float v)
 
 static void floats_are_printf(void **state)
 {
-    static const float odd[] = {0.0f, -0.0f, 1.0f, 0.1f, 1e-4f, 9.99999e-5f, 1e9f, 999999999.0f, 123456789.0f,
-                                3.4028235e38f, 1.1754944e-38f, 1e-45f, 100000.0625f, 65536.0625f, 0.5f, 16777216.0f,
-                                1e10f, 1e22f, 1e30f, 1e31f, 1e-14f, 1e-15f, 99999.9921875f, 8388607.5f};
+    static const float odd[] = {0.0f,         -0.0f,        1.0f,         0.1f,          1e-4f,          9.99999e-5f,
+                                1e9f,         999999999.0f, 123456789.0f, 3.4028235e38f, 1.1754944e-38f, 1e-45f,
+                                100000.0625f, 65536.0625f,  0.5f,         16777216.0f,   1e10f,          1e22f,
+                                1e30f,        1e31f,        1e-14f,       1e-15f,        99999.9921875f, 8388607.5f};
 
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
         check_float(odd[i]);
@@ -583,11 +610,11 @@ int main(void)
 {
     const char *given = getenv("MAMBAD_SEED");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(good_headers),     cmocka_unit_test(wrong_headers),
-        cmocka_unit_test(sizes_are_limited), cmocka_unit_test(mutated_headers_are_survived),
-        cmocka_unit_test(ids_and_topics),   cmocka_unit_test(templates),
-        cmocka_unit_test(published_headers), cmocka_unit_test(published_events),
-        cmocka_unit_test(long_names_are_cut), cmocka_unit_test(floats_are_printf),
+        cmocka_unit_test(good_headers),        cmocka_unit_test(wrong_headers),
+        cmocka_unit_test(sizes_are_limited),   cmocka_unit_test(mutated_headers_are_survived),
+        cmocka_unit_test(ids_and_topics),      cmocka_unit_test(templates),
+        cmocka_unit_test(published_headers),   cmocka_unit_test(published_events),
+        cmocka_unit_test(long_names_are_cut),  cmocka_unit_test(floats_are_printf),
         cmocka_unit_test(rows_of_every_dtype),
     };
 

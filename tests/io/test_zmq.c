@@ -40,18 +40,30 @@ static void set(const struct io_option *options, void *conf, const char *name, c
     int i = 0;
 
     switch (o->kind) {
-    case IO_OPT_STRING: *(char **)at = (char *)text; break;
+    case IO_OPT_STRING:
+        *(char **)at = (char *)text;
+        break;
     case IO_OPT_STRINGS: {
         struct io_strings *s = at;
         s->v = realloc(s->v, (s->n + 1) * sizeof *s->v);
         s->v[s->n++] = (char *)text;
         break;
     }
-    case IO_OPT_BOOL: *(bool *)at = !strcmp(text, "true"); break;
-    case IO_OPT_INT: *(int64_t *)at = atoll(text); break;
-    case IO_OPT_REAL: *(double *)at = atof(text); break;
-    case IO_OPT_SIZE: *(int64_t *)at = atoll(text) * (strstr(text, "MiB") ? 1 << 20 : 1); break;
-    case IO_OPT_DURATION: *(int64_t *)at = -1; break;
+    case IO_OPT_BOOL:
+        *(bool *)at = !strcmp(text, "true");
+        break;
+    case IO_OPT_INT:
+        *(int64_t *)at = atoll(text);
+        break;
+    case IO_OPT_REAL:
+        *(double *)at = atof(text);
+        break;
+    case IO_OPT_SIZE:
+        *(int64_t *)at = atoll(text) * (strstr(text, "MiB") ? 1 << 20 : 1);
+        break;
+    case IO_OPT_DURATION:
+        *(int64_t *)at = -1;
+        break;
     case IO_OPT_ENUM:
         while (o->names[i] && strcmp(o->names[i], text))
             i++;
@@ -301,8 +313,10 @@ static void pull_takes_arrays(void **state)
     struct io_stream *s = f->host.streams;
 
     send_array(f, "{\"dtype\": \"float32\", \"shape\": [6]}", x, sizeof x);
-    send_array(f, "{\"dtype\": \"float32\", \"shape\": [3, 2], \"stream\": \"b\", \"seq\": 100, \"t_ns\": \"5\"}", x, sizeof x);
-    send_array(f, "{\"dtype\": \"float64\", \"shape\": [2], \"stream\": \"c\", \"rate\": 50, \"flags\": [\"start\"]}", y, sizeof y);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [3, 2], \"stream\": \"b\", \"seq\": 100, \"t_ns\": \"5\"}", x,
+               sizeof x);
+    send_array(f, "{\"dtype\": \"float64\", \"shape\": [2], \"stream\": \"c\", \"rate\": 50, \"flags\": [\"start\"]}",
+               y, sizeof y);
     send_array(f, "{\"dtype\": \"float64\", \"shape\": [2], \"stream\": \"c\", \"flags\": [\"gap\"]}", y, sizeof y);
     run_until(f, 4);
     assert_int_equal(f->host.n_streams, 3);
@@ -327,7 +341,8 @@ static void sub_takes_topics(void **state)
 
     for (int i = 0; i < 2; i++)
         assert_true(zmq_recv(f->peer, note, sizeof note, 0) > 0); /* both subscriptions have arrived */
-    const char *h = "{\"dtype\": \"int16\", \"shape\": [2]}", *named = "{\"dtype\": \"int16\", \"shape\": [2], \"stream\": \"n\"}";
+    const char *h = "{\"dtype\": \"int16\", \"shape\": [2]}",
+               *named = "{\"dtype\": \"int16\", \"shape\": [2], \"stream\": \"n\"}";
     send_frames(f->peer, (const void *[]){"a/one/", h, x}, (size_t[]){6, strlen(h), 4}, 3);
     send_frames(f->peer, (const void *[]){"other", h, x}, (size_t[]){5, strlen(h), 4}, 3);
     send_frames(f->peer, (const void *[]){"b", named, x}, (size_t[]){1, strlen(named), 4}, 3);
@@ -345,8 +360,8 @@ static void sub_takes_topics(void **state)
 
 static void raw_and_bytes(void **state)
 {
-    static const char *const raw[] = {"format", "raw", "dtype", "int16", "channels", "2", "rate", "8000",
-                                      "topic", "true", "stream", "{input}.{topic}", NULL};
+    static const char *const raw[] = {"format", "raw",   "dtype", "int16",  "channels",        "2", "rate",
+                                      "8000",   "topic", "true",  "stream", "{input}.{topic}", NULL};
     static const char *const bytes[] = {"format", "bytes", NULL};
     int16_t x[4] = {1, 2, 3, 4};
     struct fixture *f = fixture(ZMQ_PUSH, "pull", raw);
@@ -431,8 +446,10 @@ static void long_messages_are_cut(void **state)
 
     for (int i = 0; i < N; i++)
         x[i] = (float)i;
-    send_array(f, "{\"dtype\": \"float32\", \"shape\": [700001], \"seq\": 7, \"t_ns\": \"1000\", \"rate\": 1000,"
-                  "\"flags\": [\"start\", \"end\"]}", x, N * sizeof *x);
+    send_array(f,
+               "{\"dtype\": \"float32\", \"shape\": [700001], \"seq\": 7, \"t_ns\": \"1000\", \"rate\": 1000,"
+               "\"flags\": [\"start\", \"end\"]}",
+               x, N * sizeof *x);
     run_until(f, 1);
     struct io_stream *s = f->host.streams;
     assert_int_equal(s->n, N);
@@ -608,9 +625,9 @@ static void holes_and_repeats_of_resampled_streams(void **state)
     f = fixture(ZMQ_PUSH, "pull", keys);
     s = f->host.streams;
     send_wave(f, 0, 800, ", \"t_ns\": \"1000000000\"");
-    send_wave(f, 800, 800, ", \"t_ns\": \"2000900000\""); /* jitter */
-    send_wave(f, 0, 800, ", \"t_ns\": \"10000000000\"");   /* seconds later */
-    send_wave(f, 0, 800, ", \"rate\": 0"); /* a key twice */
+    send_wave(f, 800, 800, ", \"t_ns\": \"2000900000\"");                                       /* jitter */
+    send_wave(f, 0, 800, ", \"t_ns\": \"10000000000\"");                                        /* seconds later */
+    send_wave(f, 0, 800, ", \"rate\": 0");                                                      /* a key twice */
     send_array(f, "{\"dtype\": \"float32\", \"shape\": [1], \"rate\": 999999.999}", "abcd", 4); /* no sane ratio */
     run_until(f, 5);
     assert_true(s->n >= 720 && s->n < 1080 && s->seq == IO_SEQ_NONE);
@@ -649,7 +666,7 @@ static void bad_configs_are_refused(void **state)
         {"stream", {"pattern", "sub", "connect", "ipc:///tmp/x", "stream", "{path}"}},
     };
     static const char *const fine[] = {"tcp://127.0.0.1:5555", "tcp://127.1.2.3:1", "tcp://localhost:65535",
-                                       "tcp://[::1]:5555", "ipc:///tmp/x", "ipc://@abstract"};
+                                       "tcp://[::1]:5555",     "ipc:///tmp/x",      "ipc://@abstract"};
     const struct io_source_class *z = &io_source_zmq;
     char err[IO_ERR];
     const char *key;
@@ -715,10 +732,24 @@ static void the_sink_sends_three_frames(void **state)
     void *sub = zmq_socket(context, ZMQ_SUB);
     char address[100], header[IO_JSON_MAX], err[IO_ERR];
     float rows[6] = {0.25f, 0.5f, 0.75f, 1, 2, 3};
-    struct io_message m = {.family = IO_ANOMALY, .stream = "a b", .model = "m", .ndim = 2, .shape = {2, 3}, .data = rows,
-                           .exact = true, .from_seq = IO_SEQ_NONE, .to_seq = IO_SEQ_NONE, .count = -1};
-    struct io_message e = {.family = IO_EVENT, .stream = "a b", .model = "m", .event = "start", .exact = true,
-                           .from_seq = IO_SEQ_NONE, .to_seq = IO_SEQ_NONE, .count = -1};
+    struct io_message m = {.family = IO_ANOMALY,
+                           .stream = "a b",
+                           .model = "m",
+                           .ndim = 2,
+                           .shape = {2, 3},
+                           .data = rows,
+                           .exact = true,
+                           .from_seq = IO_SEQ_NONE,
+                           .to_seq = IO_SEQ_NONE,
+                           .count = -1};
+    struct io_message e = {.family = IO_EVENT,
+                           .stream = "a b",
+                           .model = "m",
+                           .event = "start",
+                           .exact = true,
+                           .from_seq = IO_SEQ_NONE,
+                           .to_seq = IO_SEQ_NONE,
+                           .count = -1};
     int timeout = 2000;
 
     snprintf(address, sizeof address, "ipc:///tmp/mambad-test-sink-%d", (int)getpid());
