@@ -150,7 +150,7 @@ def live_view():
     messages.append(message("event", "ecg", [], event="anomaly_start", reason="p", from_seq=5, to_seq=9))
     with Publisher(messages, 0.05):
         for columns, rows in ((100, 30), (100, 60), (72, 20), (40, 10), (20, 6), (12, 4), (1, 1), (300, 100)):
-            frames, text = terminal(columns, rows, "--for", "900ms")
+            frames, text = terminal(columns, rows, "--for", "700ms")
             assert 2 <= len(frames) <= 11, len(frames)  # at most ten a second
             assert text.endswith("\x1b[?25h") and "\x1b[31mx" not in text
             for line in frames[-1].split("\n"):
