@@ -36,6 +36,7 @@ static void convolve(struct ssm_tile *t, uint32_t layer, size_t d0, size_t d1)
             .y = t->xc + run->row * t->ldd,
             .ldy = t->ldd,
             .window = ssm_slot_conv(t->layout, run->slot, layer),
+            .window_next = i + 1 < t->n_runs ? ssm_slot_conv(t->layout, run[1].slot, layer) : NULL,
             .w = l->conv,
             .b = l->conv_bias,
             .T = run->T,

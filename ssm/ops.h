@@ -36,6 +36,7 @@ struct ssm_conv {
     float *y;
     size_t ldy;
     float *window;
+    const float *window_next; /* of the call after this one, to fetch ahead from memory; NULL: none */
     const float *w; /* [K][Dp] */
     const float *b; /* [Dp] */
     uint32_t T, K;
@@ -56,7 +57,7 @@ struct ssm_scan {
     const float *A;    /* [N][Dp], already −exp(A_log) */
     const float *skip; /* [Dp] */
     float *h;          /* [N][Dp] */
-    const float *h_next; /* state that the next call will be about, fetched ahead from memory; NULL: none */
+    const float *h_next; /* of the call after this one, to fetch ahead from memory; NULL: none */
     float *y;
     size_t ldy;
     uint32_t T, N;

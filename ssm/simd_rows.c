@@ -42,13 +42,16 @@ void SIMD_NAME(rmsnorm)(float *y, size_t ldy, const float *x, size_t ldx, const 
 /* y[t] = silu(b + Σ_w w[w]·x[t−(K−1)+w]), one vector of channels; the last K − 1 inputs stay in registers */
 SIMD_INLINE void conv_lanes(const struct ssm_conv *c, size_t d, uint32_t K)
 {
+    const float *next = (c->window_next ? c->window_next : c->w) + d; /* w: something that is near anyway */
     simd_f weight[K_MAX], past[K_MAX], bias = simd_load(c->b + d);
     SIMD_UNROLL
     for (uint32_t k = 0; k < K; k++)
         weight[k] = simd_load(c->w + k * c->Dp + d);
     SIMD_UNROLL
-    for (uint32_t k = 0; k + 1 < K; k++)
+    for (uint32_t k = 0; k + 1 < K; k++) {
         past[k] = simd_load(c->window + k * c->Dp + d);
+        _mm_prefetch((const char *)(next + k * c->Dp), _MM_HINT_T0);
+    }
     for (uint32_t t = 0; t < c->T; t++) {
         past[K - 1] = simd_load(c->x + t * c->ldx + d);
         simd_f sum = bias;

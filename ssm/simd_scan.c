@@ -49,17 +49,18 @@ SIMD_INLINE simd_f state_next(simd_f h, simd_f rate, simd_f A, simd_f input, flo
 SIMD_INLINE void chunk_states_wide(struct chunk *c, uint32_t n0, uint32_t states)
 {
     const struct ssm_scan *s = c->s;
-    const float *A = s->A + n0 * s->Dp + c->d, *B = s->B + c->t * s->ldbc + n0, *C = s->C + c->t * s->ldbc + n0;
-    float *state = s->h + n0 * s->Dp + c->d;
-    const float *next = s->h_next ? s->h_next + n0 * s->Dp + c->d : s->A; /* A: some place that is near anyway */
-    for (uint32_t i = 0; i < c->count; i++, A += SIMD_LANES, state += SIMD_LANES, next += SIMD_LANES) {
+    const size_t row = s->Dp, at = n0 * row + c->d; /* locals: a vector store may alias what a pointer leads to */
+    const float *B = s->B + c->t * s->ldbc + n0, *C = s->C + c->t * s->ldbc + n0;
+    const float *A = s->A + at, *next = (s->h_next ? s->h_next : s->A) + at; /* A: something that is near anyway */
+    float *state = s->h + at;
+    const uint32_t count = c->count;
+    for (uint32_t i = 0; i < count; i++, A += SIMD_LANES, state += SIMD_LANES, next += SIMD_LANES) {
         simd_f rate = c->rate[i], input = c->input[i], sum = c->sum[i];
         SIMD_UNROLL
         for (uint32_t n = 0; n < states; n++) {
-            simd_f h = simd_load(state + n * s->Dp);
-            h = state_next(h, rate, simd_load(A + n * s->Dp), input, B[n]);
-            simd_store(state + n * s->Dp, h);
-            _mm_prefetch((const char *)(next + n * s->Dp), _MM_HINT_T0);
+            simd_f h = state_next(simd_load(state + n * row), rate, simd_load(A + n * row), input, B[n]);
+            simd_store(state + n * row, h);
+            _mm_prefetch((const char *)(next + n * row), _MM_HINT_T0);
             sum = simd_fma(h, simd_set1(C[n]), sum);
         }
         c->sum[i] = sum;
@@ -79,24 +80,26 @@ static void chunk_run_wide(struct chunk *c)
 SIMD_INLINE void chunk_states(struct chunk *c, uint32_t n0, uint32_t states)
 {
     const struct ssm_scan *s = c->s;
-    const float *A = s->A + n0 * s->Dp + c->d, *B = s->B + c->t * s->ldbc + n0, *C = s->C + c->t * s->ldbc + n0;
-    float *state = s->h + n0 * s->Dp + c->d;
+    const size_t row = s->Dp, step = s->ldbc;
+    const float *A = s->A + n0 * row + c->d, *B = s->B + c->t * step + n0, *C = s->C + c->t * step + n0;
+    float *state = s->h + n0 * row + c->d;
+    const uint32_t count = c->count;
     simd_f h[SIMD_STATES];
     SIMD_UNROLL
     for (uint32_t n = 0; n < states; n++)
-        h[n] = simd_load(state + n * s->Dp);
-    for (uint32_t i = 0; i < c->count; i++, B += s->ldbc, C += s->ldbc) {
+        h[n] = simd_load(state + n * row);
+    for (uint32_t i = 0; i < count; i++, B += step, C += step) {
         simd_f rate = c->rate[i], input = c->input[i], sum = c->sum[i];
         SIMD_UNROLL
         for (uint32_t n = 0; n < states; n++) {
-            h[n] = state_next(h[n], rate, simd_load(A + n * s->Dp), input, B[n]);
+            h[n] = state_next(h[n], rate, simd_load(A + n * row), input, B[n]);
             sum = simd_fma(h[n], simd_set1(C[n]), sum);
         }
         c->sum[i] = sum;
     }
     SIMD_UNROLL
     for (uint32_t n = 0; n < states; n++)
-        simd_store(state + n * s->Dp, h[n]);
+        simd_store(state + n * row, h[n]);
 }
 
 static void chunk_run_long(struct chunk *c)
