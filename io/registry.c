@@ -30,6 +30,7 @@ struct sink_entry {
     const struct io_sink_class *class_;
 };
 
+extern const struct io_source_class io_source_csv;
 extern const struct io_sink_class io_sink_jsonl;
 
 #if HAVE_ZMQ
@@ -63,18 +64,11 @@ extern const struct io_sink_class io_sink_hdf5;
 #define SINK_HDF5 NULL
 #endif
 
-#if HAVE_CSV
-extern const struct io_source_class io_source_csv;
-#define SOURCE_CSV &io_source_csv
-#else
-#define SOURCE_CSV NULL
-#endif
-
 static const struct source_entry sources[] = {
     {"zmq", "this build has no libzmq", SOURCE_ZMQ},
     {"audio", "this build has no libsndfile", SOURCE_AUDIO},
     {"hdf5", "this build has no HDF5 library", SOURCE_HDF5},
-    {"csv", "this build has no CSV input", SOURCE_CSV},
+    {"csv", NULL, &io_source_csv},
 };
 
 static const struct sink_entry sinks[] = {

@@ -204,12 +204,12 @@ static void add_event(struct tail_model *m, struct tail_stream *s, const struct 
     say(e, "%s", event);
     if (reason)
         say(e, " (%s)", reason);
-    if (json_is_integer(from) && json_is_integer(to))
+    if (json_is_integer(from) && json_is_integer(to) && !json_equal(from, to))
         say(e, ", samples %lld to %lld", (long long)json_integer_value(from), (long long)json_integer_value(to));
     else if (json_is_integer(at))
         say(e, " at sample %lld", (long long)json_integer_value(at));
-    if (json_is_integer(count))
-        say(e, ", %lld", (long long)json_integer_value(count));
+    if (json_integer_value(count) > 1)
+        say(e, " (%lld)", (long long)json_integer_value(count));
     e->alarming = !strcmp(event, "anomaly_start") || !strcmp(event, "error") || !strcmp(event, "drop");
     if (!strcmp(event, "end"))
         s->ended = true;
