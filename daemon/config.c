@@ -176,7 +176,7 @@ static int read_file(FILE *in, char **ret)
 {
     char *text = malloc(MD_TREE_TEXT + 2);
     size_t n = text ? fread(text, 1, MD_TREE_TEXT + 1, in) : 0;
-    int rc = !text ? -ENOMEM : ferror(in) ? -EIO : n > MD_TREE_TEXT ? -EFBIG : memchr(text, 0, n) ? -EBADMSG : 0;
+    int rc = !text ? -ENOMEM : ferror(in) ? -errno : n > MD_TREE_TEXT ? -EFBIG : memchr(text, 0, n) ? -EBADMSG : 0;
 
     if (rc < 0) {
         free(text);

@@ -56,26 +56,36 @@ static bool is_device(const char *text)
     return !strncmp(text, "cuda:", 5) && text[5] && strlen(text) < 8 && text[5 + strspn(text + 5, "0123456789")] == 0;
 }
 
+static void check_model(const struct md_model_keys *keys, struct md_report *report, const struct md_pair *pair,
+                        const char *path)
+{
+    const char *names[] = {"auto", "cpu", "cuda", "cuda:N"};
+    char hint[MD_HINT];
+
+    if (keys->path && !*keys->path)
+        md_report(report, key_place(pair->value, "path", pair->where), "%s.path: is empty", path);
+    if (keys->device && !is_device(keys->device)) {
+        md_hint(keys->device, names, 4, hint);
+        md_report(report, key_place(pair->value, "device", pair->where), "%s.device: unknown value '%.100s'%s", path,
+                  keys->device, hint);
+    }
+    if (keys->device && !strcmp(keys->device, "cpu") && keys->state != SSM_F32)
+        md_report(report, key_place(pair->value, "state", pair->where), "%s.state: the CPU holds states as fp32 only",
+                  path);
+}
+
 static void read_model(struct md_model_conf *model, struct md_report *report, const struct md_pair *pair)
 {
     struct md_model_keys keys = {0};
     const struct md_table table = {md_model_options, &keys};
     const struct md_node *map;
-    char path[MD_PATH], hint[MD_HINT];
+    char path[MD_PATH];
 
     md_path_join(path, "models", pair->key);
     map = md_expect_map(report, pair, path);
     if (map) {
         md_table_read(report, map, path, pair->where, &table, 1, NULL);
-        if (keys.path && !*keys.path)
-            md_report(report, key_place(map, "path", pair->where), "%s.path: is empty", path);
-        if (keys.device && !is_device(keys.device)) {
-            const char *names[] = {"auto", "cpu", "cuda", "cuda:N"};
-
-            md_hint(keys.device, names, 4, hint);
-            md_report(report, key_place(map, "device", pair->where), "%s.device: unknown value '%.100s'%s", path,
-                      keys.device, hint);
-        }
+        check_model(&keys, report, pair, path);
     }
     model->path = keys.path;
     model->device = keys.device;

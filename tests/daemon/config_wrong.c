@@ -49,6 +49,9 @@ const struct wrong config_wrong[] = {
     {MODEL "inputs: {i: {" ZMQ ", max_message: 3 apples}}\n",
      "2:70: error: inputs.i.max_message: '3 apples' is not a size ", 1},
 
+    {"models: {m: {path: x, device: cpu, state: bf16}}\n",
+     "1:43: error: models.m.state: the CPU holds states as fp32 only", 1},
+
     /* ranges */
     {"models: {m: {path: x, slots: 0}}\n", "1:30: error: models.m.slots: 0 is out of range (1 to 16777216)", 1},
     {"models: {m: {path: x, threads: 99999999999999999999}}\n",

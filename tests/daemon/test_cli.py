@@ -1,0 +1,390 @@
+#!/usr/bin/python3
+"""Runs the real mambad and mambactl: what they say about wrong command lines, configurations, models and files, with
+which exit code, and what signals do to a running daemon.   test_cli.py MAMBAD MAMBACTL GOLDEN [CONFIGS]"""
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import wave
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import signal_model  # noqa: E402
+
+MAMBAD, MAMBACTL, GOLDEN, CONFIGS = (os.path.abspath(p) for p in sys.argv[1:5])
+PATIENCE = 60  # seconds, for builds with sanitizers on a busy machine; nothing is timed
+
+
+def run(*args, **more):
+    return subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
+                          stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False, **more)
+
+
+class Case(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.home = tempfile.mkdtemp(prefix="mambad-test-cli-")
+        cls.model = signal_model.write(os.path.join(cls.home, "model"))
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.home)
+
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(dir=self.home)
+
+    def path(self, name, content=None):
+        path = os.path.join(self.dir, name)
+        if content is not None:
+            with open(path, "wb" if isinstance(content, bytes) else "w") as out:
+                out.write(content)
+        return path
+
+    def wav(self, name, samples=2000, rate=8000):
+        path = self.path(name)
+        with wave.open(path, "wb") as out:
+            out.setnchannels(1)
+            out.setsampwidth(2)
+            out.setframerate(rate)
+            out.writeframes(struct.pack(f"<{samples}h", *((i * i) % 4001 - 2000 for i in range(samples))))
+        return path
+
+    def config(self, inputs="", outputs="o: {type: jsonl, path: DIR/out.jsonl}", model=None, more=""):
+        text = f"models: {{m: {{path: {model or self.model}}}}}\n"
+        text += f"inputs: {{{inputs}}}\n" if inputs else ""
+        text += f"outputs: {{{outputs}}}\n" if outputs else ""
+        return self.path("c.yaml", (text + more + "\n").replace("DIR", self.dir))
+
+    def check(self, result, code, *texts):
+        said = result.stdout + result.stderr
+        self.assertEqual(result.returncode, code, said)
+        self.assertNotIn("Sanitizer", said)
+        self.assertNotIn("runtime error", said)
+        for text in texts:
+            self.assertIn(text.replace("DIR", self.dir), said)
+
+
+class CommandLine(Case):
+    def test_usage_errors_are_64(self):
+        for args, text in (([], "a configuration is needed"), (["--frobnicate"], "unrecognized option '--frobnicate'"),
+                           (["-c"], "requires an argument"), (["-c", "x", "y"], "unexpected argument y"),
+                           (["-c", "x", "--set", "novalue"], "--set needs KEY.PATH=VALUE"), (["--check=3"], "doesn't allow an argument")):
+            with self.subTest(args):
+                self.check(run(MAMBAD, *args), 64, text, "usage: mambad -c FILE")
+        for args, text in (([], "usage: mambactl"), (["frob"], "unknown command 'frob'"),
+                           (["status", "--frob"], "usage: mambactl status"), (["streams", "a", "b"], "unexpected argument b"),
+                           (["streams", "--limit", "0"], "--limit: '0' is not"), (["status", "--timeout", "x"], "--timeout: 'x' is not a duration"),
+                           (["snapshot"], "not in this version: snapshot"), (["keygen"], "not in this version: keygen")):
+            with self.subTest(args):
+                self.check(run(MAMBACTL, *args), 64, text)
+
+    def test_help_and_version(self):
+        for binary, name in ((MAMBAD, "mambad"), (MAMBACTL, "mambactl")):
+            self.check(run(binary, "--version"), 0, name + " 0.")
+            self.check(run(binary, "--help"), 0, "usage: " + name)
+        self.check(run(MAMBACTL, "status", "--help"), 0, "--control", "--json")
+        self.check(run(MAMBACTL, "streams", "--help"), 0, "--limit", "--json")
+
+    def test_help_names_every_option(self):
+        said = run(MAMBAD, "--help").stdout
+        for option in ("--config", "--check", "--once", "--set", "--print-config", "--version", "--help"):
+            self.assertIn(option, said)
+
+    def test_no_daemon_is_69(self):
+        env = {k: v for k, v in os.environ.items() if k != "MAMBAD_CONTROL"}
+        self.check(run(MAMBACTL, "status", env=env), 64, "which daemon?")
+        self.check(run(MAMBACTL, "status", "--control", self.path("none")), 69, "No such file or directory")
+        stale = self.path("stale")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.bind(stale)
+        self.check(run(MAMBACTL, "status", env={**env, "MAMBAD_CONTROL": "ipc://" + stale}), 69, "nobody serves it")
+        self.check(run(MAMBACTL, "status", "-c", self.config()), 78, "has no server.control")
+        self.check(run(MAMBACTL, "status", "-c", self.path("none")), 66)
+
+    def test_print_config_reads_back(self):
+        config = self.config("i: {type: zmq, pattern: sub, connect: \"ipc://DIR/x\", rate: 5}", more="streams: {\"a*\": {nan: hold}}")
+        first = run(MAMBAD, "-c", config, "--set", "batch.max_delay=3ms", "--print-config")
+        self.check(first, 0, "max_delay: 3ms", "when_full: drop_oldest", "nan: hold")
+        second = run(MAMBAD, "-c", self.path("again.yaml", first.stdout), "--print-config")
+        self.check(second, 0)
+        self.assertEqual(first.stdout, second.stdout)
+
+    def test_configuration_on_standard_input(self):
+        with open(self.config(outputs=""), "rb") as text:
+            result = subprocess.run([MAMBAD, "-c", "-", "--check"], stdin=text, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        self.check(result, 0, "(stdin) is valid: 1 models, 0 inputs, 0 outputs")
+
+
+class WrongConfigurations(Case):
+    def wrong(self, text, *says, args=()):
+        path = self.path("w.yaml", text.replace("MODEL", self.model))
+        for mode in ([], ["--check"], ["--once"], ["--print-config"]):
+            with self.subTest(text=text, mode=mode):
+                self.check(run(MAMBAD, "-c", path, *mode, *args), 78, *(s.replace("FILE", path) for s in says))
+
+    def test_place_and_reason(self):
+        self.wrong("models: {m: {path: MODEL}}\nlog:\n  levle: info\n", "FILE:3:3: error: log: unknown key 'levle' (did you mean 'level'?)\n  levle: info\n  ^\n")
+        self.wrong("batch: {max_delay: 5}\n", "FILE:1:20: error: batch.max_delay: '5' is not a duration")
+        self.wrong("models: [x\n", "FILE:2:1: error: flow sequence without a closing bracket")
+        self.wrong("inputs: {i: {type: kafka}}\n", "FILE:1:20: error: inputs.i.type: unknown type 'kafka' (valid: ")
+        self.wrong("http: {port: 80}\n", "FILE:1:1: error: http: not in this version")
+        self.wrong("log: {level: \"${NOT_SET_ANYWHERE}\"}\n", "FILE:1:14: error: environment variable NOT_SET_ANYWHERE is not set")
+
+    def test_every_error_is_said(self):
+        self.wrong("log: {level: x}\nbatch: {max_streams: 0}\nstate: {}\n", "FILE:1:14: error: ", "FILE:2:22: error: ",
+                   "FILE:3:1: error: state: missing key 'dir'")
+
+    def test_set_is_named(self):
+        self.wrong("models: {m: {path: MODEL}}\n", "--set models.m.slots=none: error: models.m.slots: 'none' is not an integer",
+                   args=("--set", "models.m.slots=none"))
+
+    def test_incomplete_is_valid_only_for_check(self):
+        path = self.config(outputs="")
+        self.check(run(MAMBAD, "-c", path, "--check"), 0, "is valid")
+        self.check(run(MAMBAD, "-c", path), 78, f"{path}: error: there are no inputs", f"{path}: error: there are no outputs")
+
+    def test_no_file_is_66(self):
+        self.check(run(MAMBAD, "-c", self.path("none.yaml")), 66, "DIR/none.yaml: error: No such file or directory")
+        self.check(run(MAMBAD, "-c", self.dir, "--check"), 66, "Is a directory")
+
+    def test_examples_are_valid(self):
+        if "cannot be had" in run(MAMBAD, "-c", os.path.join(CONFIGS, "full.yaml"), "--check").stderr:
+            self.skipTest("this build lacks an adapter")
+        for name in ("minimal.yaml", "demo.yaml"):
+            path = os.path.join(CONFIGS, name)
+            self.check(run(MAMBAD, "-c", path, "--check", "--set", "models.forecast.path=" + self.model), 0, "is valid")
+        self.check(run(MAMBAD, "-c", os.path.join(CONFIGS, "full.yaml"), "--check", "--set", "models.forecast.path=" + self.model,
+                       "--set", "streams.\"plant/*\".publish.prediction.horizon=6"), 0, "is valid")
+
+    def test_check_opens_nothing(self):
+        """No input file, folder, address or socket is needed or made."""
+        config = self.config("a: {type: audio, files: DIR/none.wav}, z: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\"}",
+                             "o: {type: jsonl, path: DIR/none/out.jsonl}", more="server: {control: \"ipc://DIR/control\"}")
+        self.check(run(MAMBAD, "-c", config, "--check"), 0, "is valid")
+        self.assertEqual(sorted(os.listdir(self.dir)), ["c.yaml"])
+
+
+class WrongModels(Case):
+    def wrong(self, folder, *says):
+        """--check and the daemon itself refuse alike, and before any input file is missed."""
+        config = self.config("i: {type: audio, files: DIR/none.wav}", model=folder)
+        self.check(run(MAMBAD, "-c", config, "--check"), 78, *says)
+        self.check(run(MAMBAD, "-c", config), 78, *says)
+
+    def changed(self, **changes):
+        conf = signal_model.config()
+        for path, value in changes.items():
+            keys, at = path.split("__"), conf
+            for key in keys[:-1]:
+                at = at[key]
+            at[keys[-1]] = value
+        return signal_model.write(self.path(f"m{len(os.listdir(self.dir))}"), conf)
+
+    def weights(self, data):
+        return signal_model.write(self.path(f"m{len(os.listdir(self.dir))}"), weights=data)
+
+    def test_no_folder(self):
+        self.wrong(self.path("none"), "none")
+
+    def test_no_configuration(self):
+        os.makedirs(self.path("m"))
+        self.wrong(self.path("m"), "config.json")
+
+    def test_configuration_is_not_json(self):
+        self.wrong(signal_model.write(self.path("m"), "{\"model_type\": "), "config.json")
+
+    def test_configuration_key(self):
+        self.wrong(self.changed(backbone__d_model=0), "config.json", "d_model")
+        self.wrong(self.changed(input__patch="four"), "config.json", "patch")
+        self.wrong(self.changed(version=2), "config.json", "version")
+
+    def test_kind_and_head_by_name(self):
+        self.wrong(self.changed(input__kind="logmel"), "logmel")
+        self.wrong(self.changed(heads__classify={}), "classify")
+        self.wrong(self.changed(model_type="transformer"), "transformer")
+
+    def test_no_weights(self):
+        folder = signal_model.write(self.path("m"))
+        os.unlink(os.path.join(folder, "model.safetensors"))
+        self.wrong(folder, "model.safetensors")
+
+    def test_weights_cut_short(self):
+        data = signal_model.safetensors()
+        for n in (0, 7, 100, len(data) - 1):
+            with self.subTest(n):
+                self.wrong(self.weights(data[:n]), "model.safetensors")
+
+    def test_weights_header_beyond_the_file(self):
+        self.wrong(self.weights(struct.pack("<Q", 1 << 60) + b"{}"), "model.safetensors")
+
+    def test_tensor_is_named(self):
+        self.wrong(self.weights(signal_model.safetensors(skip=["backbone.norm_f.weight"])), "backbone.norm_f.weight")
+        self.wrong(self.weights(signal_model.safetensors(reshape={"input.bias": [2, 4]})), "input.bias")
+
+    def test_language_model_as_input(self):
+        self.wrong(os.path.join(GOLDEN, "plain"), "not in this version")
+
+    def test_state_the_cpu_cannot_hold(self):
+        config = self.config("i: {type: audio, files: " + self.wav("a.wav") + "}")
+        self.check(run(MAMBAD, "-c", config, "--once", "--set", "models.m.state=bf16", "--set", "models.m.device=cpu"), 78,
+                   "--set models.m.state=bf16: error: models.m.state: the CPU holds states as fp32 only")
+
+    def test_rules_against_the_model(self):
+        config = self.config(more="streams: {\"*\": {publish: {prediction: {horizon: 7}}}}")
+        self.check(run(MAMBAD, "-c", config, "--check"), 78, "c.yaml:3:11: error: streams.*.publish.prediction.horizon: 7 is out of range (1 to 6")
+
+
+class WrongFiles(Case):
+    def wrong(self, code, inputs, *says, outputs="o: {type: jsonl, path: DIR/out.jsonl}", more=""):
+        self.check(run(MAMBAD, "-c", self.config(inputs, outputs, more=more), "--once"), code, *says)
+
+    def test_missing_input_is_66(self):
+        self.wrong(66, "i: {type: audio, files: DIR/none.wav}", "none.wav")
+        self.wrong(66, "i: {type: hdf5, files: DIR/none.h5}", "none.h5")
+        self.wrong(66, "i: {type: audio, files: \"DIR/*.flac\"}", "*.flac")
+
+    def test_configuration_before_missing_input(self):
+        self.wrong(78, "i: {type: audio, files: DIR/none.wav, channl: 1}", "c.yaml:2:", "did you mean 'channel'?")
+
+    def test_unreadable_input_is_65(self):
+        self.path("text.wav", "this is not a sound file\n" * 100)
+        self.wrong(65, "i: {type: audio, files: DIR/text.wav}", "text.wav")
+        self.path("text.h5", "this is not an HDF5 file\n" * 100)
+        self.wrong(65, "i: {type: hdf5, files: DIR/text.h5}", "text.h5")
+
+    def test_rate_without_resample_is_65(self):
+        self.wav("a.wav", rate=8000)
+        self.wrong(65, "i: {type: audio, files: DIR/a.wav, rate: 16000}", "a.wav", "8000", "16000")
+
+    def test_missing_dataset(self):
+        result = run("/usr/bin/python3", "-c", "import h5py,sys; h5py.File(sys.argv[1],'w').create_dataset('x', data=[1.,2.,3.])", self.path("a.h5"))
+        if result.returncode:
+            self.skipTest("no h5py")
+        self.wrong(65, "i: {type: hdf5, files: DIR/a.h5, dataset: /nope, rate: 1}", "a.h5", "nope")
+
+    def test_output_folder_missing_is_74(self):
+        self.wav("a.wav")
+        self.wrong(74, "i: {type: audio, files: DIR/a.wav}", "none/out.jsonl", outputs="o: {type: jsonl, path: DIR/none/out.jsonl}")
+
+    def test_address_in_use_is_69(self):
+        self.wav("a.wav")
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            s.listen()
+            address = f"tcp://127.0.0.1:{s.getsockname()[1]}"
+            self.wrong(69, "i: {type: audio, files: DIR/a.wav}", address, outputs=f"o: {{type: zmq, bind: \"{address}\"}}")
+
+    def test_control_socket_that_cannot_be_is_69(self):
+        self.wav("a.wav")
+        self.wrong(69, "i: {type: audio, files: DIR/a.wav}", "DIR/none/control", more="server: {control: \"ipc://DIR/none/control\"}")
+        self.path("control", "precious")
+        self.wrong(69, "i: {type: audio, files: DIR/a.wav}", "is not a socket", more="server: {control: \"ipc://DIR/control\"}")
+        with open(self.path("control")) as f:
+            self.assertEqual(f.read(), "precious")
+
+    def test_beyond_loopback_is_78(self):
+        self.wrong(78, "i: {type: zmq, pattern: pull, bind: \"tcp://0.0.0.0:5555\"}", "c.yaml:2:", "insecure: true")
+
+
+class Running(Case):
+    def start(self, config, *args):
+        self.log = open(self.path("log"), "w+")
+        self.addCleanup(self.log.close)
+        self.daemon = subprocess.Popen([MAMBAD, "-c", config, *args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log)
+        self.addCleanup(self.end)
+        control = self.path("control")
+        self.wait(lambda: os.path.exists(control) and run(MAMBACTL, "status", "--control", control).returncode == 0)
+        return control
+
+    def end(self):
+        if self.daemon.poll() is None:
+            self.daemon.kill()
+        self.daemon.wait(PATIENCE)
+
+    def wait(self, condition):
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.assertIsNone(self.daemon.poll(), self.said())
+            self.assertLess(time.monotonic(), deadline, self.said())
+            time.sleep(0.05)
+
+    def said(self):
+        with open(self.path("log")) as f:
+            return f.read()
+
+    def status(self, control):
+        return json.loads(run(MAMBACTL, "status", "--control", control, "--json").stdout)
+
+    def live(self, *args):
+        return self.start(self.config("z: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\"}, a: {type: audio, files: " + self.wav("a.wav") + "}",
+                                      more="server: {control: \"ipc://DIR/control\", shutdown_timeout: 20s}"), *args)
+
+    def test_once_ends_by_itself(self):
+        config = self.config("i: {type: audio, files: " + self.wav("a.wav", 400) + "}")
+        self.check(run(MAMBAD, "-c", config, "--once"), 0)
+        with open(self.path("out.jsonl")) as f:
+            lines = [json.loads(line) for line in f]
+        rows = sum(len(line["data"]) for line in lines if line["topic"].startswith("anomaly/"))
+        self.assertEqual(rows, 400)
+        self.assertEqual({line["stream"] for line in lines if not line["topic"].startswith("sys/")}, {"i:a.wav"})
+
+    def test_terms_end_with_0(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(number):
+                control = self.live()
+                self.daemon.send_signal(number)
+                self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+                self.assertFalse(os.path.exists(control))
+                self.assertIn("draining", self.said())
+
+    def test_hup_and_usr1_change_nothing(self):
+        control = self.live()
+        for _ in range(2):
+            self.daemon.send_signal(signal.SIGHUP)
+            self.wait(lambda: self.status(control)["signals"]["reload_refused"] > _)
+        self.daemon.send_signal(signal.SIGUSR1)
+        self.wait(lambda: self.status(control)["signals"]["snapshot_refused"] == 1)
+        self.assertEqual(self.status(control)["signals"]["reload_refused"], 2)
+        self.assertIn("reload is not in this version; the configuration stays", self.said())
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+
+    def test_status_and_streams(self):
+        control = self.live()
+        self.wait(lambda: self.status(control)["inputs"]["a"]["done"])
+        self.wait(lambda: self.status(control)["inputs"]["a"]["accepted_samples_total"] == 2000)
+        status = self.status(control)
+        self.assertEqual(status["models"]["m"]["device"], "cpu")
+        self.assertEqual(status["inputs"]["a"]["input_samples_total"], 2000)
+        self.assertEqual(status["inputs"]["a"]["input_discarded_samples_total"]["queue_full"], 0)
+        self.check(run(MAMBACTL, "status", "--control", control), 0, "models", "cpu", "accepted samples 2000", "end to end latency", "p99")
+        self.assertEqual(stat.S_IMODE(os.stat(control).st_mode), 0o600)
+        rows = json.loads(run(MAMBACTL, "streams", "a:*", "--control", "ipc://" + control, "--json").stdout)
+        self.assertEqual([r["stream"] for r in rows], ["a:a.wav"])
+        self.check(run(MAMBACTL, "streams", "--control", control), 0, "a:a.wav", "stream")
+        self.assertEqual(json.loads(run(MAMBACTL, "streams", "none*", "--control", control, "--json").stdout), [])
+
+    def test_control_socket_of_a_killed_daemon_is_taken_over(self):
+        control = self.live()
+        self.daemon.kill()
+        self.daemon.wait(PATIENCE)
+        self.assertTrue(os.path.exists(control))
+        self.live()
+
+    def test_second_daemon_is_refused(self):
+        control = self.live()
+        config = self.config("a: {type: audio, files: " + self.path("a.wav") + "}", "o: {type: jsonl, path: DIR/other.jsonl}",
+                             more="server: {control: \"ipc://DIR/control\"}")
+        self.check(run(MAMBAD, "-c", config), 69, "another process serves it")
+        self.assertEqual(self.status(control)["ok"], True)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0]] + sys.argv[5:])
