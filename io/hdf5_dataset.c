@@ -1,8 +1,8 @@
 /* hdf5_dataset.c: one numeric dataset (and its times) opened, watched and read by rows. Runs on the thread that calls
  * libhdf5. The ids belong to the struct.
  *
- * Trap: libhdf5's chunk cache holds 1 MiB a dataset. A larger chunk would be decompressed again for every block read from
- * it, so the cache is made to hold one chunk of rows over all columns. */
+ * Trap: libhdf5's chunk cache holds 1 MiB a dataset. A larger chunk would be decompressed again for every block read
+ * from it, so the cache is made to hold one chunk of rows over all columns. */
 #include "io/hdf5_dataset.h"
 
 #include <errno.h>
@@ -34,10 +34,11 @@ static int check_filters(hid_t set, const char *name, char *reterr)
         unsigned flags = 0, config = 0;
         size_t n_values = 0;
         H5Z_filter_t id = H5Pget_filter2(plist, (unsigned)i, &flags, &n_values, NULL, sizeof filter, filter, NULL);
-        if (H5Zfilter_avail(id) > 0 && H5Zget_filter_info(id, &config) >= 0 && (config & H5Z_FILTER_CONFIG_DECODE_ENABLED))
+        if (H5Zfilter_avail(id) > 0 && H5Zget_filter_info(id, &config) >= 0 &&
+            (config & H5Z_FILTER_CONFIG_DECODE_ENABLED))
             continue;
-        snprintf(reterr, IO_ERR, "%.250s: it is compressed with filter %d%s%.64s%s, which this libhdf5 does not have", name,
-                 (int)id, filter[0] ? " (" : "", filter, filter[0] ? ")" : "");
+        snprintf(reterr, IO_ERR, "%.250s: it is compressed with filter %d%s%.64s%s, which this libhdf5 does not have",
+                 name, (int)id, filter[0] ? " (" : "", filter, filter[0] ? ")" : "");
         r = -EBADMSG;
     }
     H5Pclose(plist);
@@ -139,7 +140,8 @@ static void sibling(char *out, size_t cap, const char *name, const char *other)
     snprintf(out, cap, "%.*s%s", other[0] == '/' ? 0 : group, name, other);
 }
 
-static int open_times(hid_t file, const char *name, const char *time, hid_t row_type, struct io_hdf5_dataset *d, char *reterr)
+static int open_times(hid_t file, const char *name, const char *time, hid_t row_type, struct io_hdf5_dataset *d,
+                      char *reterr)
 {
     char path[1024], why[IO_ERR];
     bool field = time[0] != '/' && io_hdf5_type_has_field(row_type, time);

@@ -11,22 +11,22 @@
 #include "io/source.h"
 
 struct io_hdf5_dataset {
-    hid_t set;         /* 0: closed */
-    hid_t times;       /* 0: none; == set: a field of the table */
-    hid_t row_type;    /* in memory: of a number; of a table's whole row */
-    hid_t time_type;   /* in memory: of a time */
-    bool time_real;    /* seconds, else ns */
-    bool flat;         /* [n, channels], else [n] */
+    hid_t set;       /* 0: closed */
+    hid_t times;     /* 0: none; == set: a field of the table */
+    hid_t row_type;  /* in memory: of a number; of a table's whole row */
+    hid_t time_type; /* in memory: of a time */
+    bool time_real;  /* seconds, else ns */
+    bool flat;       /* [n, channels], else [n] */
     enum io_sample type;
     uint32_t channels;
-    double rate;       /* of the dataset's attribute `rate`; 0: none */
+    double rate;              /* of the dataset's attribute `rate`; 0: none */
     uint64_t rows, time_rows; /* extents as of the last refresh */
 };
 
-/* Opens dataset `name` (an absolute path) of an open file. `time`: NULL, an absolute path, or the name of a field or of a
- * dataset in the same group; `fields`: of a table, n = 0: all numeric ones.
- * -ENOENT: there is no such dataset; -EDOM: it is not rows of numbers; -EBADMSG: it is, but cannot be read. reterr names
- * the dataset. On failure *ret is closed. */
+/* Opens dataset `name` (an absolute path) of an open file. `time`: NULL, an absolute path, or the name of a field or of
+ * a dataset in the same group; `fields`: of a table, n = 0: all numeric ones. -ENOENT: there is no such dataset; -EDOM:
+ * it is not rows of numbers; -EBADMSG: it is, but cannot be read. reterr names the dataset. On failure *ret is closed.
+ */
 int io_hdf5_dataset_open(hid_t file, const char *name, const char *time, const struct io_strings *fields,
                          struct io_hdf5_dataset *ret, char *reterr);
 void io_hdf5_dataset_close(struct io_hdf5_dataset *d); /* a closed or zeroed one too */

@@ -17,7 +17,7 @@
 
 #include "io/hdf5_error.h"
 
-enum { WRITING = 1, SWMR_WRITING = 4 };  /* consistency flags of a version 3 superblock */
+enum { WRITING = 1, SWMR_WRITING = 4 }; /* consistency flags of a version 3 superblock */
 enum { MTIME_GRAIN_NS = 50 * 1000000 }; /* two writes closer than this may leave the same mtime */
 
 /* The consistency flags; −ENODATA: an empty file; −EBADMSG: no HDF5 signature. The superblock stands at 0 or, behind a
@@ -87,14 +87,17 @@ static int judge(const struct io_hdf5_file *f, int flags, bool follow, char *ret
     if (!(flags & WRITING) || (follow && (flags & SWMR_WRITING)))
         return 0;
     if (flags & SWMR_WRITING)
-        snprintf(reterr, IO_ERR, "%.150s: a SWMR writer has it open (follow: true reads along); if that writer died, "
-                 "h5clear -s \"%.150s\" clears its mark (try a copy: what is behind its last H5Fflush may go)", f->path, f->path);
+        snprintf(reterr, IO_ERR,
+                 "%.150s: a SWMR writer has it open (follow: true reads along); if that writer died, "
+                 "h5clear -s \"%.150s\" clears its mark (try a copy: what is behind its last H5Fflush may go)",
+                 f->path, f->path);
     else if (is_locked(f->fd))
         return fail(reterr, -EAGAIN, f->path, "another program has it open for writing, not in SWMR mode");
     else
-        snprintf(reterr, IO_ERR, "%.150s: marked as open for writing, but no program holds it: its writer died; "
-                 "h5clear -s \"%.150s\" clears the mark (try a copy: what is behind its last H5Fflush may go)", f->path,
-                 f->path);
+        snprintf(reterr, IO_ERR,
+                 "%.150s: marked as open for writing, but no program holds it: its writer died; "
+                 "h5clear -s \"%.150s\" clears the mark (try a copy: what is behind its last H5Fflush may go)",
+                 f->path, f->path);
     return -ESTALE;
 }
 
@@ -116,7 +119,8 @@ static int open_held(struct io_hdf5_file *f, bool swmr, char *reterr)
     if (r)
         return r == -EAGAIN ? fail(reterr, r, f->path, "another program has it open for writing, not in SWMR mode") : r;
     void *fd = NULL;
-    bool same = H5Fget_vfd_handle(id, H5P_DEFAULT, &fd) >= 0 && fstat(*(int *)fd, &now) == 0 && same_file(&now, &f->seen);
+    bool same =
+        H5Fget_vfd_handle(id, H5P_DEFAULT, &fd) >= 0 && fstat(*(int *)fd, &now) == 0 && same_file(&now, &f->seen);
     if (!same) {
         H5Fclose(id);
         return fail(reterr, -EAGAIN, f->path, "replaced while it was opened");

@@ -24,10 +24,10 @@ int io_hdf5_file_open(struct io_hdf5_file *f, bool follow, char *reterr);
 void io_hdf5_file_release(struct io_hdf5_file *f); /* closes what keeps writers out; the file stays held */
 void io_hdf5_file_close(struct io_hdf5_file *f);   /* a closed one too */
 
-enum { /* what a look finds */
-    IO_HDF5_CHANGED = 1,  /* may have been written to since the last look */
-    IO_HDF5_REPLACED = 2, /* the name stands for another file */
-    IO_HDF5_GONE = 4      /* there is no such name */
+enum {                       /* what a look finds */
+       IO_HDF5_CHANGED = 1,  /* may have been written to since the last look */
+       IO_HDF5_REPLACED = 2, /* the name stands for another file */
+       IO_HDF5_GONE = 4      /* there is no such name */
 };
 unsigned io_hdf5_file_look(struct io_hdf5_file *f); /* of a held file */
 

@@ -1,5 +1,5 @@
-/* hdf5_follow.c: watching a file that grows, is replaced, cut off or not there yet. Runs on the thread that calls libhdf5;
- * works on hdf5_log.c's struct, owns nothing.
+/* hdf5_follow.c: watching a file that grows, is replaced, cut off or not there yet. Runs on the thread that calls
+ * libhdf5; works on hdf5_log.c's struct, owns nothing.
  *
  * Beside a live SWMR writer the file stays open and is refreshed. Without one (a logger that opens, appends and closes,
  * or an old file format) it is open only during a turn, because its lock would keep the writer out, and is opened again
@@ -59,7 +59,8 @@ static void change_over(struct io_hdf5_log *log, const struct io_hdf5_input *in,
 {
     char text[IO_ERR];
 
-    snprintf(text, sizeof text, "%.300s: replaced by another file: going on with that one, from its first row", log->path);
+    snprintf(text, sizeof text, "%.300s: replaced by another file: going on with that one, from its first row",
+             log->path);
     say(log, in, text);
     io_hdf5_log_release(log);
     io_hdf5_file_close(&log->file);
@@ -76,7 +77,8 @@ static void change_over(struct io_hdf5_log *log, const struct io_hdf5_input *in,
 
 bool io_hdf5_follow_ready(struct io_hdf5_log *log, const struct io_hdf5_input *in, int64_t now_ns)
 {
-    if (log->file.id && !io_hdf5_file_live(&log->file)) { /* its writer is gone: what it wrote last needs a new opening */
+    if (log->file.id &&
+        !io_hdf5_file_live(&log->file)) { /* its writer is gone: what it wrote last needs a new opening */
         io_hdf5_log_release(log);
         log->behind = true;
     }
@@ -117,7 +119,8 @@ static void watch(struct io_hdf5_log *log, const struct io_hdf5_input *in, int64
         wait_up_to(log, WAIT_FIRST_NS, in->conf->poll_ns, now_ns);
 }
 
-void io_hdf5_follow_turned(struct io_hdf5_log *log, const struct io_hdf5_input *in, bool idle, bool moving, int64_t now_ns)
+void io_hdf5_follow_turned(struct io_hdf5_log *log, const struct io_hdf5_input *in, bool idle, bool moving,
+                           int64_t now_ns)
 {
     if (!log->file.id) /* reading failed */
         return;

@@ -1,7 +1,8 @@
-/* hdf5_log.c: opening one file's datasets and handing on their rows. hdf5_follow.c watches the file for more. Runs on the
- * thread that calls libhdf5. The log owns its file, its tracks and their names.
+/* hdf5_log.c: opening one file's datasets and handing on their rows. hdf5_follow.c watches the file for more. Runs on
+ * the thread that calls libhdf5. The log owns its file, its tracks and their names.
  *
- * Trap: libhdf5 is told to close all of a file at once (H5F_CLOSE_STRONG), so the tracks' ids must go before the file's. */
+ * Trap: libhdf5 is told to close all of a file at once (H5F_CLOSE_STRONG), so the tracks' ids must go before the
+ * file's. */
 #include "io/hdf5_log.h"
 
 #include <errno.h>
@@ -17,8 +18,11 @@ enum { TURN_BYTES = 256 << 10 };
 
 int io_hdf5_log_init(struct io_hdf5_log *log, const struct io_file *name, bool from_end)
 {
-    *log = (struct io_hdf5_log){.path = strdup(name->path), .rel = strdup(name->rel), .stem = strdup(name->stem),
-                                .from_end = from_end, .behind = true};
+    *log = (struct io_hdf5_log){.path = strdup(name->path),
+                                .rel = strdup(name->rel),
+                                .stem = strdup(name->stem),
+                                .from_end = from_end,
+                                .behind = true};
     log->file = (struct io_hdf5_file){.path = log->path, .fd = -1};
     return log->path && log->rel && log->stem ? 0 : -ENOMEM;
 }
@@ -99,7 +103,8 @@ static int join_all(struct io_hdf5_log *log, const struct io_hdf5_input *in, cha
     for (unsigned i = 0; i < log->n_tracks; i++)
         joined += log->tracks[i].data.set != 0;
     if (r == 0 && joined == 0) {
-        snprintf(reterr, IO_ERR, "no dataset of one or two dimensions of numbers%s", in->conf->datasets.n ? " matches" : "");
+        snprintf(reterr, IO_ERR, "no dataset of one or two dimensions of numbers%s",
+                 in->conf->datasets.n ? " matches" : "");
         r = -ENODATA;
     }
     return r;
@@ -127,12 +132,13 @@ int io_hdf5_log_open(struct io_hdf5_log *log, const struct io_hdf5_input *in, ch
 /* ---- rows ------------------------------------------------------------------------------------------------- */
 
 /* A finite file's dataset that cannot be read on is given up; of a followed one it may be the moment. */
-static void read_failed(struct io_hdf5_log *log, struct io_hdf5_track *t, const struct io_hdf5_input *in, const char *why,
-                        int64_t now_ns)
+static void read_failed(struct io_hdf5_log *log, struct io_hdf5_track *t, const struct io_hdf5_input *in,
+                        const char *why, int64_t now_ns)
 {
     char text[IO_ERR];
 
-    snprintf(text, sizeof text, "%.150s: %.100s: row %llu: %.200s", log->path, t->name, (unsigned long long)t->next, why);
+    snprintf(text, sizeof text, "%.150s: %.100s: row %llu: %.200s", log->path, t->name, (unsigned long long)t->next,
+             why);
     if (in->conf->follow)
         io_hdf5_follow_failed(log, in, -EIO, text, now_ns);
     else
@@ -175,8 +181,8 @@ static void finish(struct io_hdf5_log *log, const struct io_hdf5_input *in)
         struct io_hdf5_track *t = &log->tracks[i];
         char text[IO_ERR];
         if (t->data.rows > t->end) {
-            snprintf(text, sizeof text, "%.150s: %.200s has more rows than its times: the last ones are left out", log->path,
-                     t->name);
+            snprintf(text, sizeof text, "%.150s: %.200s has more rows than its times: the last ones are left out",
+                     log->path, t->name);
             in->host.discard(in->host.self, IO_R_SHAPE, t->id, t->data.rows - t->end, text);
         }
         if (t->stream)

@@ -1,5 +1,5 @@
-/* hdf5_select.c: from names and globs to the datasets of a file. Runs on the thread that calls libhdf5; the list belongs
- * to the caller.
+/* hdf5_select.c: from names and globs to the datasets of a file. Runs on the thread that calls libhdf5; the list
+ * belongs to the caller.
  *
  * Trap: a visit follows hard links only, and every object once, so a dataset behind a soft or external link is found
  * by its name but not by a glob. */
@@ -102,7 +102,8 @@ static void sort_once(struct io_hdf5_names *names)
     names->n = kept;
 }
 
-int io_hdf5_select(hid_t file, const struct io_strings *wanted, const char *time, struct io_hdf5_names *ret, char *reterr)
+int io_hdf5_select(hid_t file, const struct io_strings *wanted, const char *time, struct io_hdf5_names *ret,
+                   char *reterr)
 {
     struct io_hdf5_names names = {0};
     struct visit v = {.wanted = wanted, .time = time, .names = &names};

@@ -16,9 +16,10 @@ struct io_hdf5_names {
     unsigned n;
 };
 
-/* The datasets that `wanted` names or matches (n = 0: every dataset), sorted by path, less the one that holds the times.
- * Names come back whether they exist or not. A glob's * and ? stop at '/'. */
-int io_hdf5_select(hid_t file, const struct io_strings *wanted, const char *time, struct io_hdf5_names *ret, char *reterr);
+/* The datasets that `wanted` names or matches (n = 0: every dataset), sorted by path, less the one that holds the
+ * times. Names come back whether they exist or not. A glob's * and ? stop at '/'. */
+int io_hdf5_select(hid_t file, const struct io_strings *wanted, const char *time, struct io_hdf5_names *ret,
+                   char *reterr);
 void io_hdf5_names_free(struct io_hdf5_names *names);
 
 #endif

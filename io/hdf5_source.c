@@ -1,8 +1,8 @@
 /* hdf5_source.c: the `hdf5` input: which files, in which order, and when. Runs on the one libhdf5 thread; owns its logs
  * (files) and everything below them.
  *
- * Finite input: every file is opened once at the start, so that what is wrong with any of them is said at once, then read
- * WINDOW files at a time. Followed input: every file is kept, and the globs are looked at again for new ones.
+ * Finite input: every file is opened once at the start, so that what is wrong with any of them is said at once, then
+ * read WINDOW files at a time. Followed input: every file is kept, and the globs are looked at again for new ones.
  * Trap: a log that waits for room in the daemon may get it at any turn, whatever its own time says. */
 #include <errno.h>
 #include <search.h>
@@ -22,19 +22,21 @@ struct source {
     struct io_hdf5_input input;
     struct io_hdf5_log *logs;
     unsigned n;
-    unsigned at;        /* whose turn it is */
-    unsigned first;     /* logs before it are done */
-    int64_t rescan_ns;  /* when to look for new files */
-    bool said;          /* that this failed */
-    void *paths;        /* search tree of the logs' paths, which belong to the logs */
+    unsigned at;       /* whose turn it is */
+    unsigned first;    /* logs before it are done */
+    int64_t rescan_ns; /* when to look for new files */
+    bool said;         /* that this failed */
+    void *paths;       /* search tree of the logs' paths, which belong to the logs */
 };
 
 #define CONF(field) offsetof(struct io_hdf5_conf, field)
 static const char *const from_names[] = {"resume", "start", "end", NULL};
 static const struct io_option options[] = {
     {"files", "file names and globs", IO_OPT_STRINGS, CONF(files), .required = true},
-    {"dataset", "datasets, by name or glob (default: all of numbers and one or two dimensions)", IO_OPT_STRINGS, CONF(datasets)},
-    {"time", "dataset or table field with each row's time: int64 ns since 1970, or float seconds", IO_OPT_STRING, CONF(time)},
+    {"dataset", "datasets, by name or glob (default: all of numbers and one or two dimensions)", IO_OPT_STRINGS,
+     CONF(datasets)},
+    {"time", "dataset or table field with each row's time: int64 ns since 1970, or float seconds", IO_OPT_STRING,
+     CONF(time)},
     {"fields", "fields of a table that are the channels (default: all numeric ones)", IO_OPT_STRINGS, CONF(fields)},
     {"follow", "go on as the files grow", IO_OPT_BOOL, CONF(follow), "false"},
     {"from", "where to begin", IO_OPT_ENUM, CONF(from), "resume", .names = from_names},

@@ -1,8 +1,8 @@
 /* hdf5_track.c: from rows of a dataset to blocks of a stream. Runs on the thread that calls libhdf5. The track owns its
  * dataset ids and the block that waits; the stream belongs to the daemon.
  *
- * A file that is opened again may have been made anew in the meantime. Its inode need not tell (O_TRUNC keeps it), so the
- * last row that was read is remembered by a hash, and rows go on only behind that very row. */
+ * A file that is opened again may have been made anew in the meantime. Its inode need not tell (O_TRUNC keeps it), so
+ * the last row that was read is remembered by a hash, and rows go on only behind that very row. */
 #include "io/hdf5_track.h"
 
 #include <errno.h>
@@ -30,7 +30,8 @@ int io_hdf5_track_init(struct io_hdf5_track *t, const struct io_hdf5_input *in, 
     *t = (struct io_hdf5_track){0};
     int r = io_id_expand(form, &parts, t->id);
     if (r) {
-        snprintf(reterr, IO_ERR, "%.250s: its stream id %s", dataset, r == -ENAMETOOLONG ? "is too long" : "is not valid");
+        snprintf(reterr, IO_ERR, "%.250s: its stream id %s", dataset,
+                 r == -ENAMETOOLONG ? "is too long" : "is not valid");
         return r;
     }
     t->name = strdup(dataset);
@@ -159,7 +160,8 @@ void io_hdf5_track_restart(struct io_hdf5_track *t, const struct io_hdf5_input *
     t->marked = false;
 }
 
-void io_hdf5_track_give_up(struct io_hdf5_track *t, const struct io_hdf5_input *in, enum io_reason why, const char *text)
+void io_hdf5_track_give_up(struct io_hdf5_track *t, const struct io_hdf5_input *in, enum io_reason why,
+                           const char *text)
 {
     uint64_t rows = t->end - t->next + (t->pending ? t->pending->n : 0);
 
@@ -272,7 +274,10 @@ static int no_slot(struct io_hdf5_track *t, const struct io_hdf5_input *in, int6
 static int start(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_t now_ns)
 {
     struct io_stream_desc desc = {
-        .id = t->id, .channels = t->pending->channels, .rate = t->rate, .irregular = is_irregular(in),
+        .id = t->id,
+        .channels = t->pending->channels,
+        .rate = t->rate,
+        .irregular = is_irregular(in),
     };
     int r = t->stream ? 0 : in->host.stream(in->host.self, &desc, &t->stream);
 
@@ -284,7 +289,8 @@ static int start(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_
     if (r == 0)
         return 0;
     io_hdf5_track_give_up(t, in, r == -EEXIST ? IO_R_DUPLICATE_STREAM : IO_R_ID,
-                          r == -EEXIST ? "its id is taken: rows left out" : "its id or channels were refused: rows left out");
+                          r == -EEXIST ? "its id is taken: rows left out"
+                                       : "its id or channels were refused: rows left out");
     return -ECANCELED;
 }
 

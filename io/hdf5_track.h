@@ -33,8 +33,8 @@ struct io_hdf5_track {
     uint64_t end;                /* rows there, as of the last refresh */
     uint64_t mark;               /* hash of row next − 1, by which the file is known again */
     bool marked, reset, given_up;
-    enum io_reason why;          /* given up */
-    int64_t refused_ns;          /* since when there is no slot for it; 0: not refused */
+    enum io_reason why; /* given up */
+    int64_t refused_ns; /* since when there is no slot for it; 0: not refused */
 };
 
 /* `path` and `stem`: of the file, as in stream ids. */
@@ -42,7 +42,8 @@ int io_hdf5_track_init(struct io_hdf5_track *t, const struct io_hdf5_input *in, 
                        const char *dataset, char *reterr);
 void io_hdf5_track_done(struct io_hdf5_track *t, const struct io_hdf5_input *in); /* the stream is not ended */
 
-/* Joins the dataset of the file as it is open now. Goes on where it was, or starts anew where that is not the same data. */
+/* Joins the dataset of the file as it is open now. Goes on where it was, or starts anew where that is not the same
+ * data. */
 int io_hdf5_track_attach(struct io_hdf5_track *t, const struct io_hdf5_input *in, hid_t file, char *reterr);
 
 /* Looks for new rows of a live file. */
@@ -51,8 +52,8 @@ int io_hdf5_track_refresh(struct io_hdf5_track *t, const struct io_hdf5_input *i
 /* From row 0 again, with a reset of the stream; `reason` for its event. */
 void io_hdf5_track_restart(struct io_hdf5_track *t, const struct io_hdf5_input *in, const char *reason);
 
-/* Hands on one block of rows. Bytes handed on; 0: no rows left; −EAGAIN: no room in the stream's queue, in the slots or in
- * the pool; other: the rows cannot be read. */
+/* Hands on one block of rows. Bytes handed on; 0: no rows left; −EAGAIN: no room in the stream's queue, in the slots or
+ * in the pool; other: the rows cannot be read. */
 int io_hdf5_track_pump(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_t now_ns, char *reterr);
 
 static inline bool io_hdf5_track_idle(const struct io_hdf5_track *t)
@@ -61,6 +62,7 @@ static inline bool io_hdf5_track_idle(const struct io_hdf5_track *t)
 }
 
 /* Leaves the rest of the rows out, counted. */
-void io_hdf5_track_give_up(struct io_hdf5_track *t, const struct io_hdf5_input *in, enum io_reason why, const char *text);
+void io_hdf5_track_give_up(struct io_hdf5_track *t, const struct io_hdf5_input *in, enum io_reason why,
+                           const char *text);
 
 #endif

@@ -77,7 +77,8 @@ static int field_at(hid_t table, const struct io_strings *fields, const char *sk
 }
 
 /* Counts the channels and finds their common type. */
-static int measure(hid_t table, const struct io_strings *fields, const char *skip, struct io_hdf5_row *row, char *reterr)
+static int measure(hid_t table, const struct io_strings *fields, const char *skip, struct io_hdf5_row *row,
+                   char *reterr)
 {
     for (unsigned i = 0; i < fields->n; i++) {
         if (io_hdf5_type_has_field(table, fields->v[i]))
@@ -126,7 +127,8 @@ static int insert(hid_t memory, hid_t table, int at, uint32_t channel, uint32_t 
     return r;
 }
 
-static int table_row(hid_t table, const struct io_strings *fields, const char *skip, struct io_hdf5_row *row, char *reterr)
+static int table_row(hid_t table, const struct io_strings *fields, const char *skip, struct io_hdf5_row *row,
+                     char *reterr)
 {
     int r = measure(table, fields, skip, row, reterr);
     if (r)
@@ -173,7 +175,8 @@ int io_hdf5_type_row(hid_t file_type, const struct io_strings *fields, const cha
 
 int io_hdf5_type_time(hid_t file_type, const char *field, hid_t *ret, bool *ret_real, char *reterr)
 {
-    hid_t number = field ? H5Tget_member_type(file_type, (unsigned)H5Tget_member_index(file_type, field)) : H5Tcopy(file_type);
+    hid_t number =
+        field ? H5Tget_member_type(file_type, (unsigned)H5Tget_member_index(file_type, field)) : H5Tcopy(file_type);
     H5T_class_t class_ = H5Tget_class(number);
     hid_t native = class_ == H5T_FLOAT ? H5T_NATIVE_DOUBLE : H5T_NATIVE_INT64;
 

@@ -14,8 +14,8 @@ struct io_hdf5_row {
     uint32_t channels; /* per element: 1, or a table's */
 };
 
-/* `file_type` of a dataset → its rows. `fields` as in io_hdf5_dataset_open; `skip`: a field that is no channel, or NULL.
- * -EDOM: not numeric, no such field; reterr says which, without naming the dataset. */
+/* `file_type` of a dataset → its rows. `fields` as in io_hdf5_dataset_open; `skip`: a field that is no channel, or
+ * NULL. -EDOM: not numeric, no such field; reterr says which, without naming the dataset. */
 int io_hdf5_type_row(hid_t file_type, const struct io_strings *fields, const char *skip, struct io_hdf5_row *ret,
                      char *reterr);
 

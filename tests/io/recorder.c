@@ -128,7 +128,8 @@ static void on_discard(void *self, enum io_reason why, const char *id, uint64_t 
     say(r, io_reason_name(why), id, text);
 }
 
-static void on_note(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from, int64_t to)
+static void on_note(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from,
+                    int64_t to)
 {
     say(self, "note", event, reason);
 }
@@ -145,8 +146,15 @@ void recorder_init(struct recorder *r, const char *input, double model_rate)
 {
     *r = (struct recorder){.room = SIZE_MAX, .streams_max = 64};
     r->host = (struct io_host){
-        .self = r, .model_rate = model_rate, .input = input, .stream = on_stream, .push = on_push, .end = on_end,
-        .discard = on_discard, .note = on_note, .received = on_received,
+        .self = r,
+        .model_rate = model_rate,
+        .input = input,
+        .stream = on_stream,
+        .push = on_push,
+        .end = on_end,
+        .discard = on_discard,
+        .note = on_note,
+        .received = on_received,
     };
     if (io_pool_new((size_t)64 << 20, &r->host.pool))
         abort();

@@ -10,10 +10,10 @@ struct recorded { /* one stream */
     double rate;
     bool irregular, ended, stale; /* stale: the next push finds it ended by the daemon */
     enum io_sample type;
-    double *x;      /* [n][channels] */
-    int64_t *seq;   /* [n] */
-    int64_t *t_ns;  /* [n]; of a block's first row where rows have none of their own, else IO_T_NONE */
-    bool *reset;    /* [n]: a block with IO_RESET began here */
+    double *x;     /* [n][channels] */
+    int64_t *seq;  /* [n] */
+    int64_t *t_ns; /* [n]; of a block's first row where rows have none of their own, else IO_T_NONE */
+    bool *reset;   /* [n]: a block with IO_RESET began here */
     size_t n, cap;
     size_t blocks;
 };
@@ -22,8 +22,8 @@ struct recorder {
     struct io_host host;
     struct recorded *streams[64];
     unsigned n_streams;
-    unsigned streams_max; /* −ENOSPC from here on */
-    size_t room;          /* rows that may be pushed before −EAGAIN; SIZE_MAX: any number */
+    unsigned streams_max;  /* −ENOSPC from here on */
+    size_t room;           /* rows that may be pushed before −EAGAIN; SIZE_MAX: any number */
     char said[64][IO_ERR]; /* "<reason> <id>: <text>" of discard(), "note <event> <reason>" of note() */
     unsigned n_said;
     uint64_t discarded[IO_R_COUNT];
@@ -31,7 +31,7 @@ struct recorder {
 };
 
 void recorder_init(struct recorder *r, const char *input, double model_rate);
-void recorder_done(struct recorder *r); /* checks that every block came back */
+void recorder_done(struct recorder *r);                             /* checks that every block came back */
 struct recorded *recorder_find(struct recorder *r, const char *id); /* NULL: none */
 bool recorder_said(const struct recorder *r, const char *part);
 

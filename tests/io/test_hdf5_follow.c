@@ -1,5 +1,5 @@
-/* test_hdf5_follow.c: files that grow, are replaced, cut off, made again or not there yet, written by h5py in a process of
- * its own (hdf5_writer.py) while the source follows. Every row has to arrive once and in order. */
+/* test_hdf5_follow.c: files that grow, are replaced, cut off, made again or not there yet, written by h5py in a process
+ * of its own (hdf5_writer.py) while the source follows. Every row has to arrive once and in order. */
 #include <errno.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -99,8 +99,13 @@ static int follow(struct follower *f, const char *pattern, int from)
     f->files[0] = (char *)pattern;
     f->datasets[0] = (char *)"/x";
     f->conf = (struct io_hdf5_conf){
-        .common = {.scale = 1, .interval_ns = -1}, .poll_ns = 20000000, .files = {f->files, 1},
-        .datasets = {f->datasets, 1}, .time = (char *)"/t", .follow = true, .from = from,
+        .common = {.scale = 1, .interval_ns = -1},
+        .poll_ns = 20000000,
+        .files = {f->files, 1},
+        .datasets = {f->datasets, 1},
+        .time = (char *)"/t",
+        .follow = true,
+        .from = from,
     };
     return io_source_hdf5.open(&f->conf, &f->rec.host, &f->source, f->err);
 }
@@ -600,11 +605,13 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_live),          cmocka_unit_test(test_times_later),    cmocka_unit_test(test_writer_restart),
-        cmocka_unit_test(test_writer_killed), cmocka_unit_test(test_stale_mark),     cmocka_unit_test(test_plain_logger),
-        cmocka_unit_test(test_rotation_swmr), cmocka_unit_test(test_rotation_plain), cmocka_unit_test(test_deleted),
-        cmocka_unit_test(test_truncation),    cmocka_unit_test(test_made_anew),      cmocka_unit_test(test_awaited),
-        cmocka_unit_test(test_from_end),      cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_live),           cmocka_unit_test(test_times_later),
+        cmocka_unit_test(test_writer_restart), cmocka_unit_test(test_writer_killed),
+        cmocka_unit_test(test_stale_mark),     cmocka_unit_test(test_plain_logger),
+        cmocka_unit_test(test_rotation_swmr),  cmocka_unit_test(test_rotation_plain),
+        cmocka_unit_test(test_deleted),        cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_made_anew),      cmocka_unit_test(test_awaited),
+        cmocka_unit_test(test_from_end),       cmocka_unit_test(test_no_room),
     };
     if (system("/usr/bin/python3 -c 'import h5py' 2>/dev/null") != 0)
         return 77;

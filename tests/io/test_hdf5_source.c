@@ -1,5 +1,5 @@
-/* test_hdf5_source.c: finite HDF5 input: every numeric type and layout, tables, times, ids, backpressure, and files that
- * are wrong. Files are made with libhdf5 in a folder of the test's own. */
+/* test_hdf5_source.c: finite HDF5 input: every numeric type and layout, tables, times, ids, backpressure, and files
+ * that are wrong. Files are made with libhdf5 in a folder of the test's own. */
 #include <errno.h>
 #include <math.h>
 #include <setjmp.h>
@@ -46,7 +46,8 @@ struct input {
 /* Of libhdf5, of every kind that an input opens. */
 static long open_ids(void)
 {
-    static const H5I_type_t kinds[] = {H5I_FILE, H5I_GROUP, H5I_DATATYPE, H5I_DATASPACE, H5I_DATASET, H5I_ATTR, H5I_GENPROP_LST};
+    static const H5I_type_t kinds[] = {H5I_FILE,    H5I_GROUP, H5I_DATATYPE,   H5I_DATASPACE,
+                                       H5I_DATASET, H5I_ATTR,  H5I_GENPROP_LST};
     long all = 0;
 
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
@@ -65,8 +66,11 @@ static void input_init(struct input *in, const char *file, const char *dataset)
     in->files[0] = (char *)file;
     in->datasets[0] = (char *)dataset;
     in->conf = (struct io_hdf5_conf){
-        .common = {.scale = 1, .interval_ns = -1}, .poll_ns = 10000000,
-        .files = {in->files, 1}, .datasets = {in->datasets, dataset ? 1 : 0}, .fields = {in->fields, 0},
+        .common = {.scale = 1, .interval_ns = -1},
+        .poll_ns = 10000000,
+        .files = {in->files, 1},
+        .datasets = {in->datasets, dataset ? 1 : 0},
+        .fields = {in->fields, 0},
     };
 }
 
@@ -169,14 +173,26 @@ static hid_t half_float(void)
 static void test_types(void **state)
 {
     hid_t half = half_float();
-    const struct { hid_t type; double from, step; enum io_sample want; } types[] = {
-        {H5T_STD_I8LE, -100, 1, IO_F32},      {H5T_STD_U8BE, 0, 1, IO_F32},           {H5T_STD_I16BE, -32768, 3, IO_F32},
-        {H5T_STD_U16LE, 65000, 2, IO_F32},    {H5T_STD_I32BE, -2147483648.0, 7, IO_F64}, {H5T_STD_U32LE, 4294960000.0, 5, IO_F64},
-        {H5T_STD_I64BE, -9007199254740000.0, 11, IO_F64}, {H5T_STD_U64LE, 9007199254740000.0, 3, IO_F64},
-        {half, -8, 0.25, IO_F32},             {H5T_IEEE_F32LE, -1.5, 0.125, IO_F32},  {H5T_IEEE_F32BE, 1e6, 0.5, IO_F32},
-        {H5T_IEEE_F64LE, 1e9, 1e-6, IO_F64},  {H5T_IEEE_F64BE, -1e-9, 1e-12, IO_F64}, {H5T_NATIVE_LDOUBLE, 0.1, 0.1, IO_F64},
+    const struct {
+        hid_t type;
+        double from, step;
+        enum io_sample want;
+    } types[] = {
+        {H5T_STD_I8LE, -100, 1, IO_F32},
+        {H5T_STD_U8BE, 0, 1, IO_F32},
+        {H5T_STD_I16BE, -32768, 3, IO_F32},
+        {H5T_STD_U16LE, 65000, 2, IO_F32},
+        {H5T_STD_I32BE, -2147483648.0, 7, IO_F64},
+        {H5T_STD_U32LE, 4294960000.0, 5, IO_F64},
+        {H5T_STD_I64BE, -9007199254740000.0, 11, IO_F64},
+        {H5T_STD_U64LE, 9007199254740000.0, 3, IO_F64},
+        {half, -8, 0.25, IO_F32},
+        {H5T_IEEE_F32LE, -1.5, 0.125, IO_F32},
+        {H5T_IEEE_F32BE, 1e6, 0.5, IO_F32},
+        {H5T_IEEE_F64LE, 1e9, 1e-6, IO_F64},
+        {H5T_IEEE_F64BE, -1e-9, 1e-12, IO_F64},
+        {H5T_NATIVE_LDOUBLE, 0.1, 0.1, IO_F64},
     };
-
 
     for (size_t k = 0; k < sizeof types / sizeof *types; k++) {
         double *x = ramp(N, types[k].from, types[k].step);
@@ -279,7 +295,8 @@ static void make_table(const char *file)
     hid_t v = H5Tarray_create2(H5T_NATIVE_DOUBLE, 1, &two), memory = H5Tcreate(H5T_COMPOUND, sizeof(struct row));
 
     for (int i = 0; i < N; i++)
-        rows[i] = (struct row){INT64_C(1700000000000000000) + i * INT64_C(1000003), "x", (float)i / 4, (int16_t)-i, {1e9 + i, -i}};
+        rows[i] = (struct row){
+            INT64_C(1700000000000000000) + i * INT64_C(1000003), "x", (float)i / 4, (int16_t)-i, {1e9 + i, -i}};
     H5Tset_size(name, 8);
     H5Tinsert(memory, "t", offsetof(struct row, t), H5T_NATIVE_INT64);
     H5Tinsert(memory, "name", offsetof(struct row, name), name);
@@ -313,7 +330,8 @@ static void test_table(void **state)
     assert_true(s->irregular);
     assert_int_equal(s->n, N);
     for (int i = 0; i < N; i++) {
-        assert_true(s->x[4 * i] == i / 4.0 && s->x[4 * i + 1] == -i && s->x[4 * i + 2] == 1e9 + i && s->x[4 * i + 3] == -i);
+        assert_true(s->x[4 * i] == i / 4.0 && s->x[4 * i + 1] == -i && s->x[4 * i + 2] == 1e9 + i &&
+                    s->x[4 * i + 3] == -i);
         assert_int_equal(s->t_ns[i], INT64_C(1700000000000000000) + i * INT64_C(1000003));
     }
     input_done(&in);
@@ -574,7 +592,8 @@ static void make_unknown_filter(const char *file)
     H5Fclose(f);
 }
 
-static void refused(const char *file, const char *dataset, const char *time, const char *field, int code, const char *text)
+static void refused(const char *file, const char *dataset, const char *time, const char *field, int code,
+                    const char *text)
 {
     struct input in;
 
@@ -693,11 +712,14 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_types),         cmocka_unit_test(test_layouts),        cmocka_unit_test(test_blocks),
-        cmocka_unit_test(test_table),         cmocka_unit_test(test_times_irregular), cmocka_unit_test(test_times_regular),
-        cmocka_unit_test(test_rate_attribute), cmocka_unit_test(test_many),          cmocka_unit_test(test_many_files),
-        cmocka_unit_test(test_from_end),      cmocka_unit_test(test_backpressure),   cmocka_unit_test(test_closed_early),
-        cmocka_unit_test(test_errors),        cmocka_unit_test(test_check),          cmocka_unit_test(test_cut_off),
+        cmocka_unit_test(test_types),           cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_blocks),          cmocka_unit_test(test_table),
+        cmocka_unit_test(test_times_irregular), cmocka_unit_test(test_times_regular),
+        cmocka_unit_test(test_rate_attribute),  cmocka_unit_test(test_many),
+        cmocka_unit_test(test_many_files),      cmocka_unit_test(test_from_end),
+        cmocka_unit_test(test_backpressure),    cmocka_unit_test(test_closed_early),
+        cmocka_unit_test(test_errors),          cmocka_unit_test(test_check),
+        cmocka_unit_test(test_cut_off),
     };
     return cmocka_run_group_tests_name("hdf5_source", tests, set_up, tear_down);
 }
