@@ -1,0 +1,374 @@
+/* bench_daemon.c: `mambactl bench daemon`: what everything outside the model costs. A whole daemon runs in this process on a
+ * model that computes nothing, fed and subscribed to by two other processes over ipc. CPU time is this process's, all
+ * threads, libzmq's included; the profile says which thread it went to. Checked before it is believed: all rows accepted, all
+ * messages received. */
+#include <dirent.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "daemon/clock.h"
+#include "daemon/daemon.h"
+#include "tools/bench_peers.h"
+#include "tools/mambactl.h"
+
+enum { SAMPLES = 64, THREADS = 32, FAMILIES_MAX = 4 };
+
+struct options {
+    uint32_t streams;
+    uint64_t messages;
+    double per_second;
+    const char *families;
+    bool json;
+};
+
+struct thread_time {
+    char name[20];
+    int id;
+    double seconds;
+};
+
+/* One daemon, its peers, and what was measured. */
+struct bench {
+    const struct options *o;
+    char dir[64], in[96], out[96];
+    struct bench_peer sender, subscriber;
+    struct md_config *config;
+    struct md_daemon *daemon;
+    size_t slot_bytes;
+    double idle_share, rss_per_stream, rss_growth, seconds, cpu, published; /* bytes; CPU seconds */
+    struct thread_time threads[THREADS];
+    unsigned n_threads;
+};
+
+static const char usage[] = "usage: mambactl bench daemon [OPTION]...\n";
+static const char help[] =
+    "Measures the daemon around a model that computes nothing: messages of 64 float32 samples in on a PULL socket, results\n"
+    "out on a PUB socket, both ipc, with sender and subscriber in processes of their own.\n"
+    "\n"
+    "      --streams N        streams (default 10000)\n"
+    "      --messages M       messages in (default 200000)\n"
+    "      --rate R           messages a second (default 20000; 0: as fast as they are taken, so that several messages of a\n"
+    "                         stream share a batch and a message out)\n"
+    "      --families LIST    families published, of prediction,embedding,anomaly,channel_anomaly (default: first\n"
+    "                         anomaly alone, then prediction,embedding,anomaly: what a further message costs)\n"
+    "      --json             one JSON object per line\n"
+    "      --help\n";
+
+/* ---- what the system says of this process -------------------------------------------------------------------------------- */
+
+static double cpu_seconds(void)
+{
+    struct rusage u;
+
+    getrusage(RUSAGE_SELF, &u);
+    return (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) + 1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
+}
+
+static double rss_bytes(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    long pages = 0;
+
+    if (!f || fscanf(f, "%*d %ld", &pages) != 1)
+        pages = 0;
+    if (f)
+        fclose(f);
+    return (double)pages * (double)sysconf(_SC_PAGESIZE);
+}
+
+static bool read_thread(const char *id, struct thread_time *t)
+{
+    char path[300];
+    unsigned long long ns = 0;
+    FILE *f;
+    bool ok;
+
+    snprintf(path, sizeof path, "/proc/self/task/%s/schedstat", id);
+    f = fopen(path, "r");
+    ok = f && fscanf(f, "%llu", &ns) == 1;
+    if (f)
+        fclose(f);
+    snprintf(path, sizeof path, "/proc/self/task/%s/comm", id);
+    f = ok ? fopen(path, "r") : NULL;
+    ok = f && fscanf(f, "%19[^\n]", t->name) == 1;
+    if (f)
+        fclose(f);
+    t->id = atoi(id);
+    t->seconds = 1e-9 * (double)ns;
+    return ok;
+}
+
+static unsigned read_threads(struct thread_time *t)
+{
+    DIR *d = opendir("/proc/self/task");
+    struct dirent *e;
+    unsigned n = 0;
+
+    while (d && n < THREADS && (e = readdir(d)))
+        if (e->d_name[0] != '.' && read_thread(e->d_name, &t[n]))
+            n++;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+/* ---- the daemon ------------------------------------------------------------------------------------------------------------ */
+
+static int start_daemon(struct bench *b, const char *families)
+{
+    static const char *const names[] = {"prediction", "embedding", "anomaly", "channel_anomaly"};
+    char yaml[2048], publish[256] = "", reterr[IO_ERR];
+
+    for (unsigned i = 0; i < FAMILIES_MAX; i++) {
+        const char *at = strstr(families, names[i]);
+        bool on = at && (at == families || at[-1] == ',');
+        snprintf(publish + strlen(publish), sizeof publish - strlen(publish), "%s%s: %s", i ? ", " : "", names[i],
+                 !on ? "false" : i == 0 ? "{horizon: 16, quantiles: [0.1, 0.5, 0.9]}" : "true");
+    }
+    snprintf(yaml, sizeof yaml,
+             "models: {null: {path: forecast-64x2, device: cpu, slots: %u}}\n"
+             "inputs: {in: {type: zmq, pattern: pull, bind: '%s', rate: 100}}\n"
+             "outputs: {out: {type: zmq, bind: '%s', hwm: 10000000}}\n"
+             "streams: {'*': {publish: {%s}}}\n",
+             b->o->streams, b->in, b->out, publish);
+    md_log_setup(MD_ERROR, MD_LOG_TEXT);
+    if (md_config_parse("bench", yaml, NULL, 0, true, stderr, &b->config))
+        return EX_USAGE;
+    int r = md_daemon_start(b->config, MD_NULL_MODEL, &b->daemon, reterr);
+    if (r)
+        fprintf(stderr, "mambactl bench daemon: %s\n", reterr);
+    return r;
+}
+
+static double number_at(json_t *o, const char *section, const char *id, const char *key)
+{
+    return json_number_value(json_object_get(json_object_get(json_object_get(o, section), id), key));
+}
+
+/* Messages out, heartbeats left out; samples that the model took. */
+static double published(struct bench *b, double *ret_accepted)
+{
+    json_t *status = md_daemon_status(b->daemon), *kind;
+    json_t *out = json_object_get(json_object_get(status, "outputs"), "out");
+    const char *name;
+    double sum = 0;
+
+    json_object_foreach(json_object_get(out, "output_messages_total"), name, kind)
+    {
+        if (strcmp(name, "sys") != 0)
+            sum += json_number_value(kind);
+    }
+    *ret_accepted = number_at(status, "inputs", "in", "accepted_samples_total");
+    json_decref(status);
+    return sum;
+}
+
+/* Until so many messages have been accepted and all that came of them received; false: it does not get on. Looks rarely: to
+ * look costs CPU time of this process. */
+static bool wait_for(struct bench *b, uint64_t messages, double *ret_published)
+{
+    double had = -1, got = 0;
+
+    for (unsigned stuck = 0; stuck < 80; had = got, usleep(250000)) {
+        *ret_published = published(b, &got);
+        if (got >= (double)messages * SAMPLES && (double)bench_subscriber_count(&b->subscriber) >= *ret_published)
+            return true;
+        stuck = got == had ? stuck + 1 : 0;
+    }
+    return false;
+}
+
+/* ---- phases ---------------------------------------------------------------------------------------------------------------- */
+
+/* All streams once, in two halves, so that what is taken once for all does not count; then nothing, and what that costs. */
+static bool measure_idle(struct bench *b)
+{
+    uint32_t half = b->o->streams / 2, rest = b->o->streams - half;
+    double rss, cpu, out;
+    int64_t start;
+
+    bench_sender_send(&b->sender, half, b->o->per_second);
+    if (!wait_for(b, half, &out))
+        return false;
+    rss = rss_bytes();
+    bench_sender_send(&b->sender, rest, b->o->per_second);
+    if (!wait_for(b, b->o->streams, &out))
+        return false;
+    b->rss_per_stream = (rss_bytes() - rss) / rest;
+    cpu = cpu_seconds();
+    start = md_now_ns();
+    usleep(3000000);
+    b->idle_share = (cpu_seconds() - cpu) / (1e-9 * (double)(md_now_ns() - start));
+    return true;
+}
+
+static bool measure_load(struct bench *b)
+{
+    struct thread_time before[THREADS];
+    uint64_t warm = b->o->messages / 4;
+    double cpu, out, rss;
+    unsigned n_before;
+    int64_t start;
+
+    bench_sender_send(&b->sender, warm, b->o->per_second); /* queues, pools and arenas reach their size */
+    if (!wait_for(b, b->o->streams + warm, &out))
+        return false;
+    n_before = read_threads(before);
+    rss = rss_bytes();
+    cpu = cpu_seconds();
+    start = md_now_ns();
+    bench_sender_send(&b->sender, b->o->messages, b->o->per_second);
+    if (!wait_for(b, b->o->streams + warm + b->o->messages, &b->published))
+        return false;
+    b->seconds = 1e-9 * (double)(md_now_ns() - start);
+    b->cpu = cpu_seconds() - cpu;
+    b->published -= out;
+    b->rss_growth = rss_bytes() - rss;
+    b->n_threads = read_threads(b->threads);
+    for (unsigned i = 0; i < b->n_threads; i++)
+        for (unsigned k = 0; k < n_before; k++)
+            if (before[k].id == b->threads[i].id)
+                b->threads[i].seconds -= before[k].seconds;
+    return true;
+}
+
+static double us_per_message(const struct bench *b)
+{
+    return 1e6 * b->cpu / (double)b->o->messages;
+}
+
+static void print_text(const struct bench *b, const char *families)
+{
+    printf("%s: %u streams, %llu messages of %d samples in, %.0f messages out in %.1f s (%.0f/s)\n", families, b->o->streams,
+           (unsigned long long)b->o->messages, SAMPLES, b->published, b->seconds, (double)b->o->messages / b->seconds);
+    printf("  CPU per message in, with its %.2f out: %.2f us\n", b->published / (double)b->o->messages, us_per_message(b));
+    for (unsigned i = 0; i < b->n_threads; i++)
+        if (b->threads[i].seconds > 0.001 * b->cpu)
+            printf("    %-16s %6.2f us\n", b->threads[i].name, 1e6 * b->threads[i].seconds / (double)b->o->messages);
+    printf("  idle: %.2f %% of a core; RSS per idle stream beside its slot: %.0f bytes; RSS growth under load: %.0f KiB\n",
+           100 * b->idle_share, b->rss_per_stream - (double)b->slot_bytes, b->rss_growth / 1024);
+}
+
+static void print_json(const struct bench *b, const char *families)
+{
+    json_t *threads = json_object(), *o;
+
+    for (unsigned i = 0; i < b->n_threads; i++) {
+        json_t *had = json_object_get(threads, b->threads[i].name);
+        json_object_set_new(threads, b->threads[i].name,
+                            json_real(json_number_value(had) + 1e6 * b->threads[i].seconds / (double)b->o->messages));
+    }
+    o = json_pack("{s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "bench", "daemon", "families", families, "streams",
+                  (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out", b->published, "seconds", b->seconds,
+                  "cpu_us_per_message", us_per_message(b), "idle_core_share", b->idle_share, "rss_bytes_per_idle_stream",
+                  b->rss_per_stream - (double)b->slot_bytes, "rss_growth_bytes", b->rss_growth, "cpu_us_by_thread", threads);
+    json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(5));
+    putchar('\n');
+    json_decref(o);
+}
+
+static int measure(const struct options *o, const char *families, double *ret_us, double *ret_out)
+{
+    struct bench b = {.o = o};
+    int code = EX_OSERR;
+
+    snprintf(b.dir, sizeof b.dir, "/tmp/mambad-bench-XXXXXX");
+    if (!mkdtemp(b.dir))
+        return code;
+    snprintf(b.in, sizeof b.in, "ipc://%s/in", b.dir);
+    snprintf(b.out, sizeof b.out, "ipc://%s/out", b.dir);
+    if (bench_sender_start(&b.sender, b.in, o->streams, SAMPLES) || bench_subscriber_start(&b.subscriber, b.out))
+        goto end;
+    code = start_daemon(&b, families);
+    if (code)
+        goto end;
+    json_t *status = md_daemon_status(b.daemon);
+    b.slot_bytes = (size_t)number_at(status, "models", "null", "slot_bytes");
+    json_decref(status);
+    usleep(500000); /* the subscriber joins */
+    code = EX_SOFTWARE;
+    if (!measure_idle(&b) || !measure_load(&b)) {
+        fprintf(stderr, "mambactl bench daemon: messages are missing\n");
+        goto end;
+    }
+    (o->json ? print_json : print_text)(&b, families);
+    *ret_us = us_per_message(&b);
+    *ret_out = b.published / (double)o->messages;
+    code = EX_OK;
+end:
+    md_daemon_stop(&b.daemon, 1000000000);
+    md_config_free(&b.config);
+    bench_peer_stop(&b.sender);
+    bench_peer_stop(&b.subscriber);
+    unlink(b.in + strlen("ipc://"));
+    unlink(b.out + strlen("ipc://"));
+    rmdir(b.dir);
+    return code;
+}
+
+/* ---- command line ------------------------------------------------------------------------------------------------------------ */
+
+static bool parse_number(const char *text, double least, double most, double *ret)
+{
+    char *end;
+
+    *ret = strtod(text, &end);
+    return end != text && !*end && *ret >= least && *ret <= most;
+}
+
+static int parse(int argc, char **argv, struct options *o)
+{
+    static const struct option longs[] = {{"streams", required_argument, NULL, 's'}, {"messages", required_argument, NULL, 'm'},
+                                          {"rate", required_argument, NULL, 'r'},    {"families", required_argument, NULL, 'f'},
+                                          {"json", no_argument, NULL, 'j'},          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+    double v = 0;
+    int c;
+
+    optind = 1;
+    while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+        bool ok = true;
+        if (c == 'h') {
+            printf("%s\n%s", usage, help);
+            return EX_OK;
+        }
+        if (c == 's' && (ok = parse_number(optarg, 2, 1e6, &v)))
+            o->streams = (uint32_t)v;
+        else if (c == 'm' && (ok = parse_number(optarg, 4, 1e10, &v)))
+            o->messages = (uint64_t)v;
+        else if (c == 'r' && (ok = parse_number(optarg, 0, 1e8, &v)))
+            o->per_second = v;
+        else if (c == 'f')
+            o->families = optarg;
+        else if (c == 'j')
+            o->json = true;
+        if (c == '?' || !ok) {
+            fputs(usage, stderr);
+            return EX_USAGE;
+        }
+    }
+    return optind < argc ? fputs(usage, stderr), EX_USAGE : -1;
+}
+
+int bench_daemon(int argc, char **argv)
+{
+    struct options o = {.streams = 10000, .messages = 200000, .per_second = 20000};
+    double one = 0, more = 0, out_one = 0, out_more = 0;
+    int code = parse(argc, argv, &o);
+
+    if (code >= 0)
+        return code;
+    code = measure(&o, o.families ? o.families : "anomaly", &one, &out_one);
+    if (code || o.families)
+        return code;
+    code = measure(&o, "prediction,embedding,anomaly", &more, &out_more);
+    if (!code && !o.json)
+        printf("a further message out: %.2f us\n", (more - one) / (out_more - out_one));
+    return code;
+}
