@@ -48,8 +48,8 @@ static const struct {
     const char *ending;
     enum kind kind;
 } endings[] = {
-    {".h5", HDF5}, {".hdf5", HDF5}, {".hdf", HDF5}, {".he5", HDF5}, {".csv", CSV}, {".tsv", CSV}, {".txt", CSV},
-    {".raw", RAW}, {".pcm", RAW},   {".bin", RAW},  {".f32", RAW},  {".s16", RAW},
+    {".h5", HDF5}, {".hdf5", HDF5}, {".hdf", HDF5}, {".he5", HDF5}, {".csv", CSV}, {".tsv", CSV},
+    {".txt", CSV}, {".raw", RAW},   {".pcm", RAW},  {".bin", RAW},  {".f32", RAW}, {".s16", RAW},
 };
 
 static enum kind kind_of(const char *name, size_t len)

@@ -22,8 +22,8 @@ struct ctl_inputs {
 /* clang-format on */
 
 #define CTL_INPUTS_HELP                                                                                                \
-    "INPUT is a sound file, FILE.h5 or FILE.h5:/DATASET, FILE.csv, FILE.raw, a glob of them (in quotes), or - for raw\n" \
-    "samples on standard input.\n"                                                                                     \
+    "INPUT is a sound file, FILE.h5 or FILE.h5:/DATASET, FILE.csv, FILE.raw, a glob of them (in quotes),\n"            \
+    "or - for raw samples on standard input.\n"                                                                        \
     "\n"                                                                                                               \
     "      --rate HZ           the data's rate, where they do not tell it; with --resample: the rate to be made\n"     \
     "      --resample          resample to the model's rate, else to --rate\n"                                         \

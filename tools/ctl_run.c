@@ -1,5 +1,5 @@
-/* ctl_run.c: `mambactl run`: files through the daemon's own pipeline, offline. It writes a configuration for them, starts
- * the daemon under MD_ONCE, and waits. The main thread sleeps in poll() on a signalfd and on the daemon's end.
+/* ctl_run.c: `mambactl run`: files through the daemon's own pipeline, offline. It writes a configuration for them,
+ * starts the daemon under MD_ONCE, and waits. The main thread sleeps in poll() on a signalfd and on the daemon's end.
  *
  * Trap: the HDF5 sink names its segments itself; OUT.h5 is made in a folder beside it and moved into place at the end,
  * so that a run that failed leaves no half-written OUT.h5. */
@@ -23,13 +23,14 @@
 static const char usage[] = "usage: mambactl run -m MODEL [OPTION]... INPUT... [-o OUT]...\n";
 static const char help[] =
     "Processes files offline through the same pipeline as the daemon.\n"
-    "\n" CTL_INPUTS_HELP
-    "\n"
+    "\n" CTL_INPUTS_HELP "\n"
     "  -m, --model DIR         the model folder\n"
-    "  -o, --output OUT        OUT.jsonl, OUT.h5, or - for JSON lines on standard output (default); may be given again\n"
+    "  -o, --output OUT        OUT.jsonl, OUT.h5, or - for JSON lines on standard output (default); may be given "
+    "again\n"
     "      --families LIST     what is written (default prediction,embedding,anomaly,channel_anomaly,surprise,event)\n"
     "      --set KEY.PATH=VALUE\n"
-    "                          any key of the configuration; the model is models.model, inputs are inputs.audio, .raw,\n"
+    "                          any key of the configuration; the model is models.model, inputs are inputs.audio, "
+    ".raw,\n"
     "                          .hdf5, .csv\n"
     "      --print-config      print the configuration that this makes, and end\n"
     "  -q, --quiet             no progress, only errors\n"
@@ -123,8 +124,8 @@ static int make_config(const struct run *run, char *const *args, int n, struct m
     if (!inputs)
         return EX_USAGE;
     const char *level = run->verbose ? "info" : run->quiet ? "error" : "warn";
-    json_t *root = json_pack("{s:{s:{s:s}}, s:o, s:o, s:{s:s, s:s}}", "models", "model", "path", run->model, "inputs", inputs,
-                             "outputs", output_section(run), "log", "level", level, "format", "text");
+    json_t *root = json_pack("{s:{s:{s:s}}, s:o, s:o, s:{s:s, s:s}}", "models", "model", "path", run->model, "inputs",
+                             inputs, "outputs", output_section(run), "log", "level", level, "format", "text");
     char *text = root ? ctl_config_text(root) : NULL;
     int r = text ? md_config_parse("mambactl run", text, run->sets, run->n_sets, true, stderr, ret) : -EINVAL;
     free(text);
@@ -145,7 +146,8 @@ static void show_progress(struct md_daemon *d, double seconds)
     json_t *status = md_daemon_status(d), *input;
     double rows = 0, taken = 0, ends = 0, starts = 0;
     const char *id;
-    json_object_foreach(json_object_get(status, "inputs"), id, input) {
+    json_object_foreach(json_object_get(status, "inputs"), id, input)
+    {
         rows += number_at(input, "input_samples_total");
         taken += number_at(input, "accepted_samples_total");
         starts += number_at(input, "stream_starts_total");
@@ -307,13 +309,16 @@ static int take_option(struct run *run, int option)
 
 int ctl_run(int argc, char **argv)
 {
-    static const struct option longs[] = {
-        CTL_INPUTS_LONG,
-        {"model", required_argument, NULL, 'm'},    {"output", required_argument, NULL, 'o'},
-        {"families", required_argument, NULL, 'f'}, {"set", required_argument, NULL, 's'},
-        {"print-config", no_argument, NULL, 'p'},   {"quiet", no_argument, NULL, 'q'},
-        {"verbose", no_argument, NULL, 'v'},        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+    static const struct option longs[] = {CTL_INPUTS_LONG,
+                                          {"model", required_argument, NULL, 'm'},
+                                          {"output", required_argument, NULL, 'o'},
+                                          {"families", required_argument, NULL, 'f'},
+                                          {"set", required_argument, NULL, 's'},
+                                          {"print-config", no_argument, NULL, 'p'},
+                                          {"quiet", no_argument, NULL, 'q'},
+                                          {"verbose", no_argument, NULL, 'v'},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     struct run run = {.inputs.command = "run"};
     int c, code = -1;
     run.families = "prediction,embedding,anomaly,channel_anomaly,surprise,event";
