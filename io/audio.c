@@ -1,5 +1,5 @@
-/* audio.c: `type: audio`: sound files of any format that libsndfile reads, and raw PCM where `encoding` is given. Runs on
- * the input's thread; playing (play.c) does the work. */
+/* audio.c: `type: audio`: sound files of any format that libsndfile reads, and raw PCM where `encoding` is given. Runs
+ * on the input's thread; playing (play.c) does the work. */
 #include "io/audio.h"
 
 #include <errno.h>
@@ -23,8 +23,8 @@ static const struct io_option options[] = {
     {"encoding", "the files are raw PCM of this kind; none: their headers say what they are", IO_OPT_ENUM, AT(encoding),
      "none", .names = io_pcm_encodings},
     {"channels", "channels of raw PCM", IO_OPT_INT, AT(channels), "1", .min = 1, .max = 1024},
-    {"source_rate", "samples per second of raw PCM, where it is to be resampled", IO_OPT_REAL, AT(source_rate), .min = 0,
-     .max = 1e9},
+    {"source_rate", "samples per second of raw PCM, where it is to be resampled", IO_OPT_REAL, AT(source_rate),
+     .min = 0, .max = 1e9},
     {0},
 };
 

@@ -163,6 +163,8 @@ static bool names_time(const char *name)
     return false;
 }
 
+static const double year_2001 = 978307200, year_2100 = 4102444800; /* s since the Unix epoch */
+
 /* How a column writes time, from its first value; `named`: it is known to be time. */
 static bool time_notation(const char *name, const char *first, const char *second, bool named, enum io_csv_time *ret)
 {
@@ -179,10 +181,10 @@ static bool time_notation(const char *name, const char *first, const char *secon
         if (io_csv_time(first, *ret, &t))
             return true;
     }
-    if (!named && !(rising && v >= 978307200)) /* 2001 */
+    if (!named && !(rising && v >= year_2001))
         return false;
-    *ret = v < 4102444800 ? IO_CSV_S : v < 4102444800e3 ? IO_CSV_MS : v < 4102444800e6 ? IO_CSV_US : IO_CSV_NS; /* 2100 */
-    return named || v < 4102444800e9;
+    *ret = v < year_2100 ? IO_CSV_S : v < year_2100 * 1e3 ? IO_CSV_MS : v < year_2100 * 1e6 ? IO_CSV_US : IO_CSV_NS;
+    return named || v < year_2100 * 1e9;
 }
 
 /* A column by its number from 1, or by its name; −1: there is none. */
@@ -223,8 +225,8 @@ static int find_time(const struct io_csv_conf *conf, char *const *names, char *c
     return 0;
 }
 
-static int find_channels(const struct io_csv_conf *conf, char *const *names, char *const *first, struct io_csv_layout *l,
-                         char *reterr)
+static int find_channels(const struct io_csv_conf *conf, char *const *names, char *const *first,
+                         struct io_csv_layout *l, char *reterr)
 {
     double v;
     for (unsigned i = 0; i < conf->columns.n; i++) {

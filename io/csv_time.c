@@ -1,5 +1,5 @@
-/* csv_time.c: times as people write them into CSV files, to ns. Pure functions. Trap: decimals go by integer arithmetic,
- * for a double holds no ns since 1970. */
+/* csv_time.c: times as people write them into CSV files, to ns. Pure functions. Trap: decimals go by integer
+ * arithmetic, for a double holds no ns since 1970. */
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>

@@ -8,9 +8,9 @@
 #include "io/source.h"
 
 struct io_file {
-    char *path; /* to be opened; "-": standard input */
-    char *rel;  /* the path below its pattern's fixed part, with extension: {path} of a stream id */
-    char *stem; /* the last component without extension: {stem} */
+    char *path;     /* to be opened; "-": standard input */
+    char *rel;      /* the path below its pattern's fixed part, with extension: {path} of a stream id */
+    char *stem;     /* the last component without extension: {stem} */
     unsigned found; /* order of discovery, before sorting */
 };
 

@@ -19,12 +19,23 @@ static const struct encoding {
     enum { SIGNED, UNSIGNED, FLOATING, MULAW, ALAW } kind;
     unsigned width;
     bool big;
-} encodings[] = { /* as io_pcm_encodings */
+} encodings[] = {
+    /* as io_pcm_encodings */
     {0},
-    {SIGNED, 1, false},   {UNSIGNED, 1, false}, {SIGNED, 2, false},   {SIGNED, 2, true},
-    {SIGNED, 3, false},   {SIGNED, 3, true},    {SIGNED, 4, false},   {SIGNED, 4, true},
-    {FLOATING, 4, false}, {FLOATING, 4, true},  {FLOATING, 8, false}, {FLOATING, 8, true},
-    {MULAW, 1, false},    {ALAW, 1, false},
+    {SIGNED, 1, false},
+    {UNSIGNED, 1, false},
+    {SIGNED, 2, false},
+    {SIGNED, 2, true},
+    {SIGNED, 3, false},
+    {SIGNED, 3, true},
+    {SIGNED, 4, false},
+    {SIGNED, 4, true},
+    {FLOATING, 4, false},
+    {FLOATING, 4, true},
+    {FLOATING, 8, false},
+    {FLOATING, 8, true},
+    {MULAW, 1, false},
+    {ALAW, 1, false},
 };
 
 struct pcm {
@@ -34,8 +45,8 @@ struct pcm {
     struct io_channels take;
     uint32_t channels; /* of a frame */
     struct io_play_format format;
-    size_t frame, have; /* bytes of a frame, bytes in buf */
-    double *row;        /* one frame's samples */
+    size_t frame, have;  /* bytes of a frame, bytes in buf */
+    double *row;         /* one frame's samples */
     unsigned char buf[]; /* BUFFER, or one frame where that is larger */
 };
 

@@ -29,7 +29,7 @@ enum { SLOT_TRIES = 50 };
 
 struct entry {
     char id[IO_ID_MAX + 1];
-    int refused; /* the io_reason for which the file is left out, or −1 */
+    int refused;      /* the io_reason for which the file is left out, or −1 */
     const char *twin; /* the path that has the same id */
 };
 
@@ -71,7 +71,8 @@ static int name_streams(struct io_play *p)
         return -ENOMEM;
     }
     for (unsigned i = 0; i < p->files.n; i++) {
-        struct io_id_parts parts = {.input = p->shared.host.input, .path = p->files.v[i].rel, .stem = p->files.v[i].stem};
+        struct io_id_parts parts = {
+            .input = p->shared.host.input, .path = p->files.v[i].rel, .stem = p->files.v[i].stem};
         int r = io_id_expand(c->stream ? c->stream : default_id, &parts, p->entries[i].id);
         p->entries[i].refused = r ? IO_R_ID : -1;
         order[i] = &p->entries[i];
@@ -210,8 +211,8 @@ static void drop_track(struct io_play *p, unsigned i)
     memmove(p->tracks + i, p->tracks + i + 1, (--p->n_tracks - i) * sizeof *p->tracks);
 }
 
-/* The model has no slot for one more stream: play fewer at once from now on and try again when some have ended. Where no
- * other file of this input plays, none will: then the file is given up; the host has counted and announced it. */
+/* The model has no slot for one more stream: play fewer at once from now on and try again when some have ended. Where
+ * no other file of this input plays, none will: then the file is given up; the host has counted and announced it. */
 static bool wait_for_slot(struct io_play *p, struct io_track *t, int64_t now_ns)
 {
     unsigned playing = 0;

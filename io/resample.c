@@ -1,5 +1,5 @@
-/* resample.c: polyphase FIR. With to/from = L/M in lowest terms, output row k lies at input time k·M/L = i + p/L; phase p
- * has a filter of its own, `taps` long, over the input rows i − taps/2 + 1 … i + taps/2.
+/* resample.c: polyphase FIR. With to/from = L/M in lowest terms, output row k lies at input time k·M/L = i + p/L; phase
+ * p has a filter of its own, `taps` long, over the input rows i − taps/2 + 1 … i + taps/2.
  *
  * Any thread, one at a time per resampler. Trap: the order in which a dot product is summed is fixed (eight lanes, then
  * a tree), for every instruction set and every cut of the input; that is what makes outputs bitwise reproducible. */

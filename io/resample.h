@@ -14,7 +14,7 @@
 /* The filter bank of one ratio: immutable, shared by all resamplers (and threads) of that ratio, which it outlives. */
 struct io_resample_plan;
 
-/* -EINVAL: a rate that is not positive and finite; -ERANGE: a ratio whose filter bank would pass 8 MiB. reterr says it. */
+/* -EINVAL: a rate that is not positive and finite; -ERANGE: a ratio whose filter bank would pass 8 MiB. */
 int io_resample_plan_new(double from, double to, struct io_resample_plan **ret, char *reterr);
 void io_resample_plan_free(struct io_resample_plan **plan);
 
@@ -33,7 +33,7 @@ size_t io_resampler_push(struct io_resampler *r, const double *in, size_t n, dou
 /* After the last row: writes up to `cap` rows (≥ io_resampler_room(r, 1)) of the rest; 0: there is none left. */
 size_t io_resampler_flush(struct io_resampler *r, double *out, size_t cap);
 
-/* The state as plain bytes, equal for equal signals whatever the cuts. restore: -EINVAL for another plan's or shape's. */
+/* The state as plain bytes, equal for equal signals whatever the cuts. restore: -EINVAL for another plan's state. */
 size_t io_resampler_state_bytes(const struct io_resampler *r);
 void io_resampler_save(const struct io_resampler *r, void *bytes);
 int io_resampler_restore(struct io_resampler *r, const void *bytes);

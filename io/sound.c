@@ -1,8 +1,8 @@
 /* sound.c: sound files through libsndfile, as ±1. Runs on the source's thread; a reader owns its file.
  *
- * Trap: libsndfile takes a WAV whose data end early for a shorter WAV and says so in its log only; and a compressed file
- * that breaks off ends like a whole one, with fewer frames than its header promised. Both are errors here, after what
- * could be decoded has been delivered. */
+ * Trap: libsndfile takes a WAV whose data end early for a shorter WAV and says so in its log only; and a compressed
+ * file that breaks off ends like a whole one, with fewer frames than its header promised. Both are errors here, after
+ * what could be decoded has been delivered. */
 #include <errno.h>
 #include <sndfile.h>
 #include <stdio.h>
@@ -35,8 +35,9 @@ static int unreadable(int error, const char *path, const char *why, char *reterr
     return error;
 }
 
-/* A line of the log, "data : 88200 (should be 44100)": the chunk is longer than the file. The lengths that WAV writers to
- * pipes leave in place, 2^31 and 2^32 or nearly so, are no promise; neither is the RIFF chunk's, which many get wrong. */
+/* A line of the log, "data : 88200 (should be 44100)": the chunk is longer than the file. The lengths that WAV writers
+ * to pipes leave in place, 2^31 and 2^32 or nearly so, are no promise; neither is the RIFF chunk's, which many get
+ * wrong. */
 static bool says_short(const char *line)
 {
     static const char *const chunks[] = {"data ", "SSND ", "Data Size ", "riff ", "Riff size "};

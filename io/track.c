@@ -1,7 +1,8 @@
 /* track.c: the rows of one file, from its reader to the host. Runs on the source's thread.
  *
- * A step does one thing: it hands over the block that is waiting, or reads some rows, resamples them and hands them over,
- * or ends the stream. Trap: a block is taken from the pool before rows are read, for rows once read must not be lost. */
+ * A step does one thing: it hands over the block that is waiting, or reads some rows, resamples them and hands them
+ * over, or ends the stream. Trap: a block is taken from the pool before rows are read, for rows once read must not be
+ * lost. */
 #include "io/track.h"
 
 #include <errno.h>
@@ -31,8 +32,8 @@ int io_track_rate(const struct io_track_shared *s, const char *path, const struc
         wanted = model > 0 ? model : c->rate;
         resample = rate != wanted;
     } else if (rate > 0 && wanted > 0 && rate != wanted) {
-        snprintf(reterr, IO_ERR, "%s: its rate is %.10g Hz, the %s is %.10g Hz; `resample: true` would convert it", path,
-                 rate, c->rate > 0 ? "input's" : "model's", wanted);
+        snprintf(reterr, IO_ERR, "%s: its rate is %.10g Hz, the %s is %.10g Hz; `resample: true` would convert it",
+                 path, rate, c->rate > 0 ? "input's" : "model's", wanted);
         return -EBADMSG;
     }
     rate = wanted > 0 ? wanted : rate;
@@ -45,7 +46,8 @@ int io_track_rate(const struct io_track_shared *s, const char *path, const struc
     return 0;
 }
 
-static int plan_for(struct io_track_shared *s, double from, double to, const struct io_resample_plan **ret, char *reterr)
+static int plan_for(struct io_track_shared *s, double from, double to, const struct io_resample_plan **ret,
+                    char *reterr)
 {
     for (unsigned i = 0; i < s->n_plans; i++) {
         if (s->plans[i].from == from && s->plans[i].to == to) {
@@ -226,8 +228,8 @@ static enum io_track_step wait_for_bytes(struct io_track *t, int64_t now_ns)
     struct io_track_shared *s = t->shared;
     int fd = s->conf.reader->fd ? s->conf.reader->fd(t->reader) : -1;
     struct epoll_event e = {.events = EPOLLIN | EPOLLONESHOT};
-    bool armed = fd >= 0 && (epoll_ctl(s->epoll, EPOLL_CTL_MOD, fd, &e) == 0 ||
-                             epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &e) == 0);
+    bool armed =
+        fd >= 0 && (epoll_ctl(s->epoll, EPOLL_CTL_MOD, fd, &e) == 0 || epoll_ctl(s->epoll, EPOLL_CTL_ADD, fd, &e) == 0);
     t->wake_ns = armed ? INT64_MAX : now_ns + pool_retry_ns;
     return IO_TRACK_WAITS;
 }

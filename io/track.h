@@ -28,14 +28,14 @@ struct io_track {
     const char *path, *id;
     void *reader;
     struct io_play_format format;
-    struct io_stream *stream; /* NULL: the format is not known yet */
+    struct io_stream *stream;       /* NULL: the format is not known yet */
     struct io_resampler *resampler; /* NULL: none needed */
-    struct io_block *pending; /* the host had no room for it */
-    double rate;              /* of the rows that leave; 0: unknown or irregular */
-    uint32_t rows;            /* most to be read in one step */
-    uint64_t taken;           /* rows read */
-    int64_t seq;              /* of the next row that leaves */
-    int64_t t_ns;             /* of the file's first row, or IO_T_NONE */
+    struct io_block *pending;       /* the host had no room for it */
+    double rate;                    /* of the rows that leave; 0: unknown or irregular */
+    uint32_t rows;                  /* most to be read in one step */
+    uint64_t taken;                 /* rows read */
+    int64_t seq;                    /* of the next row that leaves */
+    int64_t t_ns;                   /* of the file's first row, or IO_T_NONE */
     int64_t began_ns, wake_ns;
     unsigned tries; /* to get slots */
     bool over;      /* the reader has no more */

@@ -1,5 +1,5 @@
-/* Sound files as streams: ten formats, channels, rates, pace, backpressure, broken files. All files are made here, through
- * libsndfile, from a generated signal. */
+/* Sound files as streams: ten formats, channels, rates, pace, backpressure, broken files. All files are made here,
+ * through libsndfile, from a generated signal. */
 #include "io/audio.h"
 
 #include <errno.h>
@@ -40,7 +40,8 @@ static float *signal_of(int channels, int rate, int frames)
     for (int i = 0; i < frames; i++)
         for (int c = 0; c < channels; c++) {
             double t = (double)i / rate;
-            x[i * channels + c] = (float)(0.4 * sin(2 * M_PI * (300 + 100 * c + 20 * t) * t) + 0.1 * sin(2 * M_PI * 1900 * t));
+            x[i * channels + c] =
+                (float)(0.4 * sin(2 * M_PI * (300 + 100 * c + 20 * t) * t) + 0.1 * sin(2 * M_PI * 1900 * t));
         }
     return x;
 }
@@ -116,11 +117,15 @@ static const struct kind {
     int format;
     bool lossless, detects_end; /* a file that breaks off can be told from a whole one */
 } kinds[] = {
-    {"s.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, true, true},    {"s.flac", SF_FORMAT_FLAC | SF_FORMAT_PCM_16, true, true},
-    {"s.ogg", SF_FORMAT_OGG | SF_FORMAT_VORBIS, false, false},  {"s.opus", SF_FORMAT_OGG | SF_FORMAT_OPUS, false, false},
+    {"s.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, true, true},
+    {"s.flac", SF_FORMAT_FLAC | SF_FORMAT_PCM_16, true, true},
+    {"s.ogg", SF_FORMAT_OGG | SF_FORMAT_VORBIS, false, false},
+    {"s.opus", SF_FORMAT_OGG | SF_FORMAT_OPUS, false, false},
     {"s.mp3", SF_FORMAT_MPEG | SF_FORMAT_MPEG_LAYER_III, false, true},
-    {"s.aiff", SF_FORMAT_AIFF | SF_FORMAT_PCM_16, true, true},  {"s.w64", SF_FORMAT_W64 | SF_FORMAT_PCM_16, true, true},
-    {"s.rf64", SF_FORMAT_RF64 | SF_FORMAT_PCM_16, true, true},  {"s.caf", SF_FORMAT_CAF | SF_FORMAT_PCM_16, true, true},
+    {"s.aiff", SF_FORMAT_AIFF | SF_FORMAT_PCM_16, true, true},
+    {"s.w64", SF_FORMAT_W64 | SF_FORMAT_PCM_16, true, true},
+    {"s.rf64", SF_FORMAT_RF64 | SF_FORMAT_PCM_16, true, true},
+    {"s.caf", SF_FORMAT_CAF | SF_FORMAT_PCM_16, true, true},
     {"s.au", SF_FORMAT_AU | SF_FORMAT_PCM_16, true, true},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
@@ -169,7 +174,8 @@ static void cut_file(const char *name, const char *to, double part)
     fclose(f);
 }
 
-/* What decodes is delivered and is right; then comes an error that names the file. Of a CAF libsndfile reads nothing. */
+/* What decodes is delivered and is right; then comes an error that names the file. Of a CAF libsndfile reads nothing.
+ */
 static void broken_off(void **state)
 {
     for (size_t k = 0; k < KINDS; k++) {
@@ -296,7 +302,10 @@ static void rates(void **state)
     make_sound("a.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 1, 44100, 100);
     make_sound("b.flac", SF_FORMAT_FLAC | SF_FORMAT_PCM_16, 1, 22050, 100);
     char *files[] = {at("a.wav"), at("b.flac")};
-    const struct { double model, input; const char *said; } cases[] = {
+    const struct {
+        double model, input;
+        const char *said;
+    } cases[] = {
         {44100, 0, "b.flac: its rate is 22050 Hz, the model's is 44100 Hz"},
         {0, 22050, "a.wav: its rate is 44100 Hz, the input's is 22050 Hz"},
         {44100, 22050, "a.wav: its rate is 44100 Hz, the input's is 22050 Hz"},

@@ -70,20 +70,25 @@ static struct recorded *play(const struct io_csv_conf *options, const char *text
 
 static void layouts(void **state)
 {
-    const struct { const char *text; unsigned rows, channels; bool timed; double x[6]; } cases[] = {
+    const struct {
+        const char *text;
+        unsigned rows, channels;
+        bool timed;
+        double x[6];
+    } cases[] = {
         {"a,b\n1,2\n3,4\n", 2, 2, false, {1, 2, 3, 4}},
-        {"1,2\n3,4", 2, 2, false, {1, 2, 3, 4}},                       /* no header, no last newline */
+        {"1,2\n3,4", 2, 2, false, {1, 2, 3, 4}}, /* no header, no last newline */
         {"1;2\r\n3;4\r\n", 2, 2, false, {1, 2, 3, 4}},
         {"1\t2\n3\t4\n", 2, 2, false, {1, 2, 3, 4}},
-        {"1,5;2\n3;4,25\n", 2, 2, false, {1.5, 2, 3, 4.25}},           /* decimal commas */
+        {"1,5;2\n3;4,25\n", 2, 2, false, {1.5, 2, 3, 4.25}}, /* decimal commas */
         {"x\n1\n-2.5e3\n+.5\n", 3, 1, false, {1, -2500, 0.5}},
         {"\xef\xbb\xbf\"a \"\"b\"\", c\", d \n 1 , \"2\"\n3, 4\n", 2, 2, false, {1, 2, 3, 4}},
         {"# made by\n\na,b\n# 5,6\n1,2\n\n3,4\n", 2, 2, false, {1, 2, 3, 4}},
         {"a,b,c\n1,,NaN\nNA,null,2\n", 2, 3, false, {1, NAN, NAN, NAN, NAN, 2}},
-        {"name,v\nx,1\ny,2\n", 2, 1, false, {1, 2}},                   /* a column of text is no channel */
+        {"name,v\nx,1\ny,2\n", 2, 1, false, {1, 2}}, /* a column of text is no channel */
         {"Date,v\n2020-01-01,1\n2020-01-02,2\n", 2, 1, true, {1, 2}},
         {"2020-01-01T00:00Z,1\n2020-01-01T00:01Z,2\n", 2, 1, true, {1, 2}},
-        {"1600000000,1\n1600000001,2\n", 2, 1, true, {1, 2}},          /* epoch s by its looks */
+        {"1600000000,1\n1600000001,2\n", 2, 1, true, {1, 2}}, /* epoch s by its looks */
         {"1600000000,1\n1500000000,2\n", 2, 2, false, {1600000000, 1, 1500000000, 2}},
         {"1600000000\n1600000001\n", 2, 1, false, {1600000000, 1600000001}},
         {"t,v\n0,1\n0.5,2\n", 2, 1, true, {1, 2}},
@@ -132,7 +137,11 @@ static void chosen(void **state)
 
 static void times(void **state)
 {
-    const struct { const char *text; enum io_csv_time how; int64_t ns; } good[] = {
+    const struct {
+        const char *text;
+        enum io_csv_time how;
+        int64_t ns;
+    } good[] = {
         {"1970-01-01", IO_CSV_ISO, 0},
         {"1970-01", IO_CSV_ISO, 0},
         {"2000-02-29", IO_CSV_ISO, 951782400000000000},
@@ -182,7 +191,11 @@ static void times(void **state)
 /* The rows before it arrive; the message names file and line. */
 static void bad_lines(void **state)
 {
-    const struct { const char *text; unsigned rows; const char *said; } cases[] = {
+    const struct {
+        const char *text;
+        unsigned rows;
+        const char *said;
+    } cases[] = {
         {"a,b\n1,2\n3,4\n5,6\nx,8\n9,9\n", 3, "t.csv:5: 'x' is no number"},
         {"a,b\n1,2\n3,4\n\n5,6,7\n", 2, "t.csv:5: 3 fields, where the first line has 2"},
         {"a,b\n1,2\n3\n", 1, "t.csv:3: 1 field, where the first line has 2"},
@@ -200,7 +213,10 @@ static void bad_lines(void **state)
 
 static void refused(void **state)
 {
-    const struct { struct io_csv_conf c; const char *text, *said; } cases[] = {
+    const struct {
+        struct io_csv_conf c;
+        const char *text, *said;
+    } cases[] = {
         {{.time = "when"}, "a,b\n1,2\n", "t.csv: no column 'when' for the time"},
         {{.time = "b"}, "a,b\n1,x\n", "t.csv: column 2: 'x' is no time"},
         {{.columns = {(char *[]){"c"}, 1}}, "a,b\n1,2\n", "t.csv: no column 'c'"},

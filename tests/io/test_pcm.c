@@ -72,25 +72,22 @@ static void put(const char *name, const void *bytes, size_t n)
 /* All bytes there are, in every encoding, as libsndfile decodes them. */
 static void encodings(void **state)
 {
-    const struct { const char *name; int format; } kinds[] = {
-        {"s8", SF_FORMAT_PCM_S8},
-        {"u8", SF_FORMAT_PCM_U8},
-        {"s16le", SF_FORMAT_PCM_16},
-        {"s16be", SF_FORMAT_PCM_16 | SF_ENDIAN_BIG},
-        {"s24le", SF_FORMAT_PCM_24},
-        {"s24be", SF_FORMAT_PCM_24 | SF_ENDIAN_BIG},
-        {"s32le", SF_FORMAT_PCM_32},
-        {"s32be", SF_FORMAT_PCM_32 | SF_ENDIAN_BIG},
-        {"f32le", SF_FORMAT_FLOAT},
-        {"f32be", SF_FORMAT_FLOAT | SF_ENDIAN_BIG},
-        {"f64le", SF_FORMAT_DOUBLE},
-        {"f64be", SF_FORMAT_DOUBLE | SF_ENDIAN_BIG},
-        {"mulaw", SF_FORMAT_ULAW},
-        {"alaw", SF_FORMAT_ALAW},
+    const struct {
+        const char *name;
+        int format;
+    } kinds[] = {
+        {"s8", SF_FORMAT_PCM_S8},    {"u8", SF_FORMAT_PCM_U8},
+        {"s16le", SF_FORMAT_PCM_16}, {"s16be", SF_FORMAT_PCM_16 | SF_ENDIAN_BIG},
+        {"s24le", SF_FORMAT_PCM_24}, {"s24be", SF_FORMAT_PCM_24 | SF_ENDIAN_BIG},
+        {"s32le", SF_FORMAT_PCM_32}, {"s32be", SF_FORMAT_PCM_32 | SF_ENDIAN_BIG},
+        {"f32le", SF_FORMAT_FLOAT},  {"f32be", SF_FORMAT_FLOAT | SF_ENDIAN_BIG},
+        {"f64le", SF_FORMAT_DOUBLE}, {"f64be", SF_FORMAT_DOUBLE | SF_ENDIAN_BIG},
+        {"mulaw", SF_FORMAT_ULAW},   {"alaw", SF_FORMAT_ALAW},
     };
     static unsigned char bytes[72 * 2048]; /* whole frames of any width */
     for (size_t i = 0; i < sizeof bytes; i++)
-        bytes[i] = (unsigned char)(i < 256 ? i : i * 2654435761u >> 13 & (i % 4 == 3 ? 0xbf : 0xff)); /* floats stay finite */
+        bytes[i] =
+            (unsigned char)(i < 256 ? i : i * 2654435761u >> 13 & (i % 4 == 3 ? 0xbf : 0xff)); /* floats stay finite */
     for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
         for (size_t i = 0; strchr(kinds[k].name, 'f') && i < sizeof bytes; i++) /* … and of a size */
             bytes[i] = (unsigned char)(i % 8 == 0 || i % 8 == 3 || i % 8 == 4 || i % 8 == 7 ? 0x3f : bytes[i]);

@@ -17,7 +17,9 @@
 
 static char reterr[IO_ERR];
 
-static const struct { double from, to; } ratios[] = {
+static const struct {
+    double from, to;
+} ratios[] = {
     {48000, 16000}, {44100, 16000}, {16000, 8000},  {8000, 16000},  {22050, 16000}, {11025, 48000},
     {32000, 16000}, {44100, 48000}, {48000, 44100}, {96000, 16000}, {360, 100},     {0.1, 0.25},
 };
@@ -63,7 +65,8 @@ static double *through(struct io_resampler *r, const double *in, size_t n, uint3
     return out;
 }
 
-static double *resampled(double from, double to, const double *in, size_t n, uint32_t channels, size_t cut, size_t *ret_n)
+static double *resampled(double from, double to, const double *in, size_t n, uint32_t channels, size_t cut,
+                         size_t *ret_n)
 {
     struct io_resample_plan *plan;
     struct io_resampler *r = resampler(from, to, channels, &plan);
@@ -144,7 +147,8 @@ static void bands(void **state)
     for (size_t k = 0; k < RATIOS; k++) {
         double from = ratios[k].from, to = ratios[k].to, low = (to < from ? to / from : 1) / 2;
         for (int step = 0; step < 24; step++) {
-            double f = to < from && step >= 12 ? low + (0.5 - low) * (step - 12 + 0.01) / 12 : 0.9 * low * (step % 12) / 12;
+            double f =
+                to < from && step >= 12 ? low + (0.5 - low) * (step - 12 + 0.01) / 12 : 0.9 * low * (step % 12) / 12;
             bool stop = f > low;
             for (size_t i = 0; i < ROWS; i++)
                 x[i] = sin(2 * M_PI * f * (double)i + 0.3);
@@ -268,7 +272,10 @@ static void saved(void **state)
 static void refused(void **state)
 {
     struct io_resample_plan *plan = NULL;
-    const struct { double from, to; int error; } bad[] = {
+    const struct {
+        double from, to;
+        int error;
+    } bad[] = {
         {44100, 47999, -ERANGE}, {1e6, 1, -ERANGE},    {16000, M_PI, -ERANGE}, {0, 16000, -EINVAL},
         {16000, -1, -EINVAL},    {NAN, 1000, -EINVAL}, {INFINITY, 1, -EINVAL}, {1e-9, 1, -ERANGE},
     };
@@ -283,7 +290,7 @@ static void refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(against_soxr), cmocka_unit_test(bands), cmocka_unit_test(counts), cmocka_unit_test(constants),
+        cmocka_unit_test(against_soxr), cmocka_unit_test(bands), cmocka_unit_test(counts),  cmocka_unit_test(constants),
         cmocka_unit_test(any_cut),      cmocka_unit_test(saved), cmocka_unit_test(refused),
     };
     print_message("seed %llu\n", (unsigned long long)seed);
