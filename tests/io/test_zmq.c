@@ -516,6 +516,105 @@ static void what_is_in_hand_at_close_is_counted(void **state)
     finish(f);
 }
 
+/* A pool that is too small for the message: a PULL waits for blocks to come back, a SUB counts what it cannot keep. */
+static void a_pool_at_its_limit(void **state)
+{
+    static const char header[] = "{\"dtype\": \"float32\", \"shape\": [250000]}";
+    static float x[250000];
+
+    for (int sub = 0; sub < 2; sub++) {
+        struct fixture *f = fixture(sub ? ZMQ_XPUB : ZMQ_PUSH, sub ? "sub" : "pull", no_keys);
+        struct io_block *taken = NULL, *b;
+        char note[8];
+        int64_t wake;
+        if (sub)
+            assert_int_equal(zmq_recv(f->peer, note, sizeof note, 0), 1);
+        while ((b = io_block_get(f->host.io.pool, IO_BLOCK_MAX))) {
+            b->next = taken;
+            taken = b;
+        }
+        send_array(f, header, x, sizeof x);
+        for (int i = 0; i < 2000 && f->host.messages == 0; i++) {
+            assert_int_equal(f->class_->turn(f->source, now_ns(), &wake) == IO_TURN_WAIT && wake != INT64_MAX,
+                             !sub && f->host.messages == 1);
+            nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        }
+        assert_int_equal(f->host.messages, 1);
+        while ((b = taken)) {
+            taken = b->next;
+            io_block_put(f->host.io.pool, b);
+        }
+        f->class_->turn(f->source, now_ns(), &wake);
+        assert_int_equal(f->host.discarded[IO_R_MEMORY], sub);
+        assert_int_equal(f->host.discarded_rows, sub ? 250000 : 0);
+        assert_int_equal(f->host.streams[0].n, sub ? 0 : 250000);
+        finish(f);
+    }
+}
+
+static void a_peer_comes_back(void **state)
+{
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    float x[2] = {1, 2};
+    int linger = 1000;
+
+    for (unsigned i = 1; i <= 3; i++) {
+        send_array(f, "{\"dtype\": \"float32\", \"shape\": [2]}", x, 8);
+        run_until(f, i);
+        assert_int_equal(f->host.messages, i);
+        zmq_setsockopt(f->peer, ZMQ_LINGER, &linger, sizeof linger);
+        zmq_close(f->peer);
+        zmq_ctx_term(f->context);
+        f->context = zmq_ctx_new();
+        f->peer = zmq_socket(f->context, ZMQ_PUSH);
+        assert_int_equal(zmq_bind(f->peer, f->address), 0);
+    }
+    assert_int_equal(f->host.n_streams, 1);
+    assert_int_equal(f->host.streams[0].n, 6);
+    finish(f);
+}
+
+/* Whatever frames come: nothing is handed over that was not well formed, every message is counted once. */
+static void random_messages_are_survived(void **state)
+{
+    enum { MESSAGES = 4000 };
+    static const char *const pieces[] = {"",
+                                         "a/",
+                                         "{}",
+                                         "{\"dtype\":\"uint8\",\"shape\":[4]}",
+                                         "{\"dtype\":\"uint8\",\"shape\":[2,2],\"rate\":0}",
+                                         "abcd",
+                                         "\xff\xfe",
+                                         "{\"dtype\":\"int16\",\"shape\":[2],\"stream\":\"b\"}",
+                                         "0123456789abcdef0123456789abcdef"};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    unsigned seed = (unsigned)time(NULL), shaken = seed;
+    uint64_t discarded = 0, rows = 0;
+
+    print_message("seed %u\n", seed);
+    for (unsigned k = 1; k <= MESSAGES; k++) {
+        const void *frames[6];
+        size_t sizes[6];
+        unsigned n = 1 + (unsigned)rand_r(&shaken) % 5;
+        for (unsigned i = 0; i < n; i++) {
+            frames[i] = pieces[(unsigned)rand_r(&shaken) % (sizeof pieces / sizeof *pieces)];
+            sizes[i] = strlen(frames[i]);
+        }
+        send_frames(f->peer, frames, sizes, n);
+        if (k % 500 == 0)
+            run_until(f, k);
+    }
+    run_until(f, MESSAGES);
+    assert_int_equal(f->host.messages, MESSAGES);
+    for (int i = 0; i < IO_R_COUNT; i++)
+        discarded += f->host.discarded[i];
+    for (unsigned i = 0; i < f->host.n_streams; i++)
+        rows += f->host.streams[i].n;
+    assert_true(discarded > MESSAGES / 2 && rows > 20);
+    assert_true(discarded + rows / 2 >= MESSAGES - f->host.lookups); /* rest: streams of another shape were refused */
+    finish(f);
+}
+
 static void ended_streams_begin_anew(void **state)
 {
     struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
@@ -831,6 +930,9 @@ int main(void)
         cmocka_unit_test(long_messages_are_cut),
         cmocka_unit_test(a_full_queue_holds_the_sender_back),
         cmocka_unit_test(what_is_in_hand_at_close_is_counted),
+        cmocka_unit_test(a_pool_at_its_limit),
+        cmocka_unit_test(a_peer_comes_back),
+        cmocka_unit_test(random_messages_are_survived),
         cmocka_unit_test(ended_streams_begin_anew),
         cmocka_unit_test(messages_are_resampled_as_one_signal),
         cmocka_unit_test(holes_and_repeats_of_resampled_streams),
