@@ -14,6 +14,7 @@
 
 #define WAIT_FIRST_NS INT64_C(1000000)
 #define BACKOFF_NS INT64_C(5000000000)    /* longest, after failures */
+#define ABSENCE_NS INT64_C(1000000000)    /* of the file, before it is said */
 #define LAST_ROWS_NS INT64_C(10000000000) /* to get at the rest of a replaced file */
 
 static int64_t at_least(int64_t a, int64_t b)
@@ -40,6 +41,7 @@ static void say(struct io_hdf5_log *log, const struct io_hdf5_input *in, const c
     log->said = h;
 }
 
+/* What has become of the file. One that is being replaced may be gone for a moment: only a longer absence is said. */
 static unsigned look(struct io_hdf5_log *log, const struct io_hdf5_input *in, int64_t now_ns)
 {
     unsigned found = io_hdf5_file_look(&log->file);
@@ -47,21 +49,20 @@ static unsigned look(struct io_hdf5_log *log, const struct io_hdf5_input *in, in
 
     if ((found & IO_HDF5_REPLACED) && log->moved_ns == 0)
         log->moved_ns = now_ns;
-    if (found & IO_HDF5_GONE) {
+    if (!(found & IO_HDF5_GONE))
+        log->gone_ns = 0;
+    else if (log->gone_ns == 0)
+        log->gone_ns = now_ns;
+    if (log->gone_ns && now_ns - log->gone_ns > ABSENCE_NS) {
         snprintf(text, sizeof text, "%.300s: is gone: waiting for a file of that name", log->path);
         say(log, in, text);
     }
     return found;
 }
 
-/* Leaves the replaced file for the one that has its name now. */
+/* Leaves the replaced file for the one that has its name now; the streams' events say so. */
 static void change_over(struct io_hdf5_log *log, const struct io_hdf5_input *in, int64_t now_ns)
 {
-    char text[IO_ERR];
-
-    snprintf(text, sizeof text, "%.300s: replaced by another file: going on with that one, from its first row",
-             log->path);
-    say(log, in, text);
     io_hdf5_log_release(log);
     io_hdf5_file_close(&log->file);
     for (unsigned i = 0; i < log->n_tracks; i++) {

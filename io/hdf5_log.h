@@ -15,6 +15,7 @@ struct io_hdf5_log {
     unsigned at;      /* track whose turn it is */
     bool from_end;    /* rows there at the first opening are skipped */
     bool behind;      /* there may be rows in it that were not read */
+    int64_t gone_ns;  /* since when there is no file of the name; 0: there is */
     int64_t moved_ns; /* since when the name stands for another file and this one is being finished; 0: it does not */
     bool blocked;     /* waits for room in the daemon */
     bool done;
