@@ -190,7 +190,7 @@ static int open_all(struct md_daemon *d, char *reterr)
     for (unsigned i = 0; i < d->n_outputs; i++) {
         int r = d->outputs[i].wake_fd < 0 ? md_output_open(&d->outputs[i], &d->env, text) : 0;
         if (r)
-            return refuse(reterr, md_output_code(r), "output", d->outputs[i].conf->id, text);
+            return refuse(reterr, md_output_code(&d->outputs[i], r), "output", d->outputs[i].conf->id, text);
     }
     for (unsigned i = 0; i < d->n_feeders; i++) {
         if (md_feeder_open(&d->feeders[i])) {

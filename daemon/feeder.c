@@ -39,11 +39,11 @@ void md_feeder_done(struct md_feeder *f)
 
 /* ---- opening and closing, on the thread that uses them ------------------------------------------------------------ */
 
-static int input_code(int err)
+static int input_code(const struct io_source_class *c, int err)
 {
     switch (err) {
-    case -ENOENT:
-        return EX_NOINPUT;
+    case -ENOENT: /* of a socket: the folder of its path */
+        return c->replayable ? EX_NOINPUT : EX_UNAVAILABLE;
     case -EBADMSG:
     case -EINVAL:
         return EX_DATAERR;
@@ -70,13 +70,13 @@ static void open_all(struct md_feeder *f)
     for (unsigned i = 0; i < f->n_outputs && !f->failed; i++) {
         int r = md_output_open(f->outputs[i], f->env, text);
         if (r)
-            name_failure(f, md_output_code(r), "output", f->outputs[i]->conf->id, text);
+            name_failure(f, md_output_code(f->outputs[i], r), "output", f->outputs[i]->conf->id, text);
     }
     for (unsigned i = 0; i < f->n_inputs && !f->failed; i++) {
         struct md_input *in = f->inputs[i];
         int r = in->conf->class_->open(in->conf->conf, &in->host, &in->source, text);
         if (r)
-            name_failure(f, input_code(r), "input", in->conf->id, text);
+            name_failure(f, input_code(in->conf->class_, r), "input", in->conf->id, text);
     }
 }
 

@@ -1,5 +1,5 @@
 /* input.c: what the daemon offers a source. Runs on the source's thread, but md_input_wake(). Counts and says what is refused:
- * each time in a counter, at most once a second and reason in the log and as an event. */
+ * each time in a counter, at most once a second and reason in the log, a few times a second as events. */
 #include "daemon/input.h"
 
 #include <errno.h>
@@ -12,6 +12,7 @@
 #include "io/wire.h"
 
 static const int64_t hush_ns = 1000000000;
+enum { NOTICES_A_SECOND = 16 };
 
 void md_input_wake(struct md_input *in)
 {
@@ -59,10 +60,12 @@ static int refuse(struct md_input *in, int err, const char *id)
 
     md_bump(&in->counters.errors[why], 1);
     say(in, why, id, "stream refused");
-    if (in->noticed_ns == 0 || now - in->noticed_ns >= hush_ns / MD_NOTICES) {
-        in->noticed_ns = now;
-        md_publisher_notice(in->publisher, id, in->model, io_reason_name(why));
+    if (now - in->notice_ns >= hush_ns) {
+        in->notice_ns = now;
+        in->notices = 0;
     }
+    if (in->notices++ < NOTICES_A_SECOND)
+        md_publisher_notice(in->publisher, id, in->model, io_reason_name(why));
     return err;
 }
 

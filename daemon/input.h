@@ -28,7 +28,8 @@ struct md_input {
     _Atomic bool done; /* finite, and consumed */
     bool finite;       /* --once waits for it */
     _Atomic int *code; /* raised to EX_DATAERR when a file cannot be read on */
-    int64_t noticed_ns; /* last notice of a refused stream */
+    int64_t notice_ns; /* of refused streams: when this second began, */
+    unsigned notices;  /* and how many events it has seen */
     struct md_hush hush;
     struct md_input_counters counters;
 };

@@ -41,9 +41,9 @@ int md_output_open(struct md_output *o, const struct io_sink_env *env, char *ret
     return o->conf->class_->open(o->conf->conf, env, &o->sink, reterr);
 }
 
-int md_output_code(int err)
+int md_output_code(const struct md_output *o, int err)
 {
-    bool socket = err == -EADDRINUSE || err == -EADDRNOTAVAIL || err == -ENODEV || err == -EPROTONOSUPPORT;
+    bool socket = err == -EADDRINUSE || err == -EADDRNOTAVAIL || strcmp(o->conf->class_->type, "zmq") == 0;
 
     return socket ? EX_UNAVAILABLE : EX_IOERR;
 }

@@ -36,7 +36,7 @@ void md_output_done(struct md_output *o);
 /* 0 or what the sink says. The linger is how long close may wait for a peer. */
 int md_output_open(struct md_output *o, const struct io_sink_env *env, char *reterr);
 void md_output_close(struct md_output *o, int64_t linger_ns);
-int md_output_code(int err); /* sysexits code of a failed open */
+int md_output_code(const struct md_output *o, int err); /* sysexits code of a failed open */
 
 /* Publisher. A file sink behind in its work holds the publisher; messages that the sink itself refuses are counted. */
 void md_output_write(struct md_output *o, const struct io_message *m);

@@ -162,6 +162,14 @@ void service_send(struct service *s, unsigned input, const char *stream, const f
     zmq_send(s->push[input], x, n * channels * sizeof *x, 0);
 }
 
+void service_send_frames(struct service *s, unsigned input, const char *header, const void *payload, size_t payload_bytes,
+                         const void *times, size_t times_bytes)
+{
+    zmq_send(s->push[input], header, strlen(header), ZMQ_SNDMORE);
+    zmq_send(s->push[input], payload, payload_bytes, ZMQ_SNDMORE);
+    zmq_send(s->push[input], times, times_bytes, 0);
+}
+
 void service_end(struct service *s, unsigned input, const char *stream)
 {
     service_send(s, input, stream, NULL, 0, 1, ",\"flags\":[\"end\"]");
