@@ -9,7 +9,7 @@
 #include "ssm/safetensors.h"
 #include "tests/ssm/compare.h"
 
-enum { STREAMS = 7, STEPS = 96, SCHEDULES = 4 };
+enum { STREAMS = 7, STEPS = 72, SCHEDULES = 4 };
 
 /* ---- golden ---------------------------------------------------------------------------------------------- */
 
