@@ -109,6 +109,25 @@ static int block_signals(sigset_t *set)
     return signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
+static void give_up(int number)
+{
+    static const char text[] = "mambad: the time to end is over and something still hangs\n";
+
+    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
+        _exit(EX_SOFTWARE);
+    _exit(EX_IOERR);
+}
+
+/* A sink that hangs in write(2) cannot be told to stop; after the time that draining may take, and some, the process
+ * ends without it. */
+static void limit_end(int64_t timeout_ns)
+{
+    enum { GRACE_S = 2 };
+
+    signal(SIGALRM, give_up);
+    alarm((unsigned)(timeout_ns / 1000000000) + GRACE_S);
+}
+
 /* From now on SIGTERM and SIGINT end the process at once. */
 static void let_signals_kill(void)
 {
@@ -179,6 +198,7 @@ static int serve(const struct md_config *config, unsigned flags, int signals)
     if (wait_for_end(daemon, control, signals))
         code = md_daemon_status_code(daemon);
     let_signals_kill();
+    limit_end(config->shutdown_timeout_ns);
     md_control_close(&control);
     rc = md_daemon_stop(&daemon, config->shutdown_timeout_ns);
     if (rc != 0)

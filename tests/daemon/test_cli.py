@@ -344,6 +344,29 @@ class Running(Case):
                 self.assertFalse(os.path.exists(control))
                 self.assertIn("draining", self.said())
 
+    def stuck(self, timeout):
+        """A daemon whose output nobody reads, told to end."""
+        fifo = self.path("fifo")
+        os.mkfifo(fifo)
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        control = self.start(self.config("a: {type: audio, files: " + self.wav("a.wav", 100000) + "}", "o: {type: jsonl, path: DIR/fifo}",
+                                         more="server: {control: \"ipc://DIR/control\", shutdown_timeout: " + timeout + "}"))
+        self.wait(lambda: self.status(control)["inputs"]["a"]["accepted_samples_total"] > 10000)
+        self.daemon.terminate()
+        self.wait(lambda: "draining" in self.said())
+
+    def test_drain_has_a_time_limit(self):
+        self.stuck("1s")
+        self.assertEqual(self.daemon.wait(PATIENCE), 74, self.said())
+
+    def test_second_signal_ends_at_once(self):
+        self.stuck("10min")
+        time.sleep(0.2)
+        self.assertIsNone(self.daemon.poll(), self.said())
+        self.daemon.terminate()
+        self.assertEqual(self.daemon.wait(PATIENCE), -signal.SIGTERM, self.said())
+
     def test_hup_and_usr1_change_nothing(self):
         control = self.live()
         for _ in range(2):
