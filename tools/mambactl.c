@@ -6,12 +6,6 @@
 #include <string.h>
 #include <sysexits.h>
 
-#pragma weak ctl_tail
-#pragma weak ctl_feed
-#pragma weak ctl_run
-#pragma weak ctl_inspect
-#pragma weak ctl_bench
-
 struct command {
     const char *name;
     int (*run)(int argc, char **argv); /* NULL: not in this version */
