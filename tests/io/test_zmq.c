@@ -272,6 +272,7 @@ static void finish(struct fixture *f)
     zmq_setsockopt(f->peer, ZMQ_LINGER, &linger, sizeof linger);
     zmq_close(f->peer);
     zmq_ctx_term(f->context);
+    unlink(f->address + strlen("ipc://")); /* libzmq leaves it */
     conf_free(io_source_zmq.options, f->conf);
     host_done(&f->host);
     free(f);
@@ -876,6 +877,7 @@ static void the_sink_sends_three_frames(void **state)
     conf_free(c->options, conf);
     zmq_close(sub);
     zmq_ctx_term(context);
+    unlink(address + strlen("ipc://"));
 }
 
 /* ---- a peer in Python, as users write it ---- */
