@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Pushes daily closing prices (matplotlib's sample data) to a mambad ZMQ input, one row at a time, as a live feed would."""
+"""Pushes monthly prices (matplotlib's sample data) to a mambad ZMQ input, one row at a time, as a live feed would."""
 import argparse
 import csv
 import datetime
@@ -9,18 +9,16 @@ import matplotlib
 import numpy as np
 import zmq
 
-SAMPLES = matplotlib.get_data_path() + "/sample_data/"
+FILE = matplotlib.get_data_path() + "/sample_data/Stocks.csv"
+SERIES = {"GSPC": "^GSPC", "IXIC": "^IXIC", "MSFT": "MSFT"}
 
 
-def goog():
-    rows = np.load(SAMPLES + "goog.npz")["price_data"]
-    return [(int(day.astype("datetime64[ns]").astype(np.int64)), float(close)) for day, close in zip(rows["date"], rows["adj_close"])]
-
-
-def msft():
-    with open(SAMPLES + "msft.csv", newline="") as file:
-        rows = [(datetime.datetime.strptime(r["Date"], "%d-%b-%y"), float(r["Close"])) for r in csv.DictReader(file)]
-    return sorted((int(day.replace(tzinfo=datetime.timezone.utc).timestamp()) * 10**9, close) for day, close in rows)
+def prices(column):
+    """[(ns since the epoch, price)]; rows without one (dividend days) are left out."""
+    with open(FILE, newline="") as file:
+        rows = csv.DictReader(line for line in file if not line.startswith("#"))
+        day = lambda r: datetime.datetime.fromisoformat(r["Date"]).replace(tzinfo=datetime.timezone.utc)
+        return [(int(day(r).timestamp()) * 10**9, float(r[column])) for r in rows if r[column]]
 
 
 def main():
@@ -32,17 +30,17 @@ def main():
     socket = zmq.Context().socket(zmq.PUSH)
     socket.linger = 2000
     socket.connect(args.connect)
-    series = {"goog": goog(), "msft": msft()}
+    series = {name: prices(column) for name, column in SERIES.items()}
     longest = max(map(len, series.values()))
     start = time.monotonic()
     for i in range(longest):
         for name, rows in series.items():
             if i < len(rows):
-                t_ns, close = rows[i]
+                t_ns, price = rows[i]
                 header = {"stream": name, "dtype": "float64", "shape": [1], "seq": i, "t_ns": str(t_ns),
                           "flags": ["end"] if i + 1 == len(rows) else []}
                 socket.send_json(header, zmq.SNDMORE)
-                socket.send(np.float64([close]))
+                socket.send(np.float64([price]))
         time.sleep(max(0, start + (i + 1) * args.seconds / longest - time.monotonic()))
     socket.close()
 
