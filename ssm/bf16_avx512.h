@@ -1,5 +1,5 @@
-/* bf16_avx512.h: what the two tables with native bf16 arithmetic (avx512bf16, amx) share: rows of x rounded to bf16 pairs,
- * nearest even, in the calling thread's scratch. Include from files built for AVX512-BF16. */
+/* bf16_avx512.h: what the two tables with native bf16 arithmetic (avx512bf16, amx) share: rows of x rounded to bf16
+ * pairs, nearest even, in the calling thread's scratch. Include from files built for AVX512-BF16. */
 #ifndef SSM_BF16_AVX512_H
 #define SSM_BF16_AVX512_H
 

@@ -1,6 +1,6 @@
-/* cpu.c: CPUID for what the CPU has, XGETBV for what the system saves on a switch of threads. Linux hands out the AMX tile
- * registers only to processes that ask. Trap: the permission holds for threads made after it too, so it is asked for
- * while tables are picked, before any worker runs. */
+/* cpu.c: CPUID for what the CPU has, XGETBV for what the system saves on a switch of threads. Linux hands out the AMX
+ * tile registers only to processes that ask. Trap: the permission holds for threads made after it too, so it is asked
+ * for while tables are picked, before any worker runs. */
 #include "ssm/cpu.h"
 
 #include <cpuid.h>

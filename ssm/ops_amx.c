@@ -1,6 +1,6 @@
-/* ops_amx.c: y = W·x by tdpbf16ps: bf16 weights, activations rounded to bf16, fp32 sums in tile registers. Each output is
- * one chain over steps of 32 k in order, for one row as for many: a tile with fewer rows computes the same rows. The rest
- * of the table is avx512's. Runs on any worker; the tile configuration lives only within one call.
+/* ops_amx.c: y = W·x by tdpbf16ps: bf16 weights, activations rounded to bf16, fp32 sums in tile registers. Each output
+ * is one chain over steps of 32 k in order, for one row as for many: a tile with fewer rows computes the same rows. The
+ * rest of the table is avx512's. Runs on any worker; the tile configuration lives only within one call.
  *
  * Trap: compilers do not know that tile loads read memory, hence the fences around what is stored for them. */
 #include "ssm/simd_ops.h"
@@ -25,8 +25,8 @@ static void fence(void)
     __asm__ volatile("" ::: "memory");
 }
 
-/* Tiles of `rows` rows of x in up to two halves: 0, 1 and 4 hold the first half, 2, 3 and 5 the second; up to 16 rows are
- * one half in 0..4, and 5 holds weights. */
+/* Tiles of `rows` rows of x in up to two halves: 0, 1 and 4 hold the first half, 2, 3 and 5 the second; up to 16 rows
+ * are one half in 0..4, and 5 holds weights. */
 static void configure(struct config *c, uint32_t rows)
 {
     uint8_t first = rows < TILE_ROWS ? (uint8_t)rows : TILE_ROWS;

@@ -1,7 +1,8 @@
-/* ops_avx2.c: the avx2 table, and its GEMM: panels of 16 outputs (two vectors), tiles of up to six rows of x and one panel, or,
- * for a single row, four panels, so that enough sums are under way. Every output is one chain of fused multiply-adds over
- * k in order, so tiles, panels and threads do not change a bit. bf16 words are split into two fp32 weights by a shift and
- * a mask, fp16 is widened by vcvtph2ps. Trap: an odd k has no second half in its last word; x is not read there. */
+/* ops_avx2.c: the avx2 table, and its GEMM: panels of 16 outputs (two vectors), tiles of up to six rows of x and one
+ * panel, or, for a single row, four panels, so that enough sums are under way. Every output is one chain of fused
+ * multiply-adds over k in order, so tiles, panels and threads do not change a bit. bf16 words are split into two fp32
+ * weights by a shift and a mask, fp16 is widened by vcvtph2ps. Trap: an odd k has no second half in its last word; x is
+ * not read there. */
 #include "ssm/simd_ops.h"
 
 #include "ssm/cpu.h"
@@ -77,34 +78,34 @@ SIMD_INLINE void store(float *y, const float *bias, bool add, const simd_f sums[
     }
 }
 
-#define TILE(dtype_, rows, panels)                                                                                    \
-    static void tile_##dtype_##_##rows##_##panels(const struct tile *t, float *y, size_t ldy, const float *bias,      \
-                                                  bool add)                                                           \
-    {                                                                                                                 \
-        simd_f sums[ROWS][VECTORS];                                                                                   \
-        struct tile of = *t;                                                                                          \
-        of.dtype = dtype_; /* a constant */                                                                           \
-        tile_sum(sums, &of, rows, panels);                                                                            \
-        for (unsigned i = 0; i < (rows > panels ? rows : panels); i++)                                                \
-            store(panels > 1 ? y + i * PANEL : y + i * ldy, bias && panels > 1 ? bias + i * PANEL : bias, add,        \
-                  sums[i]);                                                                                           \
+#define TILE(dtype_, rows, panels)                                                                                     \
+    static void tile_##dtype_##_##rows##_##panels(const struct tile *t, float *y, size_t ldy, const float *bias,       \
+                                                  bool add)                                                            \
+    {                                                                                                                  \
+        simd_f sums[ROWS][VECTORS];                                                                                    \
+        struct tile of = *t;                                                                                           \
+        of.dtype = dtype_; /* a constant */                                                                            \
+        tile_sum(sums, &of, rows, panels);                                                                             \
+        for (unsigned i = 0; i < (rows > panels ? rows : panels); i++)                                                 \
+            store(panels > 1 ? y + i * PANEL : y + i * ldy, bias && panels > 1 ? bias + i * PANEL : bias, add,         \
+                  sums[i]);                                                                                            \
     }
-#define TILES(dtype)                                                                                                  \
-    TILE(dtype, 1, 4)                                                                                                 \
-    TILE(dtype, 1, 1)                                                                                                 \
-    TILE(dtype, 2, 1)                                                                                                 \
-    TILE(dtype, 3, 1)                                                                                                 \
-    TILE(dtype, 4, 1)                                                                                                 \
-    TILE(dtype, 5, 1)                                                                                                 \
+#define TILES(dtype)                                                                                                   \
+    TILE(dtype, 1, 4)                                                                                                  \
+    TILE(dtype, 1, 1)                                                                                                  \
+    TILE(dtype, 2, 1)                                                                                                  \
+    TILE(dtype, 3, 1)                                                                                                  \
+    TILE(dtype, 4, 1)                                                                                                  \
+    TILE(dtype, 5, 1)                                                                                                  \
     TILE(dtype, 6, 1)
 TILES(SSM_F32)
 TILES(SSM_BF16)
 TILES(SSM_F16)
 
-#define TILE_NAMES(dtype)                                                                                             \
-    {                                                                                                                 \
-        tile_##dtype##_1_4, tile_##dtype##_1_1, tile_##dtype##_2_1, tile_##dtype##_3_1, tile_##dtype##_4_1,           \
-            tile_##dtype##_5_1, tile_##dtype##_6_1                                                                    \
+#define TILE_NAMES(dtype)                                                                                              \
+    {                                                                                                                  \
+        tile_##dtype##_1_4, tile_##dtype##_1_1, tile_##dtype##_2_1, tile_##dtype##_3_1, tile_##dtype##_4_1,            \
+            tile_##dtype##_5_1, tile_##dtype##_6_1                                                                     \
     }
 
 /* [dtype][rows], 0 rows: one row and four panels */

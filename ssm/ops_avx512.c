@@ -7,8 +7,8 @@
 #include "ssm/tiles_avx512.h"
 
 /* acc += w·x for one k */
-SIMD_INLINE void multiply(__m512 acc[ROWS][VECTORS], const __m512 w[VECTORS], const float *x, size_t ldx,
-                          unsigned rows, unsigned vectors)
+SIMD_INLINE void multiply(__m512 acc[ROWS][VECTORS], const __m512 w[VECTORS], const float *x, size_t ldx, unsigned rows,
+                          unsigned vectors)
 {
     SIMD_UNROLL
     for (unsigned r = 0; r < rows; r++) {

@@ -1,5 +1,5 @@
-/* ops_avx512bf16.c: y = W·x by vdpbf16ps: bf16 weights, activations rounded to bf16, fp32 sums. Each output is one chain
- * over pairs of k in order. The rest of the table is avx512's.
+/* ops_avx512bf16.c: y = W·x by vdpbf16ps: bf16 weights, activations rounded to bf16, fp32 sums. Each output is one
+ * chain over pairs of k in order. The rest of the table is avx512's.
  *
  * Trap: vdpbf16ps takes denormals as zero and does not look at MXCSR; that is part of this table's arithmetic. */
 #include "ssm/simd_ops.h"

@@ -34,7 +34,7 @@ struct worker {
 struct ssm_pool {
     unsigned threads, spins;
     void (*fn)(void *ctx, unsigned worker, unsigned workers);
-    void *ctx; /* fn NULL: the workers are to end */
+    void *ctx;         /* fn NULL: the workers are to end */
     struct gate start; /* counts runs */
     struct gate end;   /* the last run that all workers have ended */
     struct gate phase; /* counts barriers */

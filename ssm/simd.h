@@ -2,8 +2,8 @@
  *
  * exp2 splits its argument u into a whole number and a fraction in [−½, ½] by adding 1.5·2²³, takes 2^fraction from a
  * minimax polynomial that is exact at 0, and scales by the whole: exp is within 1.1 ulp where its result is a normal
- * number, softplus and silu within 3. Trap: |u| beyond 2²² leaves garbage as the fraction; it is cut to ±½, and scaling by
- * so large a whole gives 0 or ∞ all the same. */
+ * number, softplus and silu within 3. Trap: |u| beyond 2²² leaves garbage as the fraction; it is cut to ±½, and scaling
+ * by so large a whole gives 0 or ∞ all the same. */
 #ifndef SSM_SIMD_H
 #define SSM_SIMD_H
 

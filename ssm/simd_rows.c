@@ -1,5 +1,5 @@
-/* simd_rows.c: RMSNorm and the short convolution, built once per vector instruction family. Each row, and each channel, is
- * computed by itself in one order. Worker threads; pure. */
+/* simd_rows.c: RMSNorm and the short convolution, built once per vector instruction family. Each row, and each channel,
+ * is computed by itself in one order. Worker threads; pure. */
 #include "ssm/simd_ops.h"
 
 #include <assert.h>

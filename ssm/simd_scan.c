@@ -1,8 +1,8 @@
-/* simd_scan.c: the selective scan, a channel to a lane; built once per vector instruction family. Work is cut into chunks of
- * at most CHUNK vectors: one group of channels over many steps (states stay in registers), or, where there are few steps,
- * many groups at one step (states stream through). A chunk first makes Δ, then runs the states over it, then applies skip
- * and gate. Every value depends on its own channel and the steps before it alone, in one order, however the work is
- * cut. Worker threads; pure but for the state.
+/* simd_scan.c: the selective scan, a channel to a lane; built once per vector instruction family. Work is cut into
+ * chunks of at most CHUNK vectors: one group of channels over many steps (states stay in registers), or, where there
+ * are few steps, many groups at one step (states stream through). A chunk first makes Δ, then runs the states over it,
+ * then applies skip and gate. Every value depends on its own channel and the steps before it alone, in one order,
+ * however the work is cut. Worker threads; pure but for the state.
  *
  * Trap: a state that decays towards zero becomes denormal, and every operation on it a hundred times slower; the scan
  * flushes denormals to zero. Compilers do not know that MXCSR matters, so scan_channels() must not be inlined. */

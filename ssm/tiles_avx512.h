@@ -1,8 +1,9 @@
-/* tiles_avx512.h: how the AVX-512 GEMMs cut their work, whatever the arithmetic: panels of 64 outputs (four vectors of sums
- * to a row), tiles of up to ROWS rows. Include once, from a file that defines tile_run() for its table and then TILES().
+/* tiles_avx512.h: how the AVX-512 GEMMs cut their work, whatever the arithmetic: panels of 64 outputs (four vectors of
+ * sums to a row), tiles of up to ROWS rows. Include once, from a file that defines tile_run() for its table and then
+ * TILES().
  *
- * One row reads each weight once: that is bound by memory, so weights are prefetched AHEAD bytes. Many rows read a panel
- * once per tile: it stays in L2, and the tiles share out the prefetching of the next panel. */
+ * One row reads each weight once: that is bound by memory, so weights are prefetched AHEAD bytes. Many rows read a
+ * panel once per tile: it stays in L2, and the tiles share out the prefetching of the next panel. */
 #ifndef SSM_TILES_AVX512_H
 #define SSM_TILES_AVX512_H
 
@@ -84,23 +85,23 @@ static inline void tiles_gemm(tile_fn *const fns[ROWS][VECTORS], const struct ss
 }
 
 /* One function per tile shape, tile_NAME_ROWS_VECTORS, calling tile_run(t, NAME, ROWS, VECTORS). */
-#define TILE(name, rows, vectors)                                                                                     \
-    static void tile_##name##_##rows##_##vectors(const struct tile *t)                                                \
-    {                                                                                                                 \
-        tile_run(t, name, rows, vectors);                                                                             \
+#define TILE(name, rows, vectors)                                                                                      \
+    static void tile_##name##_##rows##_##vectors(const struct tile *t)                                                 \
+    {                                                                                                                  \
+        tile_run(t, name, rows, vectors);                                                                              \
     }
 #define TILES_OF(name, rows) TILE(name, rows, 1) TILE(name, rows, 2) TILE(name, rows, 3) TILE(name, rows, 4)
-#define TILES(name)                                                                                                   \
+#define TILES(name)                                                                                                    \
     TILES_OF(name, 1) TILES_OF(name, 2) TILES_OF(name, 3) TILES_OF(name, 4) TILES_OF(name, 5) TILES_OF(name, 6)
 
-#define TILE_NAMES_OF(name, rows)                                                                                     \
-    {                                                                                                                 \
-        tile_##name##_##rows##_1, tile_##name##_##rows##_2, tile_##name##_##rows##_3, tile_##name##_##rows##_4        \
+#define TILE_NAMES_OF(name, rows)                                                                                      \
+    {                                                                                                                  \
+        tile_##name##_##rows##_1, tile_##name##_##rows##_2, tile_##name##_##rows##_3, tile_##name##_##rows##_4         \
     }
-#define TILE_NAMES(name)                                                                                              \
-    {                                                                                                                 \
-        TILE_NAMES_OF(name, 1), TILE_NAMES_OF(name, 2), TILE_NAMES_OF(name, 3), TILE_NAMES_OF(name, 4),               \
-            TILE_NAMES_OF(name, 5), TILE_NAMES_OF(name, 6)                                                            \
+#define TILE_NAMES(name)                                                                                               \
+    {                                                                                                                  \
+        TILE_NAMES_OF(name, 1), TILE_NAMES_OF(name, 2), TILE_NAMES_OF(name, 3), TILE_NAMES_OF(name, 4),                \
+            TILE_NAMES_OF(name, 5), TILE_NAMES_OF(name, 6)                                                             \
     }
 
 #endif

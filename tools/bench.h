@@ -18,7 +18,7 @@ struct bench_case {
 
 struct bench_options {
     struct bench_case one;
-    bool all; /* the published table instead */
+    bool all;        /* the published table instead */
     const char *ops; /* NULL: the best */
     const char *peer;
     uint32_t threads, runs;
@@ -47,11 +47,11 @@ struct bench_rig {
 /* 0 or an exit code, the message printed. */
 int bench_rig_open(struct bench_rig *rig, const struct bench_case *what, const char *ops, uint32_t threads);
 void bench_rig_close(struct bench_rig *rig);
-void bench_rig_advance(struct bench_rig *rig); /* one call: streams × steps model steps */
+void bench_rig_advance(struct bench_rig *rig);                /* one call: streams × steps model steps */
 double bench_rig_rate(struct bench_rig *rig, double seconds); /* steps/s of a run of at least so long */
 
-/* ‖a − b‖/‖b‖ of the outputs of a few calls, against ops_ref; negative: could not be run */
-double bench_verify(const struct bench_case *what, const char *ops, uint32_t threads);
+/* ‖a − b‖/‖b‖ of the outputs of a few calls, against ops_ref. 0 or an exit code, the message printed. */
+int bench_verify(const struct bench_case *what, const char *ops, uint32_t threads, double *ret_error);
 
 /* Work of one call. */
 struct bench_work {
@@ -62,8 +62,8 @@ struct bench_work bench_work_of(const struct bench_rig *rig);
 
 /* ---- floors ---- */
 
-double bench_floor_read(double bytes, uint32_t threads);             /* bytes/s of a read loop over so many bytes */
-double bench_floor_flops(const char *ops, uint32_t threads);         /* of multiply-adds as that table does them; 0: unknown */
+double bench_floor_read(double bytes, uint32_t threads);     /* bytes/s of a read loop over so many bytes */
+double bench_floor_flops(const char *ops, uint32_t threads); /* of multiply-adds as that table does them; 0: unknown */
 
 /* ---- peer ---- */
 

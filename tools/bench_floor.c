@@ -1,5 +1,5 @@
-/* bench_floor.c: what this machine can do at best: bytes read per second, multiply-adds per second as an op table does them.
- * All threads run at once on a pool of their own. Figures are the best of several rounds. */
+/* bench_floor.c: what this machine can do at best: bytes read per second, multiply-adds per second as an op table does
+ * them. All threads run at once on a pool of their own. Figures are the best of several rounds. */
 #include "tools/bench.h"
 
 #include <stdlib.h>
@@ -100,8 +100,8 @@ __attribute__((target("avx2,fma"))) static double loop_avx2(void)
 {
     __m256 sum[CHAINS], x = _mm256_set1_ps(0.999f);
 #define START(c) sum[c] = x;
-#define STEP(c)                                                                                                       \
-    sum[c] = _mm256_fmadd_ps(sum[c], x, x);                                                                           \
+#define STEP(c)                                                                                                        \
+    sum[c] = _mm256_fmadd_ps(sum[c], x, x);                                                                            \
     __asm__ volatile("" : "+x"(sum[c]));
     EACH(START)
     for (int i = 0; i < LOOPS; i++) {
@@ -114,8 +114,8 @@ __attribute__((target("avx2,fma"))) static double loop_avx2(void)
 __attribute__((target("avx512f"))) static double loop_avx512(void)
 {
     __m512 sum[CHAINS], x = _mm512_set1_ps(0.999f);
-#define STEP(c)                                                                                                       \
-    sum[c] = _mm512_fmadd_ps(sum[c], x, x);                                                                           \
+#define STEP(c)                                                                                                        \
+    sum[c] = _mm512_fmadd_ps(sum[c], x, x);                                                                            \
     __asm__ volatile("" : "+v"(sum[c]));
     EACH(START)
     for (int i = 0; i < LOOPS; i++) {
@@ -129,8 +129,8 @@ __attribute__((target("avx512f,avx512bf16"))) static double loop_avx512bf16(void
 {
     __m512 sum[CHAINS], x = _mm512_set1_ps(0.999f);
     __m512bh pairs = (__m512bh)_mm512_set1_epi32(0x3f003f00);
-#define STEP(c)                                                                                                       \
-    sum[c] = _mm512_dpbf16_ps(sum[c], pairs, pairs);                                                                  \
+#define STEP(c)                                                                                                        \
+    sum[c] = _mm512_dpbf16_ps(sum[c], pairs, pairs);                                                                   \
     __asm__ volatile("" : "+v"(sum[c]));
     EACH(START)
     for (int i = 0; i < LOOPS; i++) {

@@ -51,8 +51,8 @@ static const char *dtype_name(enum ssm_dtype d)
 static void print_text(const struct line *l, bool header)
 {
     if (header)
-        printf("%-14s %7s %6s %-5s %-10s %8s %12s %10s %8s %8s %9s %12s %6s\n", "model", "streams", "steps", "wts", "ops",
-               "error", "steps/s", "µs/step", "GB/s", "GFLOP/s", "floor µs", "peer steps/s", "ratio");
+        printf("%-14s %7s %6s %-5s %-10s %8s %12s %10s %8s %8s %9s %12s %6s\n", "model", "streams", "steps", "wts",
+               "ops", "error", "steps/s", "µs/step", "GB/s", "GFLOP/s", "floor µs", "peer steps/s", "ratio");
     printf("%-14s %7u %6u %-5s %-10s %8.1e %12.1f %9.2f %8.2f %8.1f %8.2f", l->name, l->what->streams, l->what->steps,
            dtype_name(l->what->weights), l->ops, l->error, l->rate, 1e6 / l->rate, l->bytes_rate * 1e-9,
            l->flops_rate * 1e-9, l->floor_us);
@@ -64,10 +64,11 @@ static void print_text(const struct line *l, bool header)
 
 static void print_json(const struct line *l, uint32_t threads)
 {
-    printf("{\"model\":\"%s\",\"streams\":%u,\"steps\":%u,\"weights\":\"%s\",\"ops\":\"%s\",\"threads\":%u,\"error\":%.3g,"
-           "\"steps_per_s\":%.6g,\"us_per_step\":%.6g,\"bytes_per_s\":%.6g,\"flops_per_s\":%.6g,\"floor_us\":%.6g",
-           l->name, l->what->streams, l->what->steps, dtype_name(l->what->weights), l->ops, threads, l->error, l->rate,
-           1e6 / l->rate, l->bytes_rate, l->flops_rate, l->floor_us);
+    printf(
+        "{\"model\":\"%s\",\"streams\":%u,\"steps\":%u,\"weights\":\"%s\",\"ops\":\"%s\",\"threads\":%u,\"error\":%.3g,"
+        "\"steps_per_s\":%.6g,\"us_per_step\":%.6g,\"bytes_per_s\":%.6g,\"flops_per_s\":%.6g,\"floor_us\":%.6g",
+        l->name, l->what->streams, l->what->steps, dtype_name(l->what->weights), l->ops, threads, l->error, l->rate,
+        1e6 / l->rate, l->bytes_rate, l->flops_rate, l->floor_us);
     if (l->peer > 0)
         printf(",\"peer_steps_per_s\":%.6g,\"ratio\":%.4g", l->peer, l->rate / l->peer);
     puts("}");
@@ -77,7 +78,8 @@ static void print_json(const struct line *l, uint32_t threads)
 static double floor_us(const struct bench_work *work, const char *ops, uint32_t threads, double steps)
 {
     double flops = bench_floor_flops(ops, threads);
-    double bytes_s = work->bytes / bench_floor_read(work->bytes, threads), flops_s = flops > 0 ? work->flops / flops : 0.0;
+    double bytes_s = work->bytes / bench_floor_read(work->bytes, threads),
+           flops_s = flops > 0 ? work->flops / flops : 0.0;
     return 1e6 * (bytes_s > flops_s ? bytes_s : flops_s) / steps;
 }
 
@@ -101,14 +103,14 @@ int bench_measure(const struct bench_options *o, const struct bench_case *what, 
 {
     struct bench_rig rig;
     struct line line = {.what = what, .name = what->dir ? what->dir : what->preset};
-    line.error = bench_verify(what, o->ops, o->threads);
-    if (line.error < 0)
-        return EX_UNAVAILABLE;
+    int code = bench_verify(what, o->ops, o->threads, &line.error);
+    if (code)
+        return code;
     if (!(line.error <= 2e-2)) {
         fprintf(stderr, "mambactl bench: %s: outputs differ from ops_ref by %g: not timed\n", line.name, line.error);
         return EX_SOFTWARE;
     }
-    int code = bench_rig_open(&rig, what, o->ops, o->threads);
+    code = bench_rig_open(&rig, what, o->ops, o->threads);
     if (code)
         return code;
     line.ops = ssm_engine_ops(rig.engine);

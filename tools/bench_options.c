@@ -9,7 +9,8 @@
 #include <sysexits.h>
 
 static const char help[] =
-    "Times the engine: ids (or samples) in, logits (or forecasts) out for every step. Every case is first checked against\n"
+    "Times the engine: ids (or samples) in, logits (or forecasts) out for every step. Every case is first checked "
+    "against\n"
     "the scalar op table; the error is printed beside the figures, which are medians over the runs.\n"
     "\n"
     "  -m, --model DIR       a model folder\n"
@@ -27,7 +28,8 @@ static const char help[] =
     "      --json            one JSON object per line\n"
     "      --help\n"
     "\n"
-    "floor µs: what a step would take if the bytes of weights and states came at the speed of a plain read loop over as\n"
+    "floor µs: what a step would take if the bytes of weights and states came at the speed of a plain read loop over "
+    "as\n"
     "many bytes, or the multiply-adds at the speed of a loop of nothing else, whichever is slower.\n"
     "\nPresets:";
 
@@ -68,17 +70,36 @@ static void print_help(const char *usage)
     putchar('\n');
 }
 
-enum { OPT_HELP = 256, OPT_PRESET, OPT_ALL, OPT_WEIGHTS, OPT_OPS, OPT_THREADS, OPT_STREAMS, OPT_STEPS, OPT_RUNS,
-       OPT_SECONDS, OPT_PEER, OPT_JSON };
+enum {
+    OPT_HELP = 256,
+    OPT_PRESET,
+    OPT_ALL,
+    OPT_WEIGHTS,
+    OPT_OPS,
+    OPT_THREADS,
+    OPT_STREAMS,
+    OPT_STEPS,
+    OPT_RUNS,
+    OPT_SECONDS,
+    OPT_PEER,
+    OPT_JSON
+};
 
 static const struct option long_options[] = {
-    {"help", no_argument, NULL, OPT_HELP},           {"model", required_argument, NULL, 'm'},
-    {"preset", required_argument, NULL, OPT_PRESET}, {"all", no_argument, NULL, OPT_ALL},
-    {"weights", required_argument, NULL, OPT_WEIGHTS}, {"ops", required_argument, NULL, OPT_OPS},
-    {"threads", required_argument, NULL, OPT_THREADS}, {"streams", required_argument, NULL, OPT_STREAMS},
-    {"steps", required_argument, NULL, OPT_STEPS},   {"runs", required_argument, NULL, OPT_RUNS},
-    {"seconds", required_argument, NULL, OPT_SECONDS}, {"peer", required_argument, NULL, OPT_PEER},
-    {"json", no_argument, NULL, OPT_JSON},           {NULL, 0, NULL, 0},
+    {"help", no_argument, NULL, OPT_HELP},
+    {"model", required_argument, NULL, 'm'},
+    {"preset", required_argument, NULL, OPT_PRESET},
+    {"all", no_argument, NULL, OPT_ALL},
+    {"weights", required_argument, NULL, OPT_WEIGHTS},
+    {"ops", required_argument, NULL, OPT_OPS},
+    {"threads", required_argument, NULL, OPT_THREADS},
+    {"streams", required_argument, NULL, OPT_STREAMS},
+    {"steps", required_argument, NULL, OPT_STEPS},
+    {"runs", required_argument, NULL, OPT_RUNS},
+    {"seconds", required_argument, NULL, OPT_SECONDS},
+    {"peer", required_argument, NULL, OPT_PEER},
+    {"json", no_argument, NULL, OPT_JSON},
+    {NULL, 0, NULL, 0},
 };
 
 static bool apply(struct bench_options *o, int option, const char *value)

@@ -1,6 +1,7 @@
-/* bench_rig.c: an engine with B streams and T steps of input for each. The ids are a fixed pseudo-random sequence, so that the
- * table under test and ops_ref see the same. Trap: all steps of a stream write their logits to one place, as a consumer
- * that looks at each step and goes on would have it; else a scan would time the page faults of gigabytes of logits. */
+/* bench_rig.c: an engine with B streams and T steps of input for each. The ids are a fixed pseudo-random sequence, so
+ * that the table under test and ops_ref see the same. Trap: all steps of a stream write their logits to one place, as a
+ * consumer that looks at each step and goes on would have it; else a scan would time the page faults of gigabytes of
+ * logits. */
 #include "tools/bench.h"
 
 #include <errno.h>
@@ -63,8 +64,12 @@ static int open_model(struct bench_rig *r)
 static int open_engine(struct bench_rig *r, const char *ops, uint32_t threads)
 {
     char error[SSM_ERR];
-    struct ssm_engine_opts opts = {.device = "cpu", .ops = ops, .weights = r->what->weights, .deterministic = true,
-                                   .slots = r->what->streams, .threads = threads};
+    struct ssm_engine_opts opts = {.device = "cpu",
+                                   .ops = ops,
+                                   .weights = r->what->weights,
+                                   .deterministic = true,
+                                   .slots = r->what->streams,
+                                   .threads = threads};
     if (!ssm_engine_open(r->model, &opts, &r->engine, error))
         return EX_OK;
     fprintf(stderr, "mambactl bench: %s\n", error);
@@ -138,7 +143,7 @@ double bench_rig_rate(struct bench_rig *r, double seconds)
     return (double)calls * r->what->streams * r->what->steps / elapsed;
 }
 
-double bench_verify(const struct bench_case *what, const char *ops, uint32_t threads)
+int bench_verify(const struct bench_case *what, const char *ops, uint32_t threads, double *ret_error)
 {
     enum { CALLS = 3, STREAMS = 4, STEPS = 5 };
     struct bench_case few = *what;
@@ -146,11 +151,13 @@ double bench_verify(const struct bench_case *what, const char *ops, uint32_t thr
     few.steps = what->steps < STEPS ? what->steps : STEPS;
     struct bench_rig rig, ref;
     double difference = 0.0, size = 0.0;
-    if (bench_rig_open(&rig, &few, ops, threads))
-        return -1.0;
-    if (bench_rig_open(&ref, &few, "ref", 0)) {
+    int code = bench_rig_open(&rig, &few, ops, threads);
+    if (code)
+        return code;
+    code = bench_rig_open(&ref, &few, "ref", 0);
+    if (code) {
         bench_rig_close(&rig);
-        return -1.0;
+        return code;
     }
     for (int call = 0; call < CALLS; call++) {
         bench_rig_advance(&rig);
@@ -163,7 +170,8 @@ double bench_verify(const struct bench_case *what, const char *ops, uint32_t thr
     }
     bench_rig_close(&rig);
     bench_rig_close(&ref);
-    return sqrt(difference / size);
+    *ret_error = sqrt(difference / size);
+    return EX_OK;
 }
 
 struct bench_work bench_work_of(const struct bench_rig *r)

@@ -20,7 +20,8 @@ static int measure_all(const struct bench_options *o)
 
 int bench_scan(int argc, char **argv)
 {
-    struct bench_options o = {.one = {.preset = "sig-128x4", .streams = 1, .steps = 4096}, .threads = 1, .runs = 7, .seconds = 0.5};
+    struct bench_options o = {
+        .one = {.preset = "sig-128x4", .streams = 1, .steps = 4096}, .threads = 1, .runs = 7, .seconds = 0.5};
     int code = bench_parse(&o, argc, argv, usage);
     if (code >= 0)
         return code;

@@ -13,6 +13,7 @@ static const struct {
 } benches[] = {{"step", bench_step}, {"scan", bench_scan}, {"daemon", bench_daemon}};
 
 static const char usage[] = "usage: mambactl bench step|scan|daemon [OPTION]...\n"
+                            "       mambactl bench --all [OPTION]...   (step --all, then scan --all)\n"
                             "       mambactl bench step|scan|daemon --help\n";
 
 int ctl_bench(int argc, char **argv)
@@ -21,6 +22,10 @@ int ctl_bench(int argc, char **argv)
     if (!strcmp(name, "--help")) {
         fputs(usage, stdout);
         return EX_OK;
+    }
+    if (!strcmp(name, "--all")) {
+        int code = bench_step(argc, argv);
+        return code ? code : bench_scan(argc, argv);
     }
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++)
         if (!strcmp(benches[i].name, name) && benches[i].run)

@@ -1,5 +1,5 @@
-/* field.h: what the op tests run on: aligned arrays of rows between guard bands, poisoned with NaN, and one cmocka test per
- * usable table. Leaving a band, or a column that is not an op's to write, changed fails the test. */
+/* field.h: what the op tests run on: aligned arrays of rows between guard bands, poisoned with NaN, and one cmocka test
+ * per usable table. Leaving a band, or a column that is not an op's to write, changed fails the test. */
 #ifndef TEST_SSM_FIELD_H
 #define TEST_SSM_FIELD_H
 
@@ -127,8 +127,8 @@ static inline int field_run(const char *group, const struct field_test *tests, s
         for (size_t t = 0; t < n; t++, count++) {
             assert_true(count < 64);
             snprintf(names[count], sizeof names[count], "%s: %s", ops->name, tests[t].name);
-            all[count] = (struct CMUnitTest){.name = names[count], .test_func = tests[t].run,
-                                             .initial_state = (void *)(uintptr_t)ops};
+            all[count] = (struct CMUnitTest){
+                .name = names[count], .test_func = tests[t].run, .initial_state = (void *)(uintptr_t)ops};
         }
     }
     return _cmocka_run_group_tests(group, all, count, NULL, NULL);

@@ -104,7 +104,8 @@ static void product_cuts(const struct product *p, const struct field *before, co
     field_free(&cut);
 }
 
-static void one_product(const struct ssm_ops *ops, enum ssm_dtype dtype, uint32_t n, uint32_t k, uint32_t M, double scale)
+static void one_product(const struct ssm_ops *ops, enum ssm_dtype dtype, uint32_t n, uint32_t k, uint32_t M,
+                        double scale)
 {
     struct product p = product_new(ops, dtype, n, k, M, scale);
     struct field before = field_new(M, n, EXTRA);

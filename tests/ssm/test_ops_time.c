@@ -1,9 +1,11 @@
-/* test_ops_time.c: the convolution and the selective scan of every table that this CPU runs against the recurrence in double,
- * over odd sizes and extreme values; the same bits however time and channels are cut; nothing written that is not the op's. */
+/* test_ops_time.c: the convolution and the selective scan of every table that this CPU runs against the recurrence in
+ * double, over odd sizes and extreme values; the same bits however time and channels are cut; nothing written that is
+ * not the op's. */
 #include "tests/ssm/field.h"
 
 static struct rng rng;
-static const uint32_t steps[] = {1, 2, 3, 7, 31, 33, 129, 1024}, widths[] = {1, 3, 16, 64, 130}, states[] = {1, 4, 16, 17};
+static const uint32_t steps[] = {1, 2, 3, 7, 31, 33, 129, 1024}, widths[] = {1, 3, 16, 64, 130},
+                      states[] = {1, 4, 16, 17};
 
 enum { STEPS = 8, WIDTHS = 5, STATES = 4, EXTRA = 16 };
 
@@ -68,8 +70,16 @@ static void one_conv(const struct ssm_ops *ops, uint32_t T, uint32_t D, uint32_t
     struct field b = field_random(1, D, 0, &rng, 1.0), before = field_random(K - 1, D, 0, &rng, 3.0);
     struct field y = field_new(T, D, EXTRA), y_cut = field_new(T, D, EXTRA);
     struct field window = field_copy(&before), window_cut = field_copy(&before);
-    struct ssm_conv c = {.x = x.at, .ldx = x.ld, .y = y.at, .ldy = y.ld, .window = window.at, .w = w.at, .b = b.at,
-                         .T = T, .K = K, .Dp = SSM_PADDED(D)};
+    struct ssm_conv c = {.x = x.at,
+                         .ldx = x.ld,
+                         .y = y.at,
+                         .ldy = y.ld,
+                         .window = window.at,
+                         .w = w.at,
+                         .b = b.at,
+                         .T = T,
+                         .K = K,
+                         .Dp = SSM_PADDED(D)};
     conv_run(ops, c, T);
     conv_check(ops, &c, &before, &y, &window);
     c.y = y_cut.at, c.window = window_cut.at;
@@ -101,10 +111,14 @@ static struct recurrence recurrence_new(uint32_t T, uint32_t D, uint32_t N, enum
 {
     double loud = kind == SILENT ? 0.0 : 1.0;
     struct recurrence r = {
-        .x = field_random(T, D, EXTRA, &rng, loud), .z = field_random(T, D, EXTRA, &rng, 2.0),
-        .dt = field_random(T, D, EXTRA, &rng, 1.0), .B = field_random(T, N, 0, &rng, 1.0),
-        .C = field_random(T, N, 0, &rng, 1.0),      .A = field_random(N, D, 0, &rng, 1.0),
-        .skip = field_random(1, D, 0, &rng, 1.0),   .h0 = field_random(N, D, 0, &rng, kind == SILENT ? 1e-39 : 1.0),
+        .x = field_random(T, D, EXTRA, &rng, loud),
+        .z = field_random(T, D, EXTRA, &rng, 2.0),
+        .dt = field_random(T, D, EXTRA, &rng, 1.0),
+        .B = field_random(T, N, 0, &rng, 1.0),
+        .C = field_random(T, N, 0, &rng, 1.0),
+        .A = field_random(N, D, 0, &rng, 1.0),
+        .skip = field_random(1, D, 0, &rng, 1.0),
+        .h0 = field_random(N, D, 0, &rng, kind == SILENT ? 1e-39 : 1.0),
     };
     for (uint32_t n = 0; n < N; n++)
         for (size_t d = 0; d < r.A.ld; d++) {
@@ -117,9 +131,21 @@ static struct recurrence recurrence_new(uint32_t T, uint32_t D, uint32_t N, enum
     r.g = malloc(T * sizeof(float));
     for (uint32_t t = 0; t < T; t++)
         r.g[t] = rig_below(&rng, 4) ? 1.0f : rig_below(&rng, 2) ? 0.0f : (float)rig_below(&rng, 1000000) / 64.0f;
-    r.s = (struct ssm_scan){.x = r.x.at, .z = r.z.at, .dt = r.dt.at, .ldx = r.x.ld, .ldz = r.z.ld, .lddt = r.dt.ld,
-                            .B = r.B.at, .C = r.C.at, .ldbc = r.B.ld, .g = kind == PLAIN ? NULL : r.g, .A = r.A.at,
-                            .skip = r.skip.at, .T = T, .N = N, .Dp = SSM_PADDED(D)};
+    r.s = (struct ssm_scan){.x = r.x.at,
+                            .z = r.z.at,
+                            .dt = r.dt.at,
+                            .ldx = r.x.ld,
+                            .ldz = r.z.ld,
+                            .lddt = r.dt.ld,
+                            .B = r.B.at,
+                            .C = r.C.at,
+                            .ldbc = r.B.ld,
+                            .g = kind == PLAIN ? NULL : r.g,
+                            .A = r.A.at,
+                            .skip = r.skip.at,
+                            .T = T,
+                            .N = N,
+                            .Dp = SSM_PADDED(D)};
     return r;
 }
 
@@ -157,7 +183,8 @@ static void scan_check(const struct ssm_ops *ops, const struct recurrence *r, si
     for (uint32_t n = 0; n < s->N; n++)
         state[n] = field_row(&r->h0, n)[d], size[n] = fabs(state[n]);
     for (uint32_t t = 0; t < s->T; t++) {
-        double x = field_row(&r->x, t)[d], gate = silu(field_row(&r->z, t)[d]), delta = softplus(field_row(&r->dt, t)[d]);
+        double x = field_row(&r->x, t)[d], gate = silu(field_row(&r->z, t)[d]),
+               delta = softplus(field_row(&r->dt, t)[d]);
         double sum = s->skip[d] * x, terms = fabs(sum);
         for (uint32_t n = 0; n < s->N; n++) {
             double decay = exp(delta * field_row(&r->A, n)[d] * (s->g ? s->g[t] : 1.0f));

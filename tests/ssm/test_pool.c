@@ -1,5 +1,5 @@
-/* test_pool.c: the worker pool: every worker runs once per run, what is written before a barrier is seen after it, an idle
- * pool uses no CPU. Run under -Db_sanitize=thread for the ordering. */
+/* test_pool.c: the worker pool: every worker runs once per run, what is written before a barrier is seen after it, an
+ * idle pool uses no CPU. Run under -Db_sanitize=thread for the ordering. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
