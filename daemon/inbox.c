@@ -191,10 +191,30 @@ int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b)
     return 0;
 }
 
+/* Rows that were dropped last stand before no block: an empty one tells of them. */
+static void tell_lost(struct md_inbox *in, struct io_stream *s)
+{
+    struct io_block *b;
+    bool lost;
+
+    pthread_mutex_lock(&in->lock);
+    lost = s->queue.live && s->queue.lost > 0;
+    pthread_mutex_unlock(&in->lock);
+    b = lost ? io_block_get(in->pool, 0) : NULL;
+    if (!b)
+        return;
+    b->seq = IO_SEQ_NONE;
+    b->t_ns = IO_T_NONE;
+    b->arrived_ns = (uint64_t)md_now_ns();
+    b->channels = s->channels;
+    md_inbox_push(in, s, b);
+}
+
 void md_inbox_end(struct md_inbox *in, struct io_stream *s)
 {
     struct md_queue *q = &s->queue;
 
+    tell_lost(in, s);
     pthread_mutex_lock(&in->lock);
     q->held = false;
     if (q->live && q->tail)
