@@ -14,7 +14,7 @@
 
 #define WAIT_FIRST_NS INT64_C(1000000)
 #define BACKOFF_NS INT64_C(5000000000)    /* longest, after failures */
-#define ABSENCE_NS INT64_C(1000000000)    /* of the file, before it is said */
+#define PAUSE_NS INT64_C(1000000000)      /* of a file that cannot be had, before it is said */
 #define LAST_ROWS_NS INT64_C(10000000000) /* to get at the rest of a replaced file */
 
 static int64_t at_least(int64_t a, int64_t b)
@@ -41,7 +41,16 @@ static void say(struct io_hdf5_log *log, const struct io_hdf5_input *in, const c
     log->said = h;
 }
 
-/* What has become of the file. One that is being replaced may be gone for a moment: only a longer absence is said. */
+/* A file that is just being made, locked or replaced is not worth a word: only a longer wait is said. */
+static void say_if_long(struct io_hdf5_log *log, const struct io_hdf5_input *in, const char *text, int64_t now_ns)
+{
+    if (log->waiting_ns == 0)
+        log->waiting_ns = now_ns;
+    if (now_ns - log->waiting_ns > PAUSE_NS)
+        say(log, in, text);
+}
+
+/* What has become of the file. */
 static unsigned look(struct io_hdf5_log *log, const struct io_hdf5_input *in, int64_t now_ns)
 {
     unsigned found = io_hdf5_file_look(&log->file);
@@ -49,14 +58,11 @@ static unsigned look(struct io_hdf5_log *log, const struct io_hdf5_input *in, in
 
     if ((found & IO_HDF5_REPLACED) && log->moved_ns == 0)
         log->moved_ns = now_ns;
-    if (!(found & IO_HDF5_GONE))
-        log->gone_ns = 0;
-    else if (log->gone_ns == 0)
-        log->gone_ns = now_ns;
-    if (log->gone_ns && now_ns - log->gone_ns > ABSENCE_NS) {
-        snprintf(text, sizeof text, "%.300s: is gone: waiting for a file of that name", log->path);
-        say(log, in, text);
-    }
+    snprintf(text, sizeof text, "%.300s: is gone: waiting for a file of that name", log->path);
+    if (found & IO_HDF5_GONE)
+        say_if_long(log, in, text, now_ns);
+    else if (log->file.id)
+        log->waiting_ns = 0;
     return found;
 }
 
@@ -144,11 +150,17 @@ void io_hdf5_follow_turned(struct io_hdf5_log *log, const struct io_hdf5_input *
 void io_hdf5_follow_failed(struct io_hdf5_log *log, const struct io_hdf5_input *in, int code, const char *text,
                            int64_t now_ns)
 {
+    char more[IO_ERR];
     bool waiting = code == -EAGAIN || code == -ENOENT, empty = log->file.fd >= 0 && log->file.seen.st_size == 0;
 
     io_hdf5_log_release(log);
     log->behind = true;
-    say(log, in, text);
+    if (waiting) {
+        snprintf(more, sizeof more, "%.400s: waiting for it", text);
+        say_if_long(log, in, more, now_ns);
+    } else {
+        say(log, in, text);
+    }
     if (log->moved_ns && (!waiting || empty || now_ns - log->moved_ns > LAST_ROWS_NS))
         change_over(log, in, now_ns); /* what is left in the old one cannot be had */
     else

@@ -210,7 +210,7 @@ static bool is_open(struct io_hdf5_log *log, const struct io_hdf5_input *in, int
         return true;
     r = io_hdf5_log_open(log, in, why);
     if (r == 0)
-        log->said = 0;
+        log->said = log->waiting_ns = 0;
     else if (in->conf->follow)
         io_hdf5_follow_failed(log, in, r, why, now_ns);
     else

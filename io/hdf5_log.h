@@ -12,12 +12,12 @@ struct io_hdf5_log {
     struct io_hdf5_file file;
     struct io_hdf5_track *tracks;
     unsigned n_tracks;
-    unsigned at;      /* track whose turn it is */
-    bool from_end;    /* rows there at the first opening are skipped */
-    bool behind;      /* there may be rows in it that were not read */
-    int64_t gone_ns;  /* since when there is no file of the name; 0: there is */
-    int64_t moved_ns; /* since when the name stands for another file and this one is being finished; 0: it does not */
-    bool blocked;     /* waits for room in the daemon */
+    unsigned at;        /* track whose turn it is */
+    bool from_end;      /* rows there at the first opening are skipped */
+    bool behind;        /* there may be rows in it that were not read */
+    int64_t waiting_ns; /* since when it is gone, locked or being made; 0: it is not */
+    int64_t moved_ns;   /* since when the name stands for another file and this one is being finished; 0: it does not */
+    bool blocked;       /* waits for room in the daemon */
     bool done;
     int64_t wake_ns, wait_ns; /* when to look next; how long the last wait was */
     uint64_t said;            /* hash of what was last said about it, so that it is said once */

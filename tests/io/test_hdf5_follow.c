@@ -508,9 +508,11 @@ static void test_awaited(void **state)
     snprintf(name, sizeof name, "%s/run-7.h5", folder);
     assert_int_equal(follow(&f, path, IO_HDF5_END), 0);
     assert_int_equal(follow(&g, pattern, IO_HDF5_END), 0);
+    turn_until(&f, has_said, 1);
     linger(&f, 60);
     linger(&g, 60);
     assert_int_equal(f.rec.n_said, 1);
+    assert_true(recorder_said(&f.rec, "No such file or directory: waiting for it"));
     assert_int_equal(g.rec.n_said, 0);
     writer_begin(&w);
     WRITE(&w, "create %s latest 16", path);
