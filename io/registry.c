@@ -52,15 +52,11 @@ extern const struct io_source_class io_source_audio;
 
 #if HAVE_HDF5
 extern const struct io_source_class io_source_hdf5;
-#define SOURCE_HDF5 &io_source_hdf5
-#else
-#define SOURCE_HDF5 NULL
-#endif
-
-#if HAVE_HDF5_SINK
 extern const struct io_sink_class io_sink_hdf5;
+#define SOURCE_HDF5 &io_source_hdf5
 #define SINK_HDF5 &io_sink_hdf5
 #else
+#define SOURCE_HDF5 NULL
 #define SINK_HDF5 NULL
 #endif
 
