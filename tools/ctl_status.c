@@ -18,13 +18,18 @@ struct view {
     bool all;
 };
 
-/* "output_dropped_messages_total" → "output dropped messages" */
+/* "output_dropped_messages_total" → "dropped messages" */
 static void print_name(const char *key)
 {
-    size_t n = strlen(key);
-    static const char *const endings[] = {"_total", "_seconds"};
+    static const char *const beginnings[] = {"input_", "output_"};
+    static const char *const endings[] = {"_total", "_seconds", "_s"};
+    size_t n;
 
     for (unsigned i = 0; i < 2; i++)
+        if (!strncmp(key, beginnings[i], strlen(beginnings[i])))
+            key += strlen(beginnings[i]);
+    n = strlen(key);
+    for (unsigned i = 0; i < 3; i++)
         if (n > strlen(endings[i]) && !strcmp(key + n - strlen(endings[i]), endings[i]))
             n -= strlen(endings[i]);
     for (size_t i = 0; i < n; i++)
@@ -112,26 +117,26 @@ static void print_breakdown(const struct view *v, json_t *object)
         putchar('0');
 }
 
-/* The single values of an object, on one line. */
+/* The single values of an object on one line, names before numbers. */
 static void print_singles(const struct view *v, json_t *object, int indent)
 {
     const char *key;
     json_t *value;
     bool any = false;
 
-    json_object_foreach(object, key, value)
-    {
-        if (json_is_object(value) || json_is_array(value) || !strcmp(key, "ok") || (!v->all && is_zero(value)))
-            continue;
-        if (any)
-            fputs(", ", stdout);
-        else
-            printf("%*s", indent, "");
-        print_name(key);
-        putchar(' ');
-        print_value(key, value);
-        any = true;
-    }
+    for (int numbers = 0; numbers < 2; numbers++)
+        json_object_foreach(object, key, value)
+        {
+            if (json_is_object(value) || json_is_array(value) || json_is_number(value) != numbers ||
+                !strcmp(key, "ok") || (!v->all && is_zero(value)))
+                continue;
+            printf("%*s", any ? 0 : indent, "");
+            fputs(any ? ", " : "", stdout);
+            print_name(key);
+            putchar(' ');
+            print_value(key, value);
+            any = true;
+        }
     if (any)
         putchar('\n');
 }
