@@ -113,6 +113,15 @@ class Feed(unittest.TestCase):
             np.testing.assert_array_equal(joined(messages["long"])[:, 0], (x / 32768).astype(np.float32))
             self.assertEqual(messages["long"][0][0]["topic"], b"long/")
 
+    def test_slow_peer(self):
+        """The sender has long been done when the peer begins to read; all of it is still there."""
+        make_wav("slow.wav", np.arange(30000))
+        peer = Peer(zmq.PULL)
+        process = peer.feed(path("slow.wav"), "--chunk", "8")
+        time.sleep(0.7)
+        self.assertEqual(len(joined(peer.receive(1)["slow.wav"])), 30000)
+        self.finish(process)
+
     def test_csv_with_times(self):
         with open(path("t.csv"), "w") as f:
             f.write("time,a,b\n2024-01-01,1,2\n2024-01-02T00:00:00.5Z,3,\n2024-01-09,5,6\n")

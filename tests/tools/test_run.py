@@ -130,6 +130,17 @@ class Run(unittest.TestCase):
         with open(out, "rb") as f:
             self.assertEqual(outputs(f.read()), outputs(result.stdout))
 
+    def test_hdf5_out(self):
+        csv = write("c.csv", "".join(f"{x}\n" for x in SIGNAL))
+        rows, _ = self.ok(csv, "-o", "-", "-o", path("out.h5"))
+        with h5py.File(path("out.h5"), "r") as f:
+            self.assertEqual(len(f["anomaly"]), len(rows["csv:c.csv"]["anomaly"]))
+            self.assertEqual(len(f["prediction"]), len(rows["csv:c.csv"]["prediction"]))
+        os.remove(path("out.h5"))
+        self.assertEqual(run(write("d.csv", "1\n2\n3\nx\n"), "-o", path("out.h5")).returncode, 65)
+        self.assertFalse(os.path.exists(path("out.h5")), "a run that failed leaves no file")
+        self.assertEqual([n for n in os.listdir(HOME.name) if n.startswith(".")], [])
+
     def test_bad_line(self):
         result = run(write("bad.csv", "v\n1\n2\n3\n4\n5\nx\n"))
         self.assertEqual(result.returncode, 65)
