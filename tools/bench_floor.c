@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -12,7 +13,7 @@
 #include "ssm/cpu.h"
 #include "ssm/pool.h"
 
-enum { ROUNDS = 7, LOOPS = 200000, CHAINS = 12 };
+enum { ROUNDS = 7, LOOPS = 200000, CHAINS = 12, HUGE_PAGE = 2 << 20 };
 
 struct floor {
     const uint64_t *data;
@@ -76,9 +77,11 @@ double bench_floor_read(double bytes, uint32_t threads)
     struct ssm_pool *pool = NULL;
     double best = 0.0;
     size_t words = ((size_t)bytes / 8 / threads + 31) / 32 * 32;
-    uint64_t *data = aligned_alloc(64, words * threads * 8);
+    size_t size = (words * threads * 8 + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    uint64_t *data = aligned_alloc(HUGE_PAGE, size);
     if (data && !ssm_pool_new(threads, &pool)) {
-        memset(data, 1, words * threads * 8);
+        madvise(data, size, MADV_HUGEPAGE); /* as the engine's weights */
+        memset(data, 1, size);
         struct floor f = {.data = data, .words = words, .repeat = 1 + (64u << 20) / (words * 8)};
         for (int r = 0; r < ROUNDS; r++) {
             double start = now();
