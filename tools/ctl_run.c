@@ -144,11 +144,10 @@ static double number_at(json_t *object, const char *key)
 static void show_progress(struct md_daemon *d, double seconds)
 {
     json_t *status = md_daemon_status(d), *input;
-    double rows = 0, taken = 0, ends = 0, starts = 0;
+    double taken = 0, ends = 0, starts = 0;
     const char *id;
     json_object_foreach(json_object_get(status, "inputs"), id, input)
     {
-        rows += number_at(input, "input_samples_total");
         taken += number_at(input, "accepted_samples_total");
         starts += number_at(input, "stream_starts_total");
         ends += number_at(input, "stream_ends_total");

@@ -76,7 +76,7 @@ static struct io_audio_conf conf_of(char **files, unsigned n)
 
 static void *opened(const struct io_audio_conf *c, struct recorder *r)
 {
-    void *source;
+    void *source = NULL;
     const char *key;
     if (io_source_audio.check(c, &key, reterr) || io_source_audio.open(c, &r->host, &source, reterr))
         fail_msg("%s", reterr);

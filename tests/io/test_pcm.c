@@ -49,7 +49,7 @@ static struct io_audio_conf conf_of(char **file, const char *kind, int channels)
 
 static void *opened(const struct io_audio_conf *c, struct recorder *r, double model_rate)
 {
-    void *source;
+    void *source = NULL;
     const char *key;
     recorder_init(r, "in", model_rate);
     if (io_source_audio.check(c, &key, reterr) || io_source_audio.open(c, &r->host, &source, reterr))
