@@ -252,7 +252,7 @@ static int read_next(struct io_hdf5_track *t, const struct io_hdf5_input *in, in
     scale(b, in->conf->common.scale, in->conf->common.offset);
     b->seq = (int64_t)t->next;
     b->arrived_ns = (uint64_t)now_ns;
-    b->flags = t->reset ? IO_RESET : 0;
+    b->flags = t->reset ? IO_START | IO_RESET : 0; /* START: rows are numbered from 0 again */
     t->reset = false;
     t->next += b->n;
     t->pending = b;
