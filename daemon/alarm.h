@@ -4,6 +4,7 @@
 #define MD_ALARM_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 enum {
@@ -20,7 +21,9 @@ struct md_alarm {
 
 enum md_alarm_turn { MD_ALARM_NONE, MD_ALARM_START, MD_ALARM_END };
 
-/* One scored row. p NaN: says nothing. On END, from, last and count describe the alarm that ended. */
-enum md_alarm_turn md_alarm_row(struct md_alarm *a, double threshold, int64_t seq, float p);
+/* Rows seq, seq + 1, … with p-values p[0], p[stride], …; NaN says nothing. Returns how many were looked at: all n with
+ * *ret NONE, or up to and with the one that made *ret. On END, from, last and count describe the alarm that ended. */
+uint32_t md_alarm_rows(struct md_alarm *a, double threshold, int64_t seq, const float *p, size_t stride, uint32_t n,
+                       enum md_alarm_turn *ret);
 
 #endif

@@ -1,4 +1,5 @@
-/* assembly.h: what a running daemon is made of; for daemon.c, which builds and ends it, and status.c, which looks at it. */
+/* assembly.h: what a running daemon is made of; for daemon.c, which builds and ends it, and status.c, which looks at
+ * it. */
 #ifndef MD_ASSEMBLY_H
 #define MD_ASSEMBLY_H
 

@@ -1,5 +1,5 @@
-/* batch.c: staging. Rows of blocks become doubles, times become ticks, and every entry learns where its results will stand. Engine
- * thread.
+/* batch.c: staging. Rows of blocks become doubles, times become ticks, and every entry learns where its results will
+ * stand. Engine thread.
  *
  * Trap: arenas move while they grow, so entries hold indices; pointers are made once, in md_batch_items(). */
 #include "daemon/batch.h"
@@ -159,7 +159,8 @@ int md_batch_rows(struct md_batch *b, struct md_entry *e, struct io_block *block
         return -ENOMEM;
     }
     *ret_missing = stage_samples((double *)b->x.p + x, block, at, n);
-    md_timeline_take(&c->time, &c->rules, block, at, n, e->dt == SIZE_MAX ? NULL : (int64_t *)b->dt.p + e->dt + e->rows);
+    md_timeline_take(&c->time, &c->rules, block, at, n,
+                     e->dt == SIZE_MAX ? NULL : (int64_t *)b->dt.p + e->dt + e->rows);
     stage_runs(b, e, run, block, at, n, interval);
     e->n_runs += runs;
     e->interval = c->time.interval;

@@ -1,13 +1,13 @@
-/* batch.h: one batch: what the engine is given for every stream in it, and everything the publisher needs to know of the
- * results. It owns its arenas, which grow to their peak and stay. A batch is in one thread's hands at a time: the scheduler fills and
- * advances it, the publisher reads it and gives it back. */
+/* batch.h: one batch: what the engine is given for every stream in it, and everything the publisher needs to know of
+ * the results. It owns its arenas, which grow to their peak and stay. A batch is in one thread's hands at a time: the
+ * scheduler fills and advances it, the publisher reads it and gives it back. */
 #ifndef MD_BATCH_H
 #define MD_BATCH_H
 
 #include "daemon/stream.h"
 
 struct md_event {
-    uint32_t at;    /* stands before row `at` of its entry, counted with the carried rows */
+    uint32_t at; /* stands before row `at` of its entry, counted with the carried rows */
     uint32_t epoch;
     const char *event, *reason;
     int64_t seq, t_ns, from, to, count;
@@ -15,18 +15,19 @@ struct md_event {
     bool closes; /* what came before it was the end of an epoch */
 };
 
-/* One stream's share. Rows are counted from the first of the unfinished patch that earlier batches left: `carried`, then `rows`. */
+/* One stream's share. Rows are counted from the first of the unfinished patch that earlier batches left: `carried`,
+ * then `rows`. */
 struct md_entry {
     struct io_stream *stream;
     uint32_t epoch, carried, rows;
     uint64_t first_step; /* steps of the epoch before this batch */
     uint32_t steps;      /* that end in this batch */
     uint32_t first_run, n_runs, first_event, n_events;
-    int64_t interval;    /* irregular streams */
-    size_t x, dt;        /* into the arenas; dt SIZE_MAX: regular throughout */
+    int64_t interval;                          /* irregular streams */
+    size_t x, dt;                              /* into the arenas; dt SIZE_MAX: regular throughout */
     size_t forecast, embedding, anomaly, warm; /* of the results; SIZE_MAX: none */
-    const char *failed;  /* its results are lost: why */
-    bool closing;        /* the stream ends with this entry */
+    const char *failed;                        /* its results are lost: why */
+    bool closing;                              /* the stream ends with this entry */
 };
 
 struct md_arena {
@@ -37,7 +38,8 @@ struct md_arena {
 struct md_batch {
     struct md_batch *next;
     struct md_scheduler *owner;
-    struct md_arena entries, items, x, dt, runs, events, out, warm; /* md_entry ssm_item double int64 md_run md_event float u8 */
+    struct md_arena entries, items, x, dt, runs, events, out,
+        warm;               /* md_entry ssm_item double int64 md_run md_event float u8 */
     struct io_block *spent; /* blocks whose payload events point into */
     int64_t advanced_ns;    /* when its results were there */
     bool last;              /* nothing comes after it: the engine has drained */

@@ -19,8 +19,8 @@ int64_t md_sub_sat(int64_t a, int64_t b)
     return saturate((__int128)a - b);
 }
 
-/* Continued fraction of hz, until the convergent is the same double; both terms stay below 2^31, so that products with an
- * int64 and 10^9 fit 128 bits. */
+/* Continued fraction of hz, until the convergent is the same double; both terms stay below 2^31, so that products with
+ * an int64 and 10^9 fit 128 bits. */
 struct md_rate md_rate_of(double hz)
 {
     const double limit = 2147483647.0;

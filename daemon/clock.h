@@ -1,7 +1,7 @@
 /* clock.h: the monotonic clock, and exact time arithmetic of regular streams.
  *
- * A rate is held as a fraction, so that the time of row 10^9 is computed without drift from the first one's: 44100 is 44100/1, 0.1
- * is 1/10, 29.97 is 2997/100. Pure functions; any thread. */
+ * A rate is held as a fraction, so that the time of row 10^9 is computed without drift from the first one's: 44100 is
+ * 44100/1, 0.1 is 1/10, 29.97 is 2997/100. Pure functions; any thread. */
 #ifndef MD_CLOCK_H
 #define MD_CLOCK_H
 

@@ -44,15 +44,15 @@ json_t *md_hist_json(struct md_hist *h);              /* count, sum, p50, p99, m
 
 /* Of one input. The source thread writes the first group, the engine threads the second. */
 struct md_input_counters {
-    md_count messages, bytes, samples;           /* received */
-    md_count errors[IO_R_COUNT];                 /* messages or files refused, by reason */
-    md_count blocked;                            /* times that a full queue held the source back */
-    md_count queue_high_water;                   /* rows of the fullest stream */
-    md_count discarded[IO_R_COUNT];              /* samples, by reason; any thread */
-    _Alignas(64) md_count accepted;              /* samples that the model took */
-    md_count gaps, clock;                        /* holes announced; messages whose seq and t_ns disagreed */
-    md_count resets[8];                          /* by enum md_reset */
-    md_count starts, ends;                       /* of streams */
+    md_count messages, bytes, samples; /* received */
+    md_count errors[IO_R_COUNT];       /* messages or files refused, by reason */
+    md_count blocked;                  /* times that a full queue held the source back */
+    md_count queue_high_water;         /* rows of the fullest stream */
+    md_count discarded[IO_R_COUNT];    /* samples, by reason; any thread */
+    _Alignas(64) md_count accepted;    /* samples that the model took */
+    md_count gaps, clock;              /* holes announced; messages whose seq and t_ns disagreed */
+    md_count resets[8];                /* by enum md_reset */
+    md_count starts, ends;             /* of streams */
 };
 json_t *md_input_counters_json(struct md_input_counters *c);
 

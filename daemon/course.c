@@ -1,8 +1,8 @@
-/* course.c: from blocks to rows, one stream at a time. What the timeline says is done here: rows are staged, discards counted and
- * announced, slots reset, blocks held back for late ones. Engine thread.
+/* course.c: from blocks to rows, one stream at a time. What the timeline says is done here: rows are staged, discards
+ * counted and announced, slots reset, blocks held back for late ones. Engine thread.
  *
- * Trap: an entry belongs to one epoch. A reset that comes after rows ends the entry's share of the batch; the rest of the block
- * waits in course.mine for the next one. */
+ * Trap: an entry belongs to one epoch. A reset that comes after rows ends the entry's share of the batch; the rest of
+ * the block waits in course.mine for the next one. */
 #include "daemon/course.h"
 
 #include <errno.h>
@@ -10,10 +10,9 @@
 #include <string.h>
 
 #include "daemon/input.h"
+#include "daemon/reorder.h"
 
 enum outcome { BLOCK_DONE, BLOCK_HELD, BLOCK_LEFT }; /* LEFT: the batch has no room for more of it */
-
-static const int64_t hold_ns = (int64_t)MD_HOLD_MS * 1000000;
 
 static void event(struct md_batch *b, const struct md_entry *e, const struct md_event *what)
 {
@@ -38,23 +37,26 @@ static void plain_event(struct md_batch *b, const struct md_entry *e, const char
 }
 
 /* An epoch is over; `tail` rows of its last patch gave no step. */
-static void closing_event(struct md_batch *b, const struct md_entry *e, const char *name, const char *reason, uint32_t tail)
+static void closing_event(struct md_batch *b, const struct md_entry *e, const char *name, const char *reason,
+                          uint32_t tail)
 {
     struct io_stream *s = e->stream;
 
     md_add(&s->input->counters.discarded[IO_R_TAIL], (uint64_t)tail * s->channels);
-    event(b, e, &(struct md_event){.event = name, .reason = reason, .from = IO_SEQ_NONE, .to = IO_SEQ_NONE, .count = tail,
-                                   .closes = true});
+    event(b, e,
+          &(struct md_event){
+              .event = name, .reason = reason, .from = IO_SEQ_NONE, .to = IO_SEQ_NONE, .count = tail, .closes = true});
 }
 
 static void verdict_event(struct md_batch *b, const struct md_entry *e, const struct md_verdict *v, const char *name,
                           const char *reason)
 {
-    event(b, e, &(struct md_event){.event = name, .reason = reason, .from = v->from, .to = v->to, .count = v->count,
-                                   .bridged = v->bridged});
+    event(b, e,
+          &(struct md_event){
+              .event = name, .reason = reason, .from = v->from, .to = v->to, .count = v->count, .bridged = v->bridged});
 }
 
-/* ---- opening and closing ------------------------------------------------------------------------------------------ */
+/* ---- opening and closing ----------------------------------------------------------------------------------------- */
 
 static int open_stream(struct md_scheduler *sch, struct io_stream *s)
 {
@@ -146,48 +148,7 @@ void md_course_fail(struct md_scheduler *sch, struct md_batch *b, struct md_entr
     e->failed = reason;
 }
 
-/* ---- late: reorder ------------------------------------------------------------------------------------------------ */
-
-static void hold(struct md_scheduler *sch, struct io_stream *s)
-{
-    struct md_course *c = &s->course;
-    struct io_block *b = c->mine, **at = &c->held;
-
-    c->mine = b->next;
-    while (*at && (*at)->seq <= b->seq)
-        at = &(*at)->next;
-    b->next = *at;
-    *at = b;
-    if (c->held_rows == 0)
-        sch->holding++;
-    c->held_rows += b->n;
-    if (sch->next_sweep_ns > (int64_t)b->arrived_ns + hold_ns)
-        sch->next_sweep_ns = (int64_t)b->arrived_ns + hold_ns;
-}
-
-/* Where the first held block's turn has come, it goes before all others. */
-static bool release(struct md_scheduler *sch, struct io_stream *s, bool force)
-{
-    struct md_course *c = &s->course;
-    struct io_block *b = c->held;
-
-    if (!b || c->at > 0 ||
-        !(force || sch->draining || b->seq <= c->time.next || c->held_rows > s->input->conf->queue ||
-          md_now_ns() - (int64_t)b->arrived_ns >= hold_ns))
-        return false;
-    c->held = b->next;
-    c->held_rows -= b->n;
-    if (c->held_rows == 0)
-        sch->holding--;
-    b->flags |= MD_NO_WAIT;
-    b->next = c->mine;
-    if (!c->mine)
-        c->mine_tail = b;
-    c->mine = b;
-    return true;
-}
-
-/* ---- one block ---------------------------------------------------------------------------------------------------- */
+/* ---- one block --------------------------------------------------------------------------------------------------- */
 
 /* How many more rows this entry may take: a bounded share of the batch, in rows and in results. */
 static uint32_t room(const struct md_entry *e)
@@ -196,7 +157,8 @@ static uint32_t room(const struct md_entry *e)
     size_t C = e->stream->channels, patch = p->info->patch;
     size_t per_step = C * ((p->every[IO_PREDICTION] ? (size_t)p->horizon * p->n_q / p->every[IO_PREDICTION] : 0) +
                            (p->every[IO_EMBEDDING] ? p->info->embedding / p->every[IO_EMBEDDING] : 0) +
-                           (p->anomaly_every ? 3 * patch / p->anomaly_every : 0)) + 1;
+                           (p->anomaly_every ? 3 * patch / p->anomaly_every : 0)) +
+                      1;
     size_t rows = MD_OUT_MAX / per_step * patch;
 
     if (rows > MD_ROWS_MAX)
@@ -292,8 +254,9 @@ static void note(struct md_batch *b, struct md_entry *e, struct io_block *block)
 {
     const struct md_note *n = (const struct md_note *)(const void *)block->data;
 
-    event(b, e, &(struct md_event){.event = n->event, .reason = n->reason[0] ? n->reason : NULL, .from = n->from,
-                                   .to = n->to, .count = -1});
+    event(b, e,
+          &(struct md_event){
+              .event = n->event, .reason = n->reason[0] ? n->reason : NULL, .from = n->from, .to = n->to, .count = -1});
 }
 
 /* The first block is used up. Returns true where the stream ends here. */
@@ -306,7 +269,7 @@ static bool drop_first(struct md_scheduler *sch, struct md_batch *b, struct io_s
     c->at = 0;
     if (end && c->held) { /* what waits comes before the end */
         block->n = block->lost = 0;
-        release(sch, s, true);
+        md_reorder_release(sch, s, true);
         return false;
     }
     c->mine = block->next;
@@ -328,7 +291,7 @@ static bool run_blocks(struct md_scheduler *sch, struct md_batch *b, struct md_e
     for (;;) {
         struct io_block *block;
         enum outcome done = BLOCK_DONE;
-        release(sch, s, c->end_due && !c->mine);
+        md_reorder_release(sch, s, c->end_due && !c->mine);
         block = c->mine;
         if (!block)
             return c->end_due;
@@ -340,7 +303,7 @@ static bool run_blocks(struct md_scheduler *sch, struct md_batch *b, struct md_e
         if (done == BLOCK_LEFT)
             return false;
         if (done == BLOCK_HELD)
-            hold(sch, s);
+            md_reorder_hold(sch, s);
         else if (drop_first(sch, b, s))
             return true;
     }
@@ -378,7 +341,7 @@ int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream
     return e->closing;
 }
 
-/* ---- timers ------------------------------------------------------------------------------------------------------- */
+/* ---- timers ------------------------------------------------------------------------------------------------------ */
 
 /* An entry without rows for a stream that rests: it ends by itself, or is silent. */
 static int announce(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, bool idle)
@@ -403,7 +366,7 @@ int64_t md_course_timers(struct md_scheduler *sch, struct md_batch *b, struct io
     const struct md_policy *p = &s->plan->policy;
     int64_t silent = p->silence_ns < 0 || c->silent ? INT64_MAX : md_add_sat(c->last_ns, p->silence_ns);
     int64_t idle = p->idle_ns < 0 ? INT64_MAX : md_add_sat(c->last_ns, p->idle_ns);
-    int64_t held = !c->held ? INT64_MAX : sch->draining ? 0 : (int64_t)c->held->arrived_ns + hold_ns;
+    int64_t held = sch->draining && c->held ? 0 : md_reorder_due(c);
     int64_t due = silent < idle ? silent : idle;
     int closing;
 

@@ -1,18 +1,17 @@
-/* course.h: one stream's way through one batch: its blocks are judged, its rows staged, its events put in their places. Engine
- * thread. */
+/* course.h: one stream's way through one batch: its blocks are judged, its rows staged, its events put in their places.
+ * Engine thread. */
 #ifndef MD_COURSE_H
 #define MD_COURSE_H
 
 #include "daemon/scheduler.h"
 
 enum {
-    MD_ROWS_MAX = 2048,        /* of one stream in one batch */
-    MD_OUT_MAX = 1 << 20,      /* floats of results of one stream in one batch, a patch's rows excepted */
-    MD_HOLD_MS = 1000          /* late: reorder: longest wait for missing rows */
+    MD_ROWS_MAX = 2048,  /* of one stream in one batch */
+    MD_OUT_MAX = 1 << 20 /* floats of results of one stream in one batch, a patch's rows excepted */
 };
 
-/* Runs what is in course.mine into an entry of the batch. A stream that is not open is opened first. 1: the stream ends with
- * this entry; 0; −ENOMEM: nothing was done. */
+/* Runs what is in course.mine into an entry of the batch. A stream that is not open is opened first. 1: the stream ends
+ * with this entry; 0; −ENOMEM: nothing was done. */
 int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s);
 
 /* Silence, idleness, holds that are over: what is due goes into an entry of its own. Returns when to look again. */

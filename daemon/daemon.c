@@ -1,9 +1,11 @@
 /* daemon.c: builds the service from a configuration, and takes it down again. Runs on the caller's thread.
  *
- * Order of birth: models, registry, outputs, sources, then the threads; so a configuration that cannot work says so before the first
- * sample is taken. Order of death: sources fall silent, engines drain, the publisher empties, sinks flush and close.
+ * Order of birth: models, registry, outputs, sources, then the threads; so a configuration that cannot work says so
+ * before the first sample is taken. Order of death: sources fall silent, engines drain, the publisher empties, sinks
+ * flush and close.
  *
- * `run` must rise with every start: without a state folder it is the time of the start in seconds since the Unix epoch. */
+ * `run` must rise with every start: without a state folder it is the time of the start in seconds since the Unix epoch.
+ */
 #include "daemon/assembly.h"
 
 #include <errno.h>
@@ -15,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static const size_t pool_limit = (size_t)1 << 30; /* bytes of blocks on their way; queues bound it far below, as a rule */
+static const size_t pool_limit = (size_t)1
+                                 << 30; /* bytes of blocks on their way; queues bound it far below, as a rule */
 static const int64_t forget_default_ns = 7 * INT64_C(86400) * 1000000000;
 static const int64_t grace_ns = 1000000000; /* past the time-out, for threads that have been told to give up */
 
@@ -25,7 +28,7 @@ static int refuse(char *reterr, int code, const char *kind, const char *id, cons
     return code;
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------------- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *reterr)
 {
@@ -40,7 +43,8 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
         return refuse(reterr, EX_CONFIG, "model", conf->id, text);
     info = ssm_model_info(m->model);
     if (info->input != SSM_SAMPLES)
-        return refuse(reterr, EX_CONFIG, "model", conf->id, "a language model: streams of bytes are not in this version");
+        return refuse(reterr, EX_CONFIG, "model", conf->id,
+                      "a language model: streams of bytes are not in this version");
     struct ssm_engine_opts opts = {
         .device = flags & MD_NULL_MODEL ? "null" : conf->device,
         .weights = conf->weights_stored ? info->stored : conf->weights,
@@ -106,7 +110,8 @@ static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
     return r ? r : check_models(d, reterr);
 }
 
-/* ---- inputs, outputs, the threads that serve them --------------------------------------------------------------------- */
+/* ---- inputs, outputs, the threads that serve them
+ * --------------------------------------------------------------------- */
 
 static void describe_inputs(struct md_daemon *d, unsigned flags)
 {
@@ -201,7 +206,8 @@ static int open_all(struct md_daemon *d, char *reterr)
     return 0;
 }
 
-/* ---- start ------------------------------------------------------------------------------------------------------------ */
+/* ---- start
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static int allocate(struct md_daemon *d)
 {
@@ -212,8 +218,8 @@ static int allocate(struct md_daemon *d)
     d->inputs = aligned_alloc(_Alignof(struct md_input), (c->n_inputs + 1) * sizeof *d->inputs);
     d->outputs = calloc(c->n_outputs + 1, sizeof *d->outputs);
     d->feeders = calloc(c->n_inputs + c->n_outputs + 1, sizeof *d->feeders);
-    if (!d->models || !d->inputs || !d->outputs || !d->feeders || d->finished_fd < 0 || io_pool_new(pool_limit, &d->pool) ||
-        md_registry_init(&d->registry, c))
+    if (!d->models || !d->inputs || !d->outputs || !d->feeders || d->finished_fd < 0 ||
+        io_pool_new(pool_limit, &d->pool) || md_registry_init(&d->registry, c))
         return -ENOMEM;
     memset(d->inputs, 0, (c->n_inputs + 1) * sizeof *d->inputs);
     d->n_models = c->n_models;
@@ -334,7 +340,8 @@ int md_daemon_status_code(const struct md_daemon *d)
     return atomic_load(&((struct md_daemon *)d)->code);
 }
 
-/* ---- stop ------------------------------------------------------------------------------------------------------------- */
+/* ---- stop
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static bool finished_within(const struct md_daemon *d, int64_t ns)
 {
@@ -361,7 +368,8 @@ int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
     for (unsigned i = 0; i < d->n_models && !in_time; i++)
         md_inbox_drain(&d->models[i].scheduler.inbox, true);
     if (!in_time && !finished_within(d, grace_ns)) {
-        md_log(MD_ERROR, NULL, "an output does not take its messages: giving up after %.1f s", 1e-9 * (double)timeout_ns);
+        md_log(MD_ERROR, NULL, "an output does not take its messages: giving up after %.1f s",
+               1e-9 * (double)timeout_ns);
         return EX_IOERR; /* threads are stuck in it: nothing can be freed under them */
     }
     if (!in_time)

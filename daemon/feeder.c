@@ -1,5 +1,5 @@
-/* feeder.c: see feeder.h. The thread owns its sources' turns and its sinks' writes; it never waits for a stream's queue (a source
- * that is held back returns and is woken). */
+/* feeder.c: see feeder.h. The thread owns its sources' turns and its sinks' writes; it never waits for a stream's queue
+ * (a source that is held back returns and is woken). */
 #include "daemon/feeder.h"
 
 #include <errno.h>
@@ -37,7 +37,7 @@ void md_feeder_done(struct md_feeder *f)
     close(f->wake_fd);
 }
 
-/* ---- opening and closing, on the thread that uses them ------------------------------------------------------------ */
+/* ---- opening and closing, on the thread that uses them ----------------------------------------------------------- */
 
 static int input_code(const struct io_source_class *c, int err)
 {
@@ -91,7 +91,7 @@ static void close_all(struct md_feeder *f)
         md_output_close(f->outputs[i], f->linger_ns);
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------ */
+/* ---- running ----------------------------------------------------------------------------------------------------- */
 
 static void turn(struct md_feeder *f, unsigned i, int64_t now)
 {

@@ -1,6 +1,6 @@
-/* feeder.h: a source thread. Most sources have one to themselves; libhdf5's users, sources and sinks, share one, whose turns go
- * round-robin. It sleeps in poll() on the sources' descriptors, on an eventfd (room in a queue, a message for a sink, the
- * end), and until the earliest time that a source asked for. */
+/* feeder.h: a source thread. Most sources have one to themselves; libhdf5's users, sources and sinks, share one, whose
+ * turns go round-robin. It sleeps in poll() on the sources' descriptors, on an eventfd (room in a queue, a message for
+ * a sink, the end), and until the earliest time that a source asked for. */
 #ifndef MD_FEEDER_H
 #define MD_FEEDER_H
 
@@ -11,23 +11,23 @@
 #include "daemon/output.h"
 
 struct md_feeder {
-    const char *group;          /* the adapters' `thread`; NULL: one source of its own */
+    const char *group; /* the adapters' `thread`; NULL: one source of its own */
     struct md_input **inputs;
     int64_t *wake_ns;           /* [n_inputs] when each wants its next turn; 0: at once */
     struct pollfd *polls;       /* [n_inputs + 1] */
     struct md_output **outputs; /* sinks served here */
     unsigned n_inputs, n_outputs;
     int wake_fd;
-    _Atomic int *finite_left;   /* inputs that have yet to say DONE, of those that count; shared by all feeders */
-    void (*finished)(void *);   /* the last of them did */
+    _Atomic int *finite_left; /* inputs that have yet to say DONE, of those that count; shared by all feeders */
+    void (*finished)(void *); /* the last of them did */
     void *arg;
-    _Atomic bool mute, quit;    /* mute: no more turns for sources; quit: end when the sinks have nothing left */
+    _Atomic bool mute, quit; /* mute: no more turns for sources; quit: end when the sinks have nothing left */
     const struct io_sink_env *env;
-    sem_t opened, go, muted;    /* posted once each: all is open or `failed` is set; begin; the last turn is over */
-    bool ack;                   /* muted was posted */
-    int failed;                 /* sysexits code of what could not be opened; `reterr` names it */
+    sem_t opened, go, muted; /* posted once each: all is open or `failed` is set; begin; the last turn is over */
+    bool ack;                /* muted was posted */
+    int failed;              /* sysexits code of what could not be opened; `reterr` names it */
     char reterr[IO_ERR];
-    int64_t linger_ns;          /* for the sinks' close */
+    int64_t linger_ns; /* for the sinks' close */
     pthread_t thread;
     bool running;
 };

@@ -1,8 +1,8 @@
-/* inbox.c: queues between sources and an engine. Everything here is done under the inbox's lock, which is held for a few
- * pointer moves at a time; blocks that are dropped go back to the pool after it.
+/* inbox.c: queues between sources and an engine. Everything here is done under the inbox's lock, which is held for a
+ * few pointer moves at a time; blocks that are dropped go back to the pool after it.
  *
- * Trap: a dropped block may carry flags, or be the end of its stream. Flags move on to the next block; an end stays in the queue
- * without its rows. */
+ * Trap: a dropped block may carry flags, or be the end of its stream. Flags move on to the next block; an end stays in
+ * the queue without its rows. */
 #include "daemon/inbox.h"
 
 #include <errno.h>
@@ -34,7 +34,7 @@ void md_inbox_done(struct md_inbox *in)
     pthread_mutex_destroy(&in->lock);
 }
 
-/* ---- source side ------------------------------------------------------------------------------------------------ */
+/* ---- source side ------------------------------------------------------------------------------------------------- */
 
 int md_inbox_enter(struct md_inbox *in, struct io_stream *s)
 {
@@ -119,7 +119,8 @@ static struct io_block *drop_oldest(struct io_stream *s, uint32_t over)
     return dropped;
 }
 
-/* Makes room by the input's policy. 0: append b; 1: b itself is dropped; −EAGAIN. *ret_dropped goes back to the pool. */
+/* Makes room by the input's policy. 0: append b; 1: b itself is dropped; −EAGAIN. *ret_dropped goes back to the pool.
+ */
 static int make_room(struct md_inbox *in, struct io_stream *s, struct io_block *b, struct io_block **ret_dropped)
 {
     struct md_queue *q = &s->queue;
@@ -226,7 +227,7 @@ void md_inbox_end(struct md_inbox *in, struct io_stream *s)
     pthread_mutex_unlock(&in->lock);
 }
 
-/* ---- engine side ------------------------------------------------------------------------------------------------ */
+/* ---- engine side ------------------------------------------------------------------------------------------------- */
 
 static int64_t waiting_since(const struct io_stream *s)
 {
@@ -246,28 +247,38 @@ static void sleep_until(struct md_inbox *in, int64_t deadline_ns)
     in->wake_at = UINT32_MAX;
 }
 
+/* Why the batch is to be closed now, or MD_CUTS. A full queue, or nobody left who could join, leaves nothing to wait
+ * for. */
+static enum md_cut cut_now(const struct md_inbox *in, uint32_t full, int64_t now, int64_t due)
+{
+    if (in->draining || (in->n_ready && in->n_ready >= in->n_live))
+        return MD_CUT_IDLE;
+    if (in->n_ready && (in->n_ready >= full || in->pressed))
+        return MD_CUT_FULL;
+    return in->n_ready && now >= due ? MD_CUT_DELAY : MD_CUTS;
+}
+
+/* Where nothing is left from the batch before, it naps for the delay in any case: under load that is one timer a batch
+ * and no wake-up by a source. Only after a nap that brought nothing does it wait for the first push. */
 void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int64_t until_ns, struct md_wake *ret)
 {
-    enum md_cut cut = MD_CUT_IDLE;
+    enum md_cut cut;
+    int64_t nap_ns;
 
     pthread_mutex_lock(&in->lock);
+    nap_ns = in->n_ready ? 0 : md_add_sat(md_now_ns(), max_delay_ns);
     for (;;) {
-        int64_t now = md_now_ns(), due = INT64_MAX;
-        if (in->draining || (in->n_ready && in->n_ready >= in->n_live))
+        int64_t now = md_now_ns(), since = in->n_ready ? waiting_since(in->head) : now;
+        int64_t due = in->n_ready ? md_add_sat(since, max_delay_ns) : INT64_MAX;
+        if (since < nap_ns && nap_ns < due)
+            due = nap_ns;
+        cut = cut_now(in, full, now, due);
+        if (cut != MD_CUTS || now >= until_ns)
             break;
-        cut = MD_CUT_FULL;
-        if (in->n_ready && (in->n_ready >= full || in->pressed))
-            break;
-        cut = MD_CUT_DELAY;
-        if (in->n_ready)
-            due = md_add_sat(waiting_since(in->head), max_delay_ns);
-        if (now >= due || now >= until_ns)
-            break;
-        cut = MD_CUT_IDLE;
-        in->wake_at = in->n_ready == 0 ? 1 : in->n_live < full ? in->n_live : full;
+        in->wake_at = in->n_ready == 0 && now >= nap_ns ? 1 : in->n_live < full ? in->n_live : full;
         sleep_until(in, due < until_ns ? due : until_ns);
     }
-    *ret = (struct md_wake){cut, in->n_ready, in->draining, in->stopping};
+    *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, in->n_ready, in->draining, in->stopping};
     pthread_mutex_unlock(&in->lock);
 }
 

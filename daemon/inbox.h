@@ -1,5 +1,6 @@
-/* inbox.h: what waits for one engine: every stream's bounded queue of blocks, and the list of streams that have something,
- * in the order in which they got it. One short lock for all of it; sources push, the engine thread collects. */
+/* inbox.h: what waits for one engine: every stream's bounded queue of blocks, and the list of streams that have
+ * something, in the order in which they got it. One short lock for all of it; sources push, the engine thread collects.
+ */
 #ifndef MD_INBOX_H
 #define MD_INBOX_H
 
@@ -10,12 +11,12 @@ struct md_inbox {
     pthread_cond_t wake;
     struct io_stream *head, *tail; /* ready streams */
     struct io_pool *pool;
-    int64_t oldest_ns;   /* when the head became ready */
+    int64_t oldest_ns; /* when the head became ready */
     uint32_t n_ready, n_live, free_slots;
-    uint32_t wake_at;    /* ready streams that the sleeping engine waits for; UINT32_MAX: it does not wait */
-    bool pressed;        /* a queue is full: do not wait for more */
-    bool draining;       /* no more pushes; the engine stops when all is done */
-    bool stopping;       /* give up what is queued */
+    uint32_t wake_at; /* ready streams that the sleeping engine waits for; UINT32_MAX: it does not wait */
+    bool pressed;     /* a queue is full: do not wait for more */
+    bool draining;    /* no more pushes; the engine stops when all is done */
+    bool stopping;    /* give up what is queued */
 };
 
 int md_inbox_init(struct md_inbox *in, uint32_t slots, struct io_pool *pool);
@@ -27,8 +28,8 @@ int md_inbox_enter(struct md_inbox *in, struct io_stream *s);
 int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);
 void md_inbox_end(struct md_inbox *in, struct io_stream *s);
 
-/* Engine side. Waits until a batch is worth while: `full` streams ready, the oldest ready for max_delay_ns, all live ones
- * ready, a queue full, draining, or until_ns. */
+/* Engine side. Waits until a batch is worth while: `full` streams ready, the oldest ready for max_delay_ns, all live
+ * ones ready, a queue full, draining, or until_ns. */
 struct md_wake {
     enum md_cut cut; /* what closed the batch */
     uint32_t ready;  /* streams, now */
@@ -36,8 +37,8 @@ struct md_wake {
 };
 void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int64_t until_ns, struct md_wake *ret);
 
-/* Takes up to n ready streams out of the list and moves up to `rows` rows of each from its queue to course.mine, or sets
- * course.end_due where the stream's end stands before the rows that are left. */
+/* Takes up to n ready streams out of the list and moves up to `rows` rows of each from its queue to course.mine, or
+ * sets course.end_due where the stream's end stands before the rows that are left. */
 uint32_t md_inbox_collect(struct md_inbox *in, struct io_stream **ret, uint32_t n, uint32_t rows);
 /* Puts streams back into the list where they have more, else lets them rest. */
 void md_inbox_return(struct md_inbox *in, struct io_stream *const *streams, uint32_t n);

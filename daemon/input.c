@@ -1,5 +1,5 @@
-/* input.c: what the daemon offers a source. Runs on the source's thread, but md_input_wake(). Counts and says what is refused:
- * each time in a counter, at most once a second and reason in the log, a few times a second as events. */
+/* input.c: what the daemon offers a source. Runs on the source's thread, but md_input_wake(). Counts and says what is
+ * refused: each time in a counter, at most once a second and reason in the log, a few times a second as events. */
 #include "daemon/input.h"
 
 #include <errno.h>
@@ -52,7 +52,7 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
 /* A stream that cannot be had is refused, counted and announced under its own id. */
 static int refuse(struct md_input *in, int err, const char *id)
 {
-    enum io_reason why = err == -EEXIST  ? IO_R_DUPLICATE_STREAM
+    enum io_reason why = err == -EEXIST   ? IO_R_DUPLICATE_STREAM
                          : err == -ENOSPC ? IO_R_STREAMS
                          : err == -ENOMEM ? IO_R_MEMORY
                                           : IO_R_SHAPE;
@@ -93,7 +93,8 @@ static void host_end(void *self, struct io_stream *s)
     md_inbox_end(s->inbox, s);
 }
 
-/* The event travels as a block, so that it keeps its place among the rows. Without memory for it, it is lost: the log has it. */
+/* The event travels as a block, so that it keeps its place among the rows. Without memory for it, it is lost: the log
+ * has it. */
 static void host_note(void *self, struct io_stream *s, const char *event, const char *reason, int64_t from, int64_t to)
 {
     struct md_input *in = self;

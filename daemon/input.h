@@ -1,5 +1,5 @@
-/* input.h: one configured input: its source, and the daemon's side of it (struct io_host): streams, queues, discards, notes. The
- * host functions run on the source's thread. */
+/* input.h: one configured input: its source, and the daemon's side of it (struct io_host): streams, queues, discards,
+ * notes. The host functions run on the source's thread. */
 #ifndef MD_INPUT_H
 #define MD_INPUT_H
 

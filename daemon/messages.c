@@ -1,8 +1,8 @@
-/* messages.c: from an entry's results to messages. Steps and events come out in the order of the rows they belong to; the rows of
- * a family go into one message as long as they are evenly spaced and alike. Publisher thread.
+/* messages.c: from an entry's results to messages. Steps and events come out in the order of the rows they belong to;
+ * the rows of a family go into one message as long as they are evenly spaced and alike. Publisher thread.
  *
- * Trap: rows and keys must not depend on how a stream was cut into batches. Everything here is computed per row, from what the
- * entry says about that row; only the grouping into messages is free. */
+ * Trap: rows and keys must not depend on how a stream was cut into batches. Everything here is computed per row, from
+ * what the entry says about that row; only the grouping into messages is free. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -72,7 +72,7 @@ void md_publish(struct md_publisher *p, const struct io_message *m)
             md_output_write(&p->outputs[i], m);
 }
 
-/* ---- groups ------------------------------------------------------------------------------------------------------- */
+/* ---- groups ------------------------------------------------------------------------------------------------------ */
 
 static void send_group(struct view *v, struct group *g, uint64_t arrived_ns)
 {
@@ -104,7 +104,8 @@ static void add_rows(struct view *v, struct group *g, uint64_t *arrived_ns, cons
 {
     uint32_t n = g->m.shape[0];
 
-    if (n && (rows->seq != g->next_seq || rows->warm != g->m.warmup || (size_t)(n + rows->n) * g->row_floats > MESSAGE_FLOATS))
+    if (n && (rows->seq != g->next_seq || rows->warm != g->m.warmup ||
+              (size_t)(n + rows->n) * g->row_floats > MESSAGE_FLOATS))
         send_group(v, g, *arrived_ns);
     if (g->m.shape[0] == 0) {
         *arrived_ns = rows->arrived_ns;
@@ -127,7 +128,7 @@ static struct group group_of(const struct view *v, enum io_family f, int64_t str
     return g;
 }
 
-/* ---- families: steps [from, to) of the entry ---------------------------------------------------------------------- */
+/* ---- families: steps [from, to) of the entry --------------------------------------------------------------------- */
 
 static void publish_predictions(struct view *v, uint32_t from, uint32_t to)
 {
@@ -155,7 +156,8 @@ static void publish_predictions(struct view *v, uint32_t from, uint32_t to)
             t = row_time(v, r, seq);
         size_t i = md_chosen(v->e->first_step, k, every);
         add_rows(v, &g, &arrived,
-                 &(struct rows){md_batch_out(v->b, v->e->forecast + i * g.row_floats), seq, t, r->arrived_ns, 1, warming(v, k)});
+                 &(struct rows){md_batch_out(v->b, v->e->forecast + i * g.row_floats), seq, t, r->arrived_ns, 1,
+                                warming(v, k)});
     }
     send_group(v, &g, arrived);
 }
@@ -195,7 +197,8 @@ static void publish_samples(struct view *v, struct group *g, const float *data, 
     for (uint32_t k = from; k < to; k++) {
         if (!chosen(v, k, every))
             continue;
-        const float *step = data + (size_t)md_chosen(v->e->first_step, k, v->plan->anomaly_every) * patch * g->row_floats;
+        const float *step =
+            data + (size_t)md_chosen(v->e->first_step, k, v->plan->anomaly_every) * patch * g->row_floats;
         uint64_t arrived_k = run_of(v, &last, (k + 1) * patch - 1)->arrived_ns;
         bool warm = warming(v, k);
         for (uint32_t row = k * patch, n; row < (k + 1) * patch; row += n) {
@@ -204,13 +207,14 @@ static void publish_samples(struct view *v, struct group *g, const float *data, 
             uint32_t run_left = at.row + r->n - row, patch_left = (k + 1) * patch - row;
             n = run_left < patch_left ? run_left : patch_left;
             add_rows(v, g, &arrived,
-                     &(struct rows){step + (size_t)(row - k * patch) * g->row_floats, seq, row_time(v, r, seq), arrived_k, n, warm});
+                     &(struct rows){step + (size_t)(row - k * patch) * g->row_floats, seq, row_time(v, r, seq),
+                                    arrived_k, n, warm});
         }
     }
     send_group(v, g, arrived);
 }
 
-/* ---- events ------------------------------------------------------------------------------------------------------- */
+/* ---- events ------------------------------------------------------------------------------------------------------ */
 
 static void publish_event(struct view *v, const struct md_event *ev)
 {
@@ -234,25 +238,32 @@ static void publish_alarm(struct view *v, bool start, uint32_t epoch, const char
 {
     const struct md_alarm *a = &v->s->voice.alarm;
 
-    publish_event(v, &(struct md_event){.epoch = epoch, .event = start ? "anomaly_start" : "anomaly_end", .reason = reason,
-                                        .seq = start ? a->from : a->last, .t_ns = t_ns, .from = a->from,
-                                        .to = start ? IO_SEQ_NONE : a->last, .count = start ? -1 : (int64_t)a->count});
+    publish_event(v, &(struct md_event){.epoch = epoch,
+                                        .event = start ? "anomaly_start" : "anomaly_end",
+                                        .reason = reason,
+                                        .seq = start ? a->from : a->last,
+                                        .t_ns = t_ns,
+                                        .from = a->from,
+                                        .to = start ? IO_SEQ_NONE : a->last,
+                                        .count = start ? -1 : (int64_t)a->count});
     atomic_store_explicit(&v->s->seen.alarm, start, memory_order_relaxed);
 }
 
 /* The alarm follows every row, whatever is published. */
 static void watch(struct view *v, const float *rows, uint32_t from, uint32_t to)
 {
-    uint32_t patch = v->plan->info->patch;
-    double threshold = v->plan->policy.alarm_p;
+    uint32_t end = to * v->plan->info->patch;
     struct cursor at = {0};
 
-    for (uint32_t row = from * patch; row < to * patch; row++) {
+    for (uint32_t row = from * v->plan->info->patch, n; row < end; row += n) {
         const struct md_run *r = run_of(v, &at, row);
         int64_t seq = r->seq + (row - at.row);
-        enum md_alarm_turn turn = md_alarm_row(&v->s->voice.alarm, threshold, seq, rows[(size_t)row * 3 + 1]);
+        uint32_t left = at.row + r->n - row;
+        enum md_alarm_turn turn;
+        n = md_alarm_rows(&v->s->voice.alarm, v->plan->policy.alarm_p, seq, rows + (size_t)row * 3 + 1, 3,
+                          left < end - row ? left : end - row, &turn);
         if (turn != MD_ALARM_NONE)
-            publish_alarm(v, turn == MD_ALARM_START, v->e->epoch, NULL, row_time(v, r, seq));
+            publish_alarm(v, turn == MD_ALARM_START, v->e->epoch, NULL, row_time(v, r, seq + n - 1));
     }
 }
 
@@ -267,7 +278,7 @@ static void end_alarm(struct view *v, uint32_t epoch, const char *reason, int64_
     publish_alarm(v, false, epoch, reason, t_ns);
 }
 
-/* ---- an entry ----------------------------------------------------------------------------------------------------- */
+/* ---- an entry ---------------------------------------------------------------------------------------------------- */
 
 /* Anomaly rows of the stream as a whole, for all steps of the entry that the engine was asked for. */
 static const float *joined_rows(struct view *v)
@@ -323,13 +334,19 @@ static void publish_steps(struct view *v, const float *joined, uint32_t from, ui
         publish_anomalies(v, joined, from, to);
     atomic_store_explicit(&v->s->seen.warm, !warming(v, to - 1), memory_order_relaxed);
     if (joined && v->plan->alarm)
-        atomic_store_explicit(&v->s->seen.p, joined[((size_t)to * v->plan->info->patch - 1) * 3 + 1], memory_order_relaxed);
+        atomic_store_explicit(&v->s->seen.p, joined[((size_t)to * v->plan->info->patch - 1) * 3 + 1],
+                              memory_order_relaxed);
 }
 
 static void publish_failure(struct view *v)
 {
-    struct md_event ev = {.epoch = v->e->epoch, .event = "error", .reason = v->e->failed, .t_ns = IO_T_NONE,
-                          .from = IO_SEQ_NONE, .to = IO_SEQ_NONE, .count = v->e->carried + v->e->rows};
+    struct md_event ev = {.epoch = v->e->epoch,
+                          .event = "error",
+                          .reason = v->e->failed,
+                          .t_ns = IO_T_NONE,
+                          .from = IO_SEQ_NONE,
+                          .to = IO_SEQ_NONE,
+                          .count = v->e->carried + v->e->rows};
 
     publish_event(v, &ev);
     end_alarm(v, ev.epoch, "reset", IO_T_NONE);
@@ -345,8 +362,14 @@ void md_publish_entry(struct md_publisher *p, const struct md_batch *b, const st
     const float *joined = e->anomaly != SIZE_MAX && e->steps ? joined_rows(&v) : NULL;
     uint32_t done = 0;
 
-    v.m = (struct io_message){.stream = s->id, .model = b->owner->model, .run = p->run, .epoch = e->epoch,
-                              .rate = s->irregular ? 0 : s->rate, .exact = true, .from_seq = IO_SEQ_NONE, .to_seq = IO_SEQ_NONE,
+    v.m = (struct io_message){.stream = s->id,
+                              .model = b->owner->model,
+                              .run = p->run,
+                              .epoch = e->epoch,
+                              .rate = s->irregular ? 0 : s->rate,
+                              .exact = true,
+                              .from_seq = IO_SEQ_NONE,
+                              .to_seq = IO_SEQ_NONE,
                               .count = -1};
     for (uint32_t i = 0; i < e->n_events; i++) {
         const struct md_event *ev = md_batch_event(b, e->first_event + i);

@@ -1,5 +1,5 @@
-/* output.c: messages to sinks. The queue is two buffers: the publisher fills one while the other is served, and they change
- * places; a message is copied once, and nothing is allocated once both have reached their peak. */
+/* output.c: messages to sinks. The queue is two buffers: the publisher fills one while the other is served, and they
+ * change places; a message is copied once, and nothing is allocated once both have reached their peak. */
 #include "daemon/output.h"
 
 #include <errno.h>

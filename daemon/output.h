@@ -1,4 +1,5 @@
-/* output.h: one configured output: its sink, and where the sink has a thread of its own, the bounded queue before it. */
+/* output.h: one configured output: its sink, and where the sink has a thread of its own, the bounded queue before it.
+ */
 #ifndef MD_OUTPUT_H
 #define MD_OUTPUT_H
 
@@ -20,13 +21,13 @@ struct md_output {
     int wake_fd;       /* of the thread that serves it; −1: the publisher writes directly */
     _Atomic int *code; /* raised to EX_IOERR when a write fails */
     struct md_output_counters counters;
-    int64_t said_ns;   /* last log line about a failure */
-    bool dirty;        /* written to since the last flush; the serving thread's */
+    int64_t said_ns; /* last log line about a failure */
+    bool dirty;      /* written to since the last flush; the serving thread's */
     /* queue */
     pthread_mutex_t lock;
     pthread_cond_t room;
     struct md_output_side filling, serving;
-    bool sync;         /* the publisher waits until all is written and flushed */
+    bool sync; /* the publisher waits until all is written and flushed */
     int64_t flushed_ns;
 };
 

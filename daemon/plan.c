@@ -1,5 +1,5 @@
-/* plan.c: policies compiled for the engine. A configuration has few distinct policies, so a list is searched; streams in
- * their thousands share its members. */
+/* plan.c: policies compiled for the engine. A configuration has few distinct policies, so a list is searched; streams
+ * in their thousands share its members. */
 #include "daemon/plan.h"
 
 #include <math.h>
@@ -64,8 +64,10 @@ static void choose_anomaly(struct md_plan *p)
 
 static void compile(struct md_plan *p)
 {
-    static const enum ssm_nan nan[] = {[MD_NAN_MASK] = SSM_NAN_MASK, [MD_NAN_SKIP] = SSM_NAN_SKIP,
-                                       [MD_NAN_HOLD] = SSM_NAN_HOLD, [MD_NAN_RESET] = SSM_NAN_SKIP};
+    static const enum ssm_nan nan[] = {[MD_NAN_MASK] = SSM_NAN_MASK,
+                                       [MD_NAN_SKIP] = SSM_NAN_SKIP,
+                                       [MD_NAN_HOLD] = SSM_NAN_HOLD,
+                                       [MD_NAN_RESET] = SSM_NAN_SKIP};
 
     for (unsigned f = 0; f < IO_EVENT; f++) {
         const struct md_publish *want = &p->policy.publish[f];
@@ -83,7 +85,8 @@ static void compile(struct md_plan *p)
     choose_anomaly(p);
 }
 
-const struct md_plan *md_plan_get(struct md_plan **list, const struct md_policy *policy, const struct ssm_model_info *info)
+const struct md_plan *md_plan_get(struct md_plan **list, const struct md_policy *policy,
+                                  const struct ssm_model_info *info)
 {
     struct md_plan *p;
 

@@ -1,5 +1,5 @@
-/* plan.h: what a stream is to give, compiled from its policy and its model once and shared by all streams alike. Immutable
- * after md_plan_get(); the caller serialises that call. */
+/* plan.h: what a stream is to give, compiled from its policy and its model once and shared by all streams alike.
+ * Immutable after md_plan_get(); the caller serialises that call. */
 #ifndef MD_PLAN_H
 #define MD_PLAN_H
 
@@ -16,12 +16,13 @@ struct md_plan {
     uint8_t q[SSM_QUANTILES_MAX]; /* into info->quantiles */
     float quantiles[SSM_QUANTILES_MAX];
     bool alarm;
-    uint32_t anomaly_every; /* steps whose anomaly rows the engine is asked for: all where the alarm or two families want
-                               different ones; 0: none */
+    uint32_t anomaly_every; /* steps whose anomaly rows the engine is asked for: all where the alarm or two families
+                               want different ones; 0: none */
 };
 
 /* The plan of a policy under a model; made on first use. NULL: out of memory. */
-const struct md_plan *md_plan_get(struct md_plan **list, const struct md_policy *policy, const struct ssm_model_info *info);
+const struct md_plan *md_plan_get(struct md_plan **list, const struct md_policy *policy,
+                                  const struct ssm_model_info *info);
 void md_plan_free(struct md_plan **list);
 
 #endif

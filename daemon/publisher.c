@@ -1,7 +1,8 @@
-/* publisher.c: the publisher thread. Takes batches in the order in which they were advanced, has their messages made, and gives
- * them back; in between it beats once a second and flushes what it wrote while nothing waits.
+/* publisher.c: the publisher thread. Takes batches in the order in which they were advanced, has their messages made,
+ * and gives them back; in between it beats once a second and flushes what it wrote while nothing waits.
  *
- * Trap: it may be held up by a file sink's queue, never by a subscriber. What waits for it is bounded by the batches there are. */
+ * Trap: it may be held up by a file sink's queue, never by a subscriber. What waits for it is bounded by the batches
+ * there are. */
 #include "daemon/publisher.h"
 
 #include <stdlib.h>
@@ -43,18 +44,35 @@ void md_publisher_notice(struct md_publisher *p, const char *id, const char *mod
 
 static void publish_notice(struct md_publisher *p, const struct md_notice *n)
 {
-    struct io_message m = {.family = IO_EVENT, .stream = n->id, .model = n->model, .run = p->run, .seq = IO_SEQ_NONE,
-                           .t_ns = IO_T_NONE, .exact = true, .event = "error", .reason = n->reason, .from_seq = IO_SEQ_NONE,
-                           .to_seq = IO_SEQ_NONE, .count = -1};
+    struct io_message m = {.family = IO_EVENT,
+                           .stream = n->id,
+                           .model = n->model,
+                           .run = p->run,
+                           .seq = IO_SEQ_NONE,
+                           .t_ns = IO_T_NONE,
+                           .exact = true,
+                           .event = "error",
+                           .reason = n->reason,
+                           .from_seq = IO_SEQ_NONE,
+                           .to_seq = IO_SEQ_NONE,
+                           .count = -1};
 
     md_publish(p, &m);
 }
 
 static void beat(struct md_publisher *p, int64_t now)
 {
-    struct io_message m = {.family = IO_SYS, .stream = "heartbeat", .run = p->run, .seq = IO_SEQ_NONE, .t_ns = IO_T_NONE,
-                           .exact = true, .from_seq = IO_SEQ_NONE, .to_seq = IO_SEQ_NONE, .count = -1,
-                           .uptime_s = 1e-9 * (double)(now - p->started_ns), .last_out_seq = p->totals};
+    struct io_message m = {.family = IO_SYS,
+                           .stream = "heartbeat",
+                           .run = p->run,
+                           .seq = IO_SEQ_NONE,
+                           .t_ns = IO_T_NONE,
+                           .exact = true,
+                           .from_seq = IO_SEQ_NONE,
+                           .to_seq = IO_SEQ_NONE,
+                           .count = -1,
+                           .uptime_s = 1e-9 * (double)(now - p->started_ns),
+                           .last_out_seq = p->totals};
 
     if (now < p->beat_ns)
         return;

@@ -1,4 +1,5 @@
-/* publisher.h: the publisher thread: batches in, messages out, in order; heartbeats; notices that belong to no stream. */
+/* publisher.h: the publisher thread: batches in, messages out, in order; heartbeats; notices that belong to no stream.
+ */
 #ifndef MD_PUBLISHER_H
 #define MD_PUBLISHER_H
 
@@ -20,8 +21,8 @@ struct md_publisher {
     unsigned n_outputs;
     struct md_registry *registry;
     int64_t forget_ns;
-    unsigned n_engines;   /* that will say their last batch */
-    int finished_fd;      /* eventfd: all engines have drained and all is flushed */
+    unsigned n_engines; /* that will say their last batch */
+    int finished_fd;    /* eventfd: all engines have drained and all is flushed */
     /* queue of batches, and of notices */
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -34,10 +35,10 @@ struct md_publisher {
     bool running;
     struct md_notice spare_notices[MD_NOTICES];
     _Atomic bool finished;
-    int64_t beat_ns;      /* of the next heartbeat */
+    int64_t beat_ns; /* of the next heartbeat */
     uint64_t beats;
     uint64_t totals[IO_FAMILIES]; /* rows published */
-    float *joined;        /* scratch for anomaly rows of several channels */
+    float *joined;                /* scratch for anomaly rows of several channels */
     size_t joined_cap;
     md_count notices_lost;
     struct md_hist latency; /* arrival of a message's first row's last sample to hand-over */

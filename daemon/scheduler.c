@@ -1,7 +1,8 @@
-/* scheduler.c: the loop of an engine thread: sleep, fill, advance, hand over. Owns its batches in turn with the publisher.
+/* scheduler.c: the loop of an engine thread: sleep, fill, advance, hand over. Owns its batches in turn with the
+ * publisher.
  *
- * Leaves room for a device that works by itself: fill() knows nothing of advance(), and what follows an advance (closing,
- * publishing) is done per batch, so that a batch may be under way while the next is filled. */
+ * Leaves room for a device that works by itself: fill() knows nothing of advance(), and what follows an advance
+ * (closing, publishing) is done per batch, so that a batch may be under way while the next is filled. */
 #include "daemon/scheduler.h"
 
 #include <errno.h>
@@ -10,10 +11,10 @@
 #include "daemon/publisher.h"
 
 enum {
-    COLLECT = 64,               /* streams taken from the inbox at a time, so that its lock is short */
-    BATCH_SAMPLES = 1 << 20,    /* of all streams in a batch */
-    BATCH_OUT = 1 << 23,        /* floats of results of all streams */
-    SWEEP_STREAM_NS = 10000,    /* least time between sweeps per open stream: they cost at most 1 % of a core */
+    COLLECT = 64,            /* streams taken from the inbox at a time, so that its lock is short */
+    BATCH_SAMPLES = 1 << 20, /* of all streams in a batch */
+    BATCH_OUT = 1 << 23,     /* floats of results of all streams */
+    SWEEP_STREAM_NS = 10000, /* least time between sweeps per open stream: they cost at most 1 % of a core */
     SWEEP_MIN_NS = 5000000
 };
 

@@ -1,6 +1,6 @@
-/* scheduler.h: the engine thread of one model. It sleeps until a batch is worth while, takes what is ready, oldest first and a
- * bounded share of each stream, judges it (timeline.h), advances the engine and hands the batch to the publisher. It alone touches
- * the engine and the courses of its streams. */
+/* scheduler.h: the engine thread of one model. It sleeps until a batch is worth while, takes what is ready, oldest
+ * first and a bounded share of each stream, judges it (timeline.h), advances the engine and hands the batch to the
+ * publisher. It alone touches the engine and the courses of its streams. */
 #ifndef MD_SCHEDULER_H
 #define MD_SCHEDULER_H
 
@@ -23,9 +23,9 @@ struct md_scheduler {
     struct md_inbox inbox;
     struct md_engine_counters counters;
     _Atomic uint32_t open_streams, slots_used;
-    struct io_stream *open;      /* list of open streams */
-    int64_t next_sweep_ns;       /* when a timer or a hold of some stream may be due */
-    uint32_t holding;            /* streams that wait for late rows */
+    struct io_stream *open; /* list of open streams */
+    int64_t next_sweep_ns;  /* when a timer or a hold of some stream may be due */
+    uint32_t holding;       /* streams that wait for late rows */
     bool draining;
     pthread_t thread;
     bool running;

@@ -1,5 +1,5 @@
-/* status.c: the daemon as JSON: every counter under the name of its metric, without prefix. Any thread; reads atomics, and takes
- * each lock for a moment only. */
+/* status.c: the daemon as JSON: every counter under the name of its metric, without prefix. Any thread; reads atomics,
+ * and takes each lock for a moment only. */
 #include <fnmatch.h>
 
 #include "daemon/assembly.h"
@@ -98,7 +98,7 @@ json_t *md_daemon_status(struct md_daemon *d)
     return o;
 }
 
-/* ---- streams -------------------------------------------------------------------------------------------------------- */
+/* ---- streams ----------------------------------------------------------------------------------------------------- */
 
 struct listing {
     json_t *rows;
@@ -133,8 +133,8 @@ static bool list_stream(struct io_stream *s, void *arg)
     pthread_mutex_lock(&s->inbox->lock);
     waiting = s->queue.rows;
     pthread_mutex_unlock(&s->inbox->lock);
-    o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:f}", "stream", s->id, "state", state_of(s), "input", s->input->conf->id, "model",
-                  s->input->model, "channels", (int)s->channels, "rate", s->rate);
+    o = json_pack("{s:s, s:s, s:s, s:s, s:i, s:f}", "stream", s->id, "state", state_of(s), "input", s->input->conf->id,
+                  "model", s->input->model, "channels", (int)s->channels, "rate", s->rate);
     set_int(o, "epoch", atomic_load_explicit(&s->seen.epoch, memory_order_relaxed));
     json_object_set_new(o, "next_seq", next == IO_SEQ_NONE ? json_null() : json_integer(next));
     set_int(o, "rows", md_read(&s->seen.rows));

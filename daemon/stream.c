@@ -1,7 +1,8 @@
-/* stream.c: the registry. Source threads ask it for streams; the status walks it. Records are freed when the daemon ends or when they
- * are forgotten.
+/* stream.c: the registry. Source threads ask it for streams; the status walks it. Records are freed when the daemon
+ * ends or when they are forgotten.
  *
- * Trap: while entries of an ended stream wait for the publisher, its identity must not change under them (in_flight). */
+ * Trap: while entries of an ended stream wait for the publisher, its identity must not change under them (in_flight).
+ */
 #include "daemon/stream.h"
 
 #include <errno.h>
@@ -117,7 +118,8 @@ static void set_rules(struct io_stream *s)
 }
 
 /* What a stream is from now on. It is not live, and nothing of it is on its way. */
-static int identify(struct md_registry *r, struct io_stream *s, struct md_input *input, const struct io_stream_desc *desc)
+static int identify(struct md_registry *r, struct io_stream *s, struct md_input *input,
+                    const struct io_stream_desc *desc)
 {
     struct md_policy policy;
     const struct md_plan *plan;

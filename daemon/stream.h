@@ -1,8 +1,8 @@
 /* stream.h: one stream, and the registry that finds it by id.
  *
- * A stream's record lives from the first time its id is seen until it is forgotten; its slots only while it is live. The record
- * is what is remembered of an ended stream: an id that returns goes on with the next epoch. Each group of fields has one
- * owner; nothing else guards them:
+ * A stream's record lives from the first time its id is seen until it is forgotten; its slots only while it is live.
+ * The record is what is remembered of an ended stream: an id that returns goes on with the next epoch. Each group of
+ * fields has one owner; nothing else guards them:
  *
  *   identity   written under the registry's lock while the stream is not live and not in flight; then read by all
  *   queue      the lock of its inbox (inbox.h)
@@ -19,19 +19,19 @@
 #include "daemon/plan.h"
 #include "daemon/timeline.h"
 
-struct md_input;  /* input.h */
-struct md_inbox;  /* inbox.h */
+struct md_input; /* input.h */
+struct md_inbox; /* inbox.h */
 
 struct md_queue {
     struct io_block *head, *tail;
     struct io_stream *next_ready;
     uint32_t rows;
-    uint32_t lost;   /* rows dropped since the last block: they stand before the next one */
-    uint32_t flags;  /* of dropped blocks, for the next one */
-    bool ready;      /* in the ready list or in the engine's hands */
-    bool live;       /* slots are reserved */
-    bool held;       /* the source has not said end() since it asked */
-    bool ending;     /* end() came while the queue was empty: the end stands before whatever is queued now */
+    uint32_t lost;  /* rows dropped since the last block: they stand before the next one */
+    uint32_t flags; /* of dropped blocks, for the next one */
+    bool ready;     /* in the ready list or in the engine's hands */
+    bool live;      /* slots are reserved */
+    bool held;      /* the source has not said end() since it asked */
+    bool ending;    /* end() came while the queue was empty: the end stands before whatever is queued now */
 };
 
 /* Consecutive rows of one block. The time of a row follows from one whose time is known. */
@@ -45,18 +45,18 @@ struct md_run {
 struct md_course {
     struct md_timeline time;
     struct md_time_rules rules;
-    struct ssm_slot *slots;  /* [channels]; NULL: not open */
-    struct io_block *mine;   /* taken from the queue, in order; the first is being judged from row `at` on */
+    struct ssm_slot *slots; /* [channels]; NULL: not open */
+    struct io_block *mine;  /* taken from the queue, in order; the first is being judged from row `at` on */
     struct io_block *mine_tail;
-    struct io_block *held;   /* late: reorder: waiting for missing rows, by seq */
+    struct io_block *held;                   /* late: reorder: waiting for missing rows, by seq */
     struct io_stream *prev_open, *next_open; /* list of the engine's open streams */
-    struct md_run *runs;     /* rows of the unfinished patch */
-    int64_t last_ns;         /* when the last block came */
+    struct md_run *runs;                     /* rows of the unfinished patch */
+    int64_t last_ns;                         /* when the last block came */
     uint32_t at, held_rows, n_runs, cap_runs;
     bool silent;
-    bool end_due;            /* after what is in `mine` */
-    bool greeted;            /* `start` was announced */
-    bool returning;          /* the id has been live before */
+    bool end_due;   /* after what is in `mine` */
+    bool greeted;   /* `start` was announced */
+    bool returning; /* the id has been live before */
 };
 
 struct md_voice {
@@ -69,13 +69,13 @@ struct md_seen {
     _Atomic int64_t next, last_ns;
     _Atomic uint32_t epoch;
     md_count rows, discarded, out_rows[IO_EVENT];
-    _Atomic float p;      /* of the last scored row */
+    _Atomic float p; /* of the last scored row */
     _Atomic bool warm, alarm, open;
 };
 
 struct io_stream {
     /* identity */
-    struct io_stream *chain;  /* of the registry's bucket */
+    struct io_stream *chain; /* of the registry's bucket */
     char *id;
     uint64_t hash;
     struct md_input *input;
@@ -104,8 +104,8 @@ struct md_registry {
 int md_registry_init(struct md_registry *r, const struct md_config *config);
 void md_registry_done(struct md_registry *r); /* frees all streams; their slots are given back or their engine closed */
 
-/* The stream of `desc` for an input: found, or made, and given its place in the inbox. 0; −EEXIST: live under another input, or
- * twice in a replayable one; −EINVAL: unlike the live one; −ENOSPC: no slots; −ENOMEM. */
+/* The stream of `desc` for an input: found, or made, and given its place in the inbox. 0; −EEXIST: live under another
+ * input, or twice in a replayable one; −EINVAL: unlike the live one; −ENOSPC: no slots; −ENOMEM. */
 int md_registry_open(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,
                      struct io_stream **ret);
 

@@ -66,8 +66,8 @@ static void renumber(struct md_timeline *t, struct io_block *b)
     t->last_t = t->anchor_t = IO_T_NONE;
 }
 
-/* A given time moves the anchor only where it is off by more than a quarter sample: rounded or slightly jittering times do
- * not make a row's t_ns depend on how messages were cut, and a drifting clock is still followed. */
+/* A given time moves the anchor only where it is off by more than a quarter sample: rounded or slightly jittering times
+ * do not make a row's t_ns depend on how messages were cut, and a drifting clock is still followed. */
 static void anchor(struct md_timeline *t, const struct md_time_rules *r, int64_t seq, int64_t t_ns)
 {
     if (t->anchor_t != IO_T_NONE && r->rate.num > 0) {
@@ -83,7 +83,8 @@ static void anchor(struct md_timeline *t, const struct md_time_rules *r, int64_t
     t->anchor_t = t_ns;
 }
 
-/* Gives the block's first row its number, once per block (its t_ns is used up). Returns true where seq and t_ns disagree. */
+/* Gives the block's first row its number, once per block (its t_ns is used up). Returns true where seq and t_ns
+ * disagree. */
 static bool number(struct md_timeline *t, const struct md_time_rules *r, struct io_block *b)
 {
     int64_t t_ns = r->irregular ? IO_T_NONE : b->t_ns;
@@ -174,8 +175,7 @@ static void judge_old(const struct md_timeline *t, uint32_t left, struct md_verd
     discard(v, why, n < left ? (uint32_t)n : left);
 }
 
-static void judge_hole(struct md_timeline *t, const struct md_time_rules *r, struct io_block *b,
-                       struct md_verdict *v)
+static void judge_hole(struct md_timeline *t, const struct md_time_rules *r, struct io_block *b, struct md_verdict *v)
 {
     int64_t hole = v->seq - t->next;
     if (r->reorder && t->rows > 0 && !(b->flags & MD_NO_WAIT)) {
@@ -313,8 +313,8 @@ static void announce_loss(const struct md_timeline *t, struct io_block *b, struc
     v->bridged = true;
 }
 
-static void judge_rows(struct md_timeline *t, const struct md_time_rules *r, struct io_block *b, uint32_t at, bool fresh,
-                       struct md_verdict *v)
+static void judge_rows(struct md_timeline *t, const struct md_time_rules *r, struct io_block *b, uint32_t at,
+                       bool fresh, struct md_verdict *v)
 {
     uint32_t left = b->n - at;
     v->seq = b->seq + at;

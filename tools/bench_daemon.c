@@ -1,7 +1,7 @@
-/* bench_daemon.c: `mambactl bench daemon`: what everything outside the model costs. A whole daemon runs in this process on a
- * model that computes nothing, fed and subscribed to by two other processes over ipc. CPU time is this process's, all
- * threads, libzmq's included; the profile says which thread it went to. Checked before it is believed: all rows accepted, all
- * messages received. */
+/* bench_daemon.c: `mambactl bench daemon`: what everything outside the model costs. A whole daemon runs in this process
+ * on a model that computes nothing, fed and subscribed to by two other processes over ipc. CPU time is this process's,
+ * all threads, libzmq's included; the profile says which thread it went to. Checked before it is believed: all rows
+ * accepted, all messages received. */
 #include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
@@ -48,19 +48,22 @@ struct bench {
 
 static const char usage[] = "usage: mambactl bench daemon [OPTION]...\n";
 static const char help[] =
-    "Measures the daemon around a model that computes nothing: messages of 64 float32 samples in on a PULL socket, results\n"
+    "Measures the daemon around a model that computes nothing: messages of 64 float32 samples in on a PULL socket, "
+    "results\n"
     "out on a PUB socket, both ipc, with sender and subscriber in processes of their own.\n"
     "\n"
     "      --streams N        streams (default 10000)\n"
     "      --messages M       messages in (default 200000)\n"
-    "      --rate R           messages a second (default 20000; 0: as fast as they are taken, so that several messages of a\n"
+    "      --rate R           messages a second (default 20000; 0: as fast as they are taken, so that several messages "
+    "of a\n"
     "                         stream share a batch and a message out)\n"
     "      --families LIST    families published, of prediction,embedding,anomaly,channel_anomaly (default: first\n"
     "                         anomaly alone, then prediction,embedding,anomaly: what a further message costs)\n"
     "      --json             one JSON object per line\n"
     "      --help\n";
 
-/* ---- what the system says of this process -------------------------------------------------------------------------------- */
+/* ---- what the system says of this process
+ * -------------------------------------------------------------------------------- */
 
 static double cpu_seconds(void)
 {
@@ -118,7 +121,8 @@ static unsigned read_threads(struct thread_time *t)
     return n;
 }
 
-/* ---- the daemon ------------------------------------------------------------------------------------------------------------ */
+/* ---- the daemon
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static int start_daemon(struct bench *b, const char *families)
 {
@@ -129,7 +133,9 @@ static int start_daemon(struct bench *b, const char *families)
         const char *at = strstr(families, names[i]);
         bool on = at && (at == families || at[-1] == ',');
         snprintf(publish + strlen(publish), sizeof publish - strlen(publish), "%s%s: %s", i ? ", " : "", names[i],
-                 !on ? "false" : i == 0 ? "{horizon: 16, quantiles: [0.1, 0.5, 0.9]}" : "true");
+                 !on      ? "false"
+                 : i == 0 ? "{horizon: 16, quantiles: [0.1, 0.5, 0.9]}"
+                          : "true");
     }
     snprintf(yaml, sizeof yaml,
              "models: {null: {path: forecast-64x2, device: cpu, slots: %u}}\n"
@@ -169,8 +175,8 @@ static double published(struct bench *b, double *ret_accepted)
     return sum;
 }
 
-/* Until so many messages have been accepted and all that came of them received; false: it does not get on. Looks rarely: to
- * look costs CPU time of this process. */
+/* Until so many messages have been accepted and all that came of them received; false: it does not get on. Looks
+ * rarely: to look costs CPU time of this process. */
 static bool wait_for(struct bench *b, uint64_t messages, double *ret_published)
 {
     double had = -1, got = 0;
@@ -184,9 +190,11 @@ static bool wait_for(struct bench *b, uint64_t messages, double *ret_published)
     return false;
 }
 
-/* ---- phases ---------------------------------------------------------------------------------------------------------------- */
+/* ---- phases
+ * ---------------------------------------------------------------------------------------------------------------- */
 
-/* All streams once, in two halves, so that what is taken once for all does not count; then nothing, and what that costs. */
+/* All streams once, in two halves, so that what is taken once for all does not count; then nothing, and what that
+ * costs. */
 static bool measure_idle(struct bench *b)
 {
     uint32_t half = b->o->streams / 2, rest = b->o->streams - half;
@@ -245,14 +253,17 @@ static double us_per_message(const struct bench *b)
 
 static void print_text(const struct bench *b, const char *families)
 {
-    printf("%s: %u streams, %llu messages of %d samples in, %.0f messages out in %.1f s (%.0f/s)\n", families, b->o->streams,
-           (unsigned long long)b->o->messages, SAMPLES, b->published, b->seconds, (double)b->o->messages / b->seconds);
-    printf("  CPU per message in, with its %.2f out: %.2f us\n", b->published / (double)b->o->messages, us_per_message(b));
+    printf("%s: %u streams, %llu messages of %d samples in, %.0f messages out in %.1f s (%.0f/s)\n", families,
+           b->o->streams, (unsigned long long)b->o->messages, SAMPLES, b->published, b->seconds,
+           (double)b->o->messages / b->seconds);
+    printf("  CPU per message in, with its %.2f out: %.2f us\n", b->published / (double)b->o->messages,
+           us_per_message(b));
     for (unsigned i = 0; i < b->n_threads; i++)
         if (b->threads[i].seconds > 0.001 * b->cpu)
             printf("    %-16s %6.2f us\n", b->threads[i].name, 1e6 * b->threads[i].seconds / (double)b->o->messages);
-    printf("  idle: %.2f %% of a core; RSS per idle stream beside its slot: %.0f bytes; RSS growth under load: %.0f KiB\n",
-           100 * b->idle_share, b->rss_per_stream - (double)b->slot_bytes, b->rss_growth / 1024);
+    printf(
+        "  idle: %.2f %% of a core; RSS per idle stream beside its slot: %.0f bytes; RSS growth under load: %.0f KiB\n",
+        100 * b->idle_share, b->rss_per_stream - (double)b->slot_bytes, b->rss_growth / 1024);
 }
 
 static void print_json(const struct bench *b, const char *families)
@@ -264,10 +275,11 @@ static void print_json(const struct bench *b, const char *families)
         json_object_set_new(threads, b->threads[i].name,
                             json_real(json_number_value(had) + 1e6 * b->threads[i].seconds / (double)b->o->messages));
     }
-    o = json_pack("{s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "bench", "daemon", "families", families, "streams",
-                  (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out", b->published, "seconds", b->seconds,
-                  "cpu_us_per_message", us_per_message(b), "idle_core_share", b->idle_share, "rss_bytes_per_idle_stream",
-                  b->rss_per_stream - (double)b->slot_bytes, "rss_growth_bytes", b->rss_growth, "cpu_us_by_thread", threads);
+    o = json_pack("{s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "bench", "daemon", "families", families,
+                  "streams", (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out", b->published,
+                  "seconds", b->seconds, "cpu_us_per_message", us_per_message(b), "idle_core_share", b->idle_share,
+                  "rss_bytes_per_idle_stream", b->rss_per_stream - (double)b->slot_bytes, "rss_growth_bytes",
+                  b->rss_growth, "cpu_us_by_thread", threads);
     json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(5));
     putchar('\n');
     json_decref(o);
@@ -312,7 +324,8 @@ end:
     return code;
 }
 
-/* ---- command line ------------------------------------------------------------------------------------------------------------ */
+/* ---- command line
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static bool parse_number(const char *text, double least, double most, double *ret)
 {
@@ -324,9 +337,12 @@ static bool parse_number(const char *text, double least, double most, double *re
 
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option longs[] = {{"streams", required_argument, NULL, 's'}, {"messages", required_argument, NULL, 'm'},
-                                          {"rate", required_argument, NULL, 'r'},    {"families", required_argument, NULL, 'f'},
-                                          {"json", no_argument, NULL, 'j'},          {"help", no_argument, NULL, 'h'},
+    static const struct option longs[] = {{"streams", required_argument, NULL, 's'},
+                                          {"messages", required_argument, NULL, 'm'},
+                                          {"rate", required_argument, NULL, 'r'},
+                                          {"families", required_argument, NULL, 'f'},
+                                          {"json", no_argument, NULL, 'j'},
+                                          {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     double v = 0;
     int c;

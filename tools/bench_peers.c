@@ -1,5 +1,5 @@
-/* bench_peers.c: see bench_peers.h. A peer ends when it is told so: its pipe's other end is inherited by peers forked later, so
- * that closing it says nothing. */
+/* bench_peers.c: see bench_peers.h. A peer ends when it is told so: its pipe's other end is inherited by peers forked
+ * later, so that closing it says nothing. */
 #include "tools/bench_peers.h"
 
 #include <errno.h>
@@ -52,7 +52,7 @@ void bench_peer_stop(struct bench_peer *p)
     p->pid = 0;
 }
 
-/* ---- sender --------------------------------------------------------------------------------------------------------- */
+/* ---- sender ------------------------------------------------------------------------------------------------------ */
 
 static int64_t now_ns(void)
 {
@@ -69,14 +69,16 @@ static void wait_until(int64_t ns)
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
 }
 
-static void send_all(void *socket, const struct order *o, uint32_t streams, const float *x, uint32_t samples, uint64_t *sent)
+static void send_all(void *socket, const struct order *o, uint32_t streams, const float *x, uint32_t samples,
+                     uint64_t *sent)
 {
     int64_t start = now_ns();
     char header[160];
 
     for (uint64_t i = 0; i < o->messages; i++, ++*sent) {
-        int len = snprintf(header, sizeof header, "{\"dtype\":\"float32\",\"shape\":[%u],\"stream\":\"bench/%05u\",\"seq\":%llu}",
-                           samples, (unsigned)(*sent % streams), (unsigned long long)(*sent / streams * samples));
+        int len = snprintf(header, sizeof header,
+                           "{\"dtype\":\"float32\",\"shape\":[%u],\"stream\":\"bench/%05u\",\"seq\":%llu}", samples,
+                           (unsigned)(*sent % streams), (unsigned long long)(*sent / streams * samples));
         if (o->per_second > 0 && i % 64 == 0)
             wait_until(start + (int64_t)((double)i * 1e9 / o->per_second));
         zmq_send(socket, header, (size_t)len, ZMQ_SNDMORE);
@@ -120,7 +122,8 @@ void bench_sender_send(struct bench_peer *p, uint64_t messages, double per_secon
     (void)!write(p->to, &o, sizeof o);
 }
 
-/* ---- subscriber ------------------------------------------------------------------------------------------------------- */
+/* ---- subscriber
+ * ------------------------------------------------------------------------------------------------------- */
 
 static void receive_some(void *socket, uint64_t *count)
 {

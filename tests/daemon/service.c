@@ -153,17 +153,18 @@ void service_send(struct service *s, unsigned input, const char *stream, const f
                   const char *extra)
 {
     char header[512];
-    int len = channels == 1 ? snprintf(header, sizeof header, "{\"dtype\":\"float32\",\"shape\":[%zu],\"stream\":\"%s\"%s}", n,
-                                       stream, extra)
-                            : snprintf(header, sizeof header, "{\"dtype\":\"float32\",\"shape\":[%zu,%zu],\"stream\":\"%s\"%s}",
-                                       n, channels, stream, extra);
+    int len = channels == 1
+                  ? snprintf(header, sizeof header, "{\"dtype\":\"float32\",\"shape\":[%zu],\"stream\":\"%s\"%s}", n,
+                             stream, extra)
+                  : snprintf(header, sizeof header, "{\"dtype\":\"float32\",\"shape\":[%zu,%zu],\"stream\":\"%s\"%s}",
+                             n, channels, stream, extra);
 
     zmq_send(s->push[input], header, (size_t)len, ZMQ_SNDMORE);
     zmq_send(s->push[input], x, n * channels * sizeof *x, 0);
 }
 
-void service_send_frames(struct service *s, unsigned input, const char *header, const void *payload, size_t payload_bytes,
-                         const void *times, size_t times_bytes)
+void service_send_frames(struct service *s, unsigned input, const char *header, const void *payload,
+                         size_t payload_bytes, const void *times, size_t times_bytes)
 {
     zmq_send(s->push[input], header, strlen(header), ZMQ_SNDMORE);
     zmq_send(s->push[input], payload, payload_bytes, ZMQ_SNDMORE);
@@ -210,7 +211,8 @@ uint64_t service_wait(struct service *s, const char *path, uint64_t least)
     abort();
 }
 
-/* ---- what came out --------------------------------------------------------------------------------------------------- */
+/* ---- what came out
+ * --------------------------------------------------------------------------------------------------- */
 
 static void add_text(struct texts *t, char *text)
 {
@@ -249,12 +251,13 @@ static bool is_of(json_t *o, const char *family, const char *stream)
 /* Keys that every row has to carry, whatever message it came in; t_ns of the message's first row only. */
 static char *row_text(json_t *o, size_t i)
 {
-    char *data = json_dumps(json_array_get(json_object_get(o, "data"), i), JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+    char *data = json_dumps(json_array_get(json_object_get(o, "data"), i),
+                            JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
     char *text = malloc(strlen(data) + 512);
 
     sprintf(text, "%s %06lld %012lld %012lld %lld %s %s", text_at(o, "stream"), int_at(o, "epoch"),
-            int_at(o, "seq") + (long long)i * int_at(o, "stride"), int_at(o, "out_seq") + (long long)i, int_at(o, "span"),
-            json_is_true(json_object_get(o, "warmup")) ? "warmup" : "warm", data);
+            int_at(o, "seq") + (long long)i * int_at(o, "stride"), int_at(o, "out_seq") + (long long)i,
+            int_at(o, "span"), json_is_true(json_object_get(o, "warmup")) ? "warmup" : "warm", data);
     free(data);
     return text;
 }

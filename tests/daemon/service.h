@@ -1,5 +1,5 @@
-/* service.h: a whole daemon inside a test: a small random signal model, ZeroMQ inputs fed through real sockets, a JSON lines
- * output whose lines are read back as rows and events. */
+/* service.h: a whole daemon inside a test: a small random signal model, ZeroMQ inputs fed through real sockets, a JSON
+ * lines output whose lines are read back as rows and events. */
 #ifndef TEST_DAEMON_SERVICE_H
 #define TEST_DAEMON_SERVICE_H
 
@@ -17,7 +17,8 @@ struct service {
     void *zmq, *push[4]; /* one socket for each input in0 … in3 */
 };
 
-/* A folder with a model in it, shared by all tests of a program: patch 4, horizon 6, 3 quantiles, embedding 20, mask. */
+/* A folder with a model in it, shared by all tests of a program: patch 4, horizon 6, 3 quantiles, embedding 20, mask.
+ */
 const char *service_model(void);
 void service_sweep(void);
 
@@ -31,8 +32,8 @@ void service_done(struct service *s);
 void service_send(struct service *s, unsigned input, const char *stream, const float *x, size_t n, size_t channels,
                   const char *extra);
 /* A message as it stands: header, payload, times. */
-void service_send_frames(struct service *s, unsigned input, const char *header, const void *payload, size_t payload_bytes,
-                         const void *times, size_t times_bytes);
+void service_send_frames(struct service *s, unsigned input, const char *header, const void *payload,
+                         size_t payload_bytes, const void *times, size_t times_bytes);
 void service_end(struct service *s, unsigned input, const char *stream);
 
 /* Waits until the number at a path ("inputs.in0.stream_ends_total") of the status is at least `least`; its value. */

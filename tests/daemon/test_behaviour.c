@@ -1,5 +1,5 @@
-/* test_behaviour.c: what a daemon does with streams that come and go, queues that fill, senders that go wrong, inputs that
- * end; each with its counters and its events. */
+/* test_behaviour.c: what a daemon does with streams that come and go, queues that fill, senders that go wrong, inputs
+ * that end; each with its counters and its events. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -190,10 +190,11 @@ static void test_full_queue(void **state)
         char yaml[1024];
         json_t *lines;
         uint64_t accepted, dropped;
-        snprintf(yaml, sizeof yaml,
-                 "models: {m: {path: MODEL, device: cpu, slots: 2, threads: 1}}\n"
-                 "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', queue: 100, when_full: %s, rate: 10}}\n" OUTPUTS,
-                 policies[p]);
+        snprintf(
+            yaml, sizeof yaml,
+            "models: {m: {path: MODEL, device: cpu, slots: 2, threads: 1}}\n"
+            "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', queue: 100, when_full: %s, rate: 10}}\n" OUTPUTS,
+            policies[p]);
         service_start(&s, yaml, 0);
         for (unsigned i = 0; i < MESSAGES; i++)
             service_send(&s, 0, "a", ramp() + i % 3000, N, 1, "");
@@ -210,7 +211,8 @@ static void test_full_queue(void **state)
             printf("%s: the queue never filled\n", policies[p]);
         check_drops(lines, MESSAGES * N, accepted, dropped);
         assert_int_equal(row_count(lines, "anomaly", "a"), accepted / 4 * 4);
-        assert_int_equal(int_of(event_of(lines, "a", "end"), "seq"), MESSAGES * N); /* dropped rows keep their numbers */
+        assert_int_equal(int_of(event_of(lines, "a", "end"), "seq"),
+                         MESSAGES * N); /* dropped rows keep their numbers */
         json_decref(lines);
         service_done(&s);
     }
@@ -222,7 +224,9 @@ static void test_reorder(void **state)
     json_t *lines, *o;
 
     (void)state;
-    start(&s, MODELS "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', rate: 10}}\n" OUTPUTS "streams: {'*': {late: reorder}}\n",
+    start(&s,
+          MODELS "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', rate: 10}}\n" OUTPUTS
+                 "streams: {'*': {late: reorder}}\n",
           2);
     service_send(&s, 0, "a", ramp(), 8, 1, ",\"seq\":0");
     service_send(&s, 0, "a", ramp() + 24, 8, 1, ",\"seq\":24");
@@ -297,7 +301,8 @@ static void test_once(void **state)
     }
     snprintf(yaml, sizeof yaml,
              "models: {m: {path: MODEL, device: cpu, slots: 9, threads: 1}}\n"
-             "inputs: {in0: {type: csv, files: '%s/f*.csv', rate: 10, queue: 512}}\n" OUTPUTS, dir);
+             "inputs: {in0: {type: csv, files: '%s/f*.csv', rate: 10, queue: 512}}\n" OUTPUTS,
+             dir);
     service_start(&s, yaml, MD_ONCE);
     fd = (struct pollfd){md_daemon_fd(s.daemon), POLLIN, 0};
     assert_int_equal(poll(&fd, 1, 30000), 1);
@@ -319,13 +324,17 @@ static void test_start_failures(void **state)
         int code;
     } wrong[] = {
         {"models: {m: {path: /nonexistent}}\ninputs: {i: {type: zmq, pattern: pull, bind: 'ipc:///tmp/mambad-none'}}\n"
-         "outputs: {o: {type: jsonl, path: '/dev/null'}}\n", EX_CONFIG},
+         "outputs: {o: {type: jsonl, path: '/dev/null'}}\n",
+         EX_CONFIG},
         {"models: {m: {path: %s}}\ninputs: {i: {type: zmq, pattern: pull, bind: 'ipc:///nonexistent/mambad'}}\n"
-         "outputs: {o: {type: jsonl, path: '/dev/null'}}\n", EX_UNAVAILABLE},
+         "outputs: {o: {type: jsonl, path: '/dev/null'}}\n",
+         EX_UNAVAILABLE},
         {"models: {m: {path: %s}}\ninputs: {i: {type: csv, files: /nonexistent.csv}}\n"
-         "outputs: {o: {type: jsonl, path: '/dev/null'}}\n", EX_NOINPUT},
+         "outputs: {o: {type: jsonl, path: '/dev/null'}}\n",
+         EX_NOINPUT},
         {"models: {m: {path: %s}}\ninputs: {i: {type: zmq, pattern: pull, bind: 'ipc:///tmp/mambad-none'}}\n"
-         "outputs: {o: {type: jsonl, path: '/nonexistent/out'}}\n", EX_IOERR},
+         "outputs: {o: {type: jsonl, path: '/nonexistent/out'}}\n",
+         EX_IOERR},
     };
 
     (void)state;
@@ -353,9 +362,14 @@ static int sweep(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_return),    cmocka_unit_test(test_refused), cmocka_unit_test(test_silence_and_idle),
-        cmocka_unit_test(test_full_queue), cmocka_unit_test(test_reorder), cmocka_unit_test(test_irregular),
-        cmocka_unit_test(test_once),      cmocka_unit_test(test_start_failures),
+        cmocka_unit_test(test_return),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_silence_and_idle),
+        cmocka_unit_test(test_full_queue),
+        cmocka_unit_test(test_reorder),
+        cmocka_unit_test(test_irregular),
+        cmocka_unit_test(test_once),
+        cmocka_unit_test(test_start_failures),
     };
 
     return cmocka_run_group_tests(tests, NULL, sweep);

@@ -1,5 +1,5 @@
-/* test_pipeline.c: the pipeline from socket to file keeps the promises: a stream's rows and keys depend on its own samples
- * only, not on how they were cut into messages, on what shared the batch, or on the pace. */
+/* test_pipeline.c: the pipeline from socket to file keeps the promises: a stream's rows and keys depend on its own
+ * samples only, not on how they were cut into messages, on what shared the batch, or on the pace. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -34,7 +34,8 @@ static float value(unsigned i, unsigned row, size_t c)
     if ((row * 7 + i * 13 + c * 5) % 101 == 0)
         return NAN;
     return 1e3f * (float)(i % 3) + sinf(0.05f * (float)(row + 17 * i)) * (float)(i + 1) +
-           0.1f * (float)((row * 2654435761u + i * 40503u + (unsigned)c * 97u) % 1000) / 1000 + (row == 555 ? 40.0f : 0.0f) + (float)c;
+           0.1f * (float)((row * 2654435761u + i * 40503u + (unsigned)c * 97u) % 1000) / 1000 +
+           (row == 555 ? 40.0f : 0.0f) + (float)c;
 }
 
 /* Rows are numbered; [200 + i, 209 + i] and row 400 are missing. */
@@ -65,15 +66,16 @@ static void send_some(struct service *s, unsigned i, unsigned *row, unsigned mos
     *row += n;
 }
 
-static const char config[] = "models: {m: {path: MODEL, device: cpu, slots: 200, threads: %u}}\n"
-                             "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', rate: 100}}\n"
-                             "outputs: {out: {type: jsonl, path: DIR/out.jsonl}}\n"
-                             "streams:\n"
-                             "  's*1': {nan: skip, publish: {prediction: {every: 3, horizon: 2, quantiles: [0.5]}, anomaly: {every: 2}}}\n"
-                             "  's*2': {nan: hold, gap: {max: 50ms}}\n"
-                             "  's*4': {nan: reset, alarm: {p: 0.02}}\n"
-                             "  '*': {publish: {channel_anomaly: true}}\n"
-                             "batch: {max_delay: %s, max_streams: %u}\n";
+static const char config[] =
+    "models: {m: {path: MODEL, device: cpu, slots: 200, threads: %u}}\n"
+    "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', rate: 100}}\n"
+    "outputs: {out: {type: jsonl, path: DIR/out.jsonl}}\n"
+    "streams:\n"
+    "  's*1': {nan: skip, publish: {prediction: {every: 3, horizon: 2, quantiles: [0.5]}, anomaly: {every: 2}}}\n"
+    "  's*2': {nan: hold, gap: {max: 50ms}}\n"
+    "  's*4': {nan: reset, alarm: {p: 0.02}}\n"
+    "  '*': {publish: {channel_anomaly: true}}\n"
+    "batch: {max_delay: %s, max_streams: %u}\n";
 
 /* Streams [from, to) in messages of 1 … most rows, in a random order of streams. */
 static json_t *run(struct service *s, unsigned from, unsigned to, unsigned most, const char *delay, unsigned batch)
@@ -117,7 +119,8 @@ static void assert_same(json_t *a, json_t *b, const char *stream)
     for (size_t i = 0; i < ea.n && i < eb.n; i++)
         assert_string_equal(ea.v[i], eb.v[i]);
     if (ea.n != eb.n)
-        fail_msg("%s: %zu events against %zu; the last are\n%s\n%s", stream, ea.n, eb.n, ea.v[ea.n - 1], eb.v[eb.n - 1]);
+        fail_msg("%s: %zu events against %zu; the last are\n%s\n%s", stream, ea.n, eb.n, ea.v[ea.n - 1],
+                 eb.v[eb.n - 1]);
     texts_free(&ea);
     texts_free(&eb);
 }
@@ -151,7 +154,8 @@ static void test_batch_mix_and_cutting(void **state)
     json_decref(other);
 }
 
-/* Message by message: evenly spaced, numbered without holes, t_ns on the stream's clock, shapes and keys as they must be. */
+/* Message by message: evenly spaced, numbered without holes, t_ns on the stream's clock, shapes and keys as they must
+ * be. */
 static void check_message(json_t *o, long long *next_out)
 {
     const char *topic = json_string_value(json_object_get(o, "topic"));
@@ -166,7 +170,8 @@ static void check_message(json_t *o, long long *next_out)
     assert_string_equal(json_string_value(json_object_get(o, "model")), "m");
     assert_true(json_integer_value(json_object_get(o, "latency_us")) >= 0);
     assert_float_equal(json_number_value(json_object_get(o, "rate")), 100, 0);
-    assert_int_equal(strtoll(json_string_value(json_object_get(o, "t_ns")), NULL, 10), 1700000000000000000 + seq * 10000000);
+    assert_int_equal(strtoll(json_string_value(json_object_get(o, "t_ns")), NULL, 10),
+                     1700000000000000000 + seq * 10000000);
     if (strncmp(topic, "prediction", 10) == 0) {
         assert_int_equal(json_array_size(shape), 4);
         assert_int_equal(stride, strstr(topic, "/s01/") ? 12 : 4);
@@ -224,7 +229,8 @@ static void test_events(void **state)
     assert_int_equal(json_integer_value(json_object_get(gap, "to_seq")), 209);
     assert_int_equal(json_integer_value(json_object_get(gap, "count")), 10);
     assert_true(json_is_true(json_object_get(gap, "bridged")));
-    assert_int_equal(json_integer_value(json_object_get(event_of(lines, "s00", "end"), "count")), 1); /* 689 = 4·172 + 1 */
+    assert_int_equal(json_integer_value(json_object_get(event_of(lines, "s00", "end"), "count")),
+                     1); /* 689 = 4·172 + 1 */
     /* gap.max 50 ms: the hole of ten samples resets, that of one is bridged */
     assert_int_equal(events_of(lines, "s02", "reset"), 1);
     assert_string_equal(json_string_value(json_object_get(event_of(lines, "s02", "reset"), "reason")), "gap");

@@ -1,5 +1,5 @@
-/* test_timeline.c: the rules of time, one stream's blocks at a time: holes, duplicates, late rows, clocks, flags, resets,
- * irregular times; and that verdicts do not depend on how rows were cut into blocks. */
+/* test_timeline.c: the rules of time, one stream's blocks at a time: holes, duplicates, late rows, clocks, flags,
+ * resets, irregular times; and that verdicts do not depend on how rows were cut into blocks. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -203,7 +203,7 @@ static void test_duplicates_and_late(void **state)
     feed(&t, &r, block(10, 5, IO_T_NONE, false), &l); /* five old, five new */
     assert_int_equal(l.discarded[IO_R_DUPLICATE], 5);
     assert_int_equal(l.n, 15);
-    feed(&t, &r, block(5, 20, IO_T_NONE, false), &l); /* 15 … 19 are missing */
+    feed(&t, &r, block(5, 20, IO_T_NONE, false), &l);  /* 15 … 19 are missing */
     feed(&t, &r, block(10, 12, IO_T_NONE, false), &l); /* 12 13 14 again, 15 … 19 late, 20 21 again */
     assert_int_equal(l.discarded[IO_R_DUPLICATE], 10);
     assert_int_equal(l.discarded[IO_R_LATE], 5);
@@ -420,8 +420,8 @@ static void test_returning(void **state)
 static void test_hostile(void **state)
 {
     struct md_time_rules r = regular(44100);
-    static const int64_t odd[] = {INT64_MIN + 1, -1, 0, INT64_MAX, INT64_MAX - 1, INT64_C(1) << 61, -(INT64_C(1) << 61), 1,
-                                  IO_T_NONE};
+    static const int64_t odd[] = {INT64_MIN + 1,       -1, 0,        INT64_MAX, INT64_MAX - 1, INT64_C(1) << 61,
+                                  -(INT64_C(1) << 61), 1,  IO_T_NONE};
     unsigned seed = 12345;
 
     (void)state;
@@ -430,7 +430,8 @@ static void test_hostile(void **state)
     r.gap_max_ns = 1000000;
     begin(&t, &l);
     for (unsigned i = 0; i < 20000; i++) {
-        struct io_block *b = block((uint32_t)rand() % 4, odd[(unsigned)rand() % 9], odd[(unsigned)rand() % 9], rand() % 2);
+        struct io_block *b =
+            block((uint32_t)rand() % 4, odd[(unsigned)rand() % 9], odd[(unsigned)rand() % 9], rand() % 2);
         b->flags = (uint32_t)rand() % 16;
         b->lost = rand() % 3 ? 0 : (uint32_t)rand();
         r.irregular = rand() % 2;
