@@ -6,6 +6,7 @@
 
 #include "daemon/config_schema.h"
 #include "daemon/config_table.h"
+#include "daemon/config_units.h"
 
 static void print_models(const struct md_config *c, FILE *out)
 {

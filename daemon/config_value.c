@@ -1,5 +1,5 @@
 /* config_value.c: see config_value.h. What is printed parses back to the same value.
- * Trap: numbers with a unit are exact: 0.5us is 500 ns, 0.5ns an error, and nothing passes through a double. */
+ * Trap: an option's default is text too and goes the same way as a value from the file. */
 #include "daemon/config_value.h"
 
 #include <errno.h>
@@ -9,76 +9,7 @@
 #include <string.h>
 
 #include "daemon/config_report.h"
-
-struct unit {
-    const char *name;
-    int64_t factor;
-};
-
-/* Largest first: printing takes the first that divides. */
-static const struct unit durations[] = {{"d", 86400000000000},
-                                        {"h", 3600000000000},
-                                        {"min", 60000000000},
-                                        {"s", 1000000000},
-                                        {"ms", 1000000},
-                                        {"us", 1000},
-                                        {"ns", 1},
-                                        {"m", 60000000000},
-                                        {NULL, 0}};
-static const struct unit sizes[] = {
-    {"TiB", 1LL << 40}, {"GiB", 1LL << 30}, {"MiB", 1LL << 20}, {"KiB", 1LL << 10},    {"B", 1}, {"", 1}, {"kB", 1000},
-    {"KB", 1000},       {"MB", 1000000},    {"GB", 1000000000}, {"TB", 1000000000000}, {NULL, 0}};
-
-/* "12.5ms" by a table of units; -EINVAL: no number or no such unit, -ERANGE: not a whole number of the smallest unit,
- * or too large. */
-static int parse_scaled(const char *text, const struct unit *units, int64_t *ret)
-{
-    const char *at = text;
-    __int128 value = 0, divisor = 1;
-    unsigned digits = 0;
-    bool fraction = false;
-
-    for (; (*at >= '0' && *at <= '9') || (*at == '.' && !fraction); at++) {
-        if (*at == '.') {
-            fraction = true;
-            continue;
-        }
-        value = value * 10 + (*at - '0');
-        divisor *= fraction ? 10 : 1;
-        if (++digits > 18)
-            return -ERANGE;
-    }
-    if (digits == 0 || at[-1] == '.')
-        return -EINVAL;
-    while (*at == ' ')
-        at++;
-    while (units->name && strcmp(units->name, at))
-        units++;
-    if (!units->name)
-        return -EINVAL;
-    value *= units->factor;
-    if (value % divisor || value / divisor > INT64_MAX)
-        return -ERANGE;
-    *ret = (int64_t)(value / divisor);
-    return 0;
-}
-
-static void print_scaled(int64_t value, const struct unit *units, FILE *out)
-{
-    while (units->factor > 1 && (value == 0 || value % units->factor))
-        units++;
-    fprintf(out, "%" PRId64 "%s", value / units->factor, units->name);
-}
-
-void md_print_duration(int64_t ns, FILE *out)
-{
-    if (ns < 0)
-        fputs("none", out);
-    else if (ns == 0)
-        fputs("0s", out);
-    else
-        print_scaled(ns, durations, out);
-}
+#include "daemon/config_units.h"
 
 /* The shortest text that reads back as v. */
 void md_print_real(double v, FILE *out)
@@ -178,7 +109,7 @@ static void print_bound(const struct io_option *o, double bound, FILE *out)
     if (o->kind == IO_OPT_DURATION)
         md_print_duration((int64_t)bound, out);
     else if (o->kind == IO_OPT_SIZE)
-        print_scaled((int64_t)bound, sizes, out);
+        md_scaled_print((int64_t)bound, md_sizes, out);
     else if (o->kind == IO_OPT_INT)
         fprintf(out, "%" PRId64, (int64_t)bound);
     else
@@ -254,8 +185,8 @@ static int parse_unit(const struct io_option *o, const char *text, int64_t *ret,
         *ret = -1;
         return 0;
     }
-    rc = duration && !strcmp(text, "0") ? parse_scaled("0s", durations, ret)
-                                        : parse_scaled(text, duration ? durations : sizes, ret);
+    rc = duration && !strcmp(text, "0") ? md_scaled_parse("0s", md_durations, ret)
+                                        : md_scaled_parse(text, duration ? md_durations : md_sizes, ret);
     if (rc == -ERANGE)
         snprintf(why, MD_WHY, "%.100s is out of range", text);
     else if (rc < 0)
@@ -380,7 +311,7 @@ void md_value_print(const struct io_option *o, const void *base, FILE *out)
         md_print_duration(*(const int64_t *)at, out);
         break;
     case IO_OPT_SIZE:
-        print_scaled(*(const int64_t *)at, sizes, out);
+        md_scaled_print(*(const int64_t *)at, md_sizes, out);
         break;
     case IO_OPT_ENUM:
         fputs(o->names[*(const int *)at], out);

@@ -20,9 +20,8 @@ void md_value_print(const struct io_option *o, const void *base, FILE *out);
 /* Frees the strings of all options of a table. */
 void md_values_free(const struct io_option *options, void *base);
 
-/* YAML text of single things: a string (quoted where it must be), ns with the largest unit that fits, a number. */
+/* YAML text of single things: a string (quoted where it must be), a number. */
 void md_print_string(const char *text, FILE *out);
-void md_print_duration(int64_t ns, FILE *out);
 void md_print_real(double v, FILE *out);
 void md_print_float(float v, FILE *out);
 
