@@ -4,7 +4,7 @@ import os
 import random
 import struct
 
-E, D, N, K, R, PATCH, HORIZON, QUANTILES = 8, 16, 4, 4, 1, 4, 6, [0.1, 0.5, 0.9]
+E, D, N, K, R, PATCH, HORIZON, QUANTILES = 8, 16, 4, 4, 1, 4, 72, [0.1, 0.5, 0.9]
 
 
 def config():
