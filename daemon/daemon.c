@@ -351,41 +351,57 @@ static bool finished_within(const struct md_daemon *d, int64_t ns)
     return atomic_load(&d->publisher.finished) || (ns >= 0 && ppoll(&p, 1, &t, NULL) == 1);
 }
 
-int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
+/* 0: all that was queued is out; 1: some of it was given up; −1: threads hang in an output. */
+static int drain(struct md_daemon *d, int64_t deadline)
 {
-    struct md_daemon *d = *daemon;
-    int64_t deadline = md_add_sat(md_now_ns(), timeout_ns);
-    bool in_time;
-
-    if (!d)
-        return 0;
-    *daemon = NULL;
-    atomic_store(&d->draining, true);
     for (unsigned i = 0; i < d->n_feeders; i++)
-        md_feeder_mute(&d->feeders[i]);
+        if (!md_feeder_mute(&d->feeders[i], md_add_sat(deadline, grace_ns)))
+            return -1;
     drain_engines(d);
-    in_time = finished_within(d, deadline - md_now_ns());
-    for (unsigned i = 0; i < d->n_models && !in_time; i++)
+    if (finished_within(d, deadline - md_now_ns()))
+        return 0;
+    for (unsigned i = 0; i < d->n_models; i++)
         md_inbox_drain(&d->models[i].scheduler.inbox, true);
-    if (!in_time && !finished_within(d, grace_ns)) {
-        md_log(MD_ERROR, NULL, "an output does not take its messages: giving up after %.1f s",
-               1e-9 * (double)timeout_ns);
-        return EX_IOERR; /* threads are stuck in it: nothing can be freed under them */
-    }
-    if (!in_time)
-        md_log(MD_WARN, NULL, "not drained within %.1f s: queued samples are lost", 1e-9 * (double)timeout_ns);
+    return finished_within(d, grace_ns) ? 1 : -1;
+}
+
+static void end_threads(struct md_daemon *d, int64_t deadline)
+{
     md_publisher_join(&d->publisher);
     for (unsigned i = 0; i < d->n_models; i++)
         md_scheduler_join(&d->models[i].scheduler);
     for (unsigned i = 0; i < d->n_feeders; i++) {
-        md_feeder_quit(&d->feeders[i], deadline - md_now_ns());
+        int64_t left = deadline - md_now_ns();
+        md_feeder_quit(&d->feeders[i], left > 0 ? left : 0);
         md_feeder_join(&d->feeders[i]);
     }
     for (unsigned i = 0; i < d->n_outputs; i++) {
         int64_t left = deadline - md_now_ns();
         md_output_close(&d->outputs[i], left > 0 ? left : 0);
     }
-    in_time = in_time && atomic_load(&d->code) != EX_IOERR;
+}
+
+int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
+{
+    struct md_daemon *d = *daemon;
+    int64_t deadline = md_add_sat(md_now_ns(), timeout_ns);
+    int r;
+
+    if (!d)
+        return 0;
+    *daemon = NULL;
+    atomic_store(&d->draining, true);
+    r = drain(d, deadline);
+    if (r < 0) {
+        md_log(MD_ERROR, NULL, "an output does not take its messages: given up after %.1f s",
+               1e-9 * (double)timeout_ns);
+        return EX_IOERR; /* nothing can be freed under threads that hang */
+    }
+    if (r > 0)
+        md_log(MD_WARN, NULL, "not drained within %.1f s: queued samples are lost", 1e-9 * (double)timeout_ns);
+    end_threads(d, deadline);
+    if (atomic_load(&d->code) == EX_IOERR)
+        r = 1;
     free_all(d);
-    return in_time ? 0 : EX_IOERR;
+    return r ? EX_IOERR : 0;
 }

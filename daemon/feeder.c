@@ -217,14 +217,19 @@ static void wake(struct md_feeder *f)
     (void)!write(f->wake_fd, &(uint64_t){1}, sizeof(uint64_t));
 }
 
-void md_feeder_mute(struct md_feeder *f)
+bool md_feeder_mute(struct md_feeder *f, int64_t deadline_ns)
 {
+    struct timespec until = {deadline_ns / 1000000000, deadline_ns % 1000000000};
+    int r;
+
     if (!f->running || f->failed)
-        return;
+        return true;
     atomic_store(&f->mute, true);
     wake(f);
-    while (sem_wait(&f->muted))
-        continue;
+    do
+        r = sem_clockwait(&f->muted, CLOCK_MONOTONIC, &until);
+    while (r && errno == EINTR);
+    return r == 0;
 }
 
 void md_feeder_quit(struct md_feeder *f, int64_t linger_ns)

@@ -37,8 +37,8 @@ int md_feeder_init(struct md_feeder *f, unsigned n_inputs, unsigned n_outputs);
 /* Starts the thread, which opens its sinks and sources; returns when it has: 0 or `failed`. */
 int md_feeder_open(struct md_feeder *f);
 void md_feeder_go(struct md_feeder *f);
-/* No more turns: returns when the last one is over. */
-void md_feeder_mute(struct md_feeder *f);
+/* No more turns: returns when the last one is over; false: not until the deadline. */
+bool md_feeder_mute(struct md_feeder *f, int64_t deadline_ns);
 /* The thread writes what its sinks still have, closes everything and ends. */
 void md_feeder_quit(struct md_feeder *f, int64_t linger_ns);
 void md_feeder_join(struct md_feeder *f);
