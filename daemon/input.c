@@ -50,7 +50,7 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
 }
 
 /* A stream that cannot be had is refused, counted and announced under its own id. */
-static int refuse(struct md_input *in, int err, const char *id)
+static int refuse(struct md_input *in, int err, const struct io_stream_desc *desc)
 {
     enum io_reason why = err == -EEXIST   ? IO_R_DUPLICATE_STREAM
                          : err == -ENOSPC ? IO_R_STREAMS
@@ -59,13 +59,14 @@ static int refuse(struct md_input *in, int err, const char *id)
     int64_t now = md_now_ns();
 
     md_bump(&in->counters.errors[why], 1);
-    say(in, why, id, "stream refused");
+    md_add(&in->counters.discarded[why], desc->samples);
+    say(in, why, desc->id, "stream refused");
     if (now - in->notice_ns >= hush_ns) {
         in->notice_ns = now;
         in->notices = 0;
     }
     if (in->notices++ < NOTICES_A_SECOND)
-        md_publisher_notice(in->publisher, id, in->model, io_reason_name(why));
+        md_publisher_notice(in->publisher, desc->id, in->model, io_reason_name(why));
     return err;
 }
 
@@ -76,11 +77,12 @@ static int host_stream(void *self, const struct io_stream_desc *desc, struct io_
 
     if (!io_id_valid(desc->id, strlen(desc->id))) {
         md_bump(&in->counters.errors[IO_R_ID], 1);
+        md_add(&in->counters.discarded[IO_R_ID], desc->samples);
         say(in, IO_R_ID, NULL, "stream refused: its id is not valid");
         return -EINVAL;
     }
     r = md_registry_open(in->registry, in, desc, ret);
-    return r ? refuse(in, r, desc->id) : 0;
+    return r ? refuse(in, r, desc) : 0;
 }
 
 static int host_push(void *self, struct io_stream *s, struct io_block *b)

@@ -183,7 +183,7 @@ static void finish(struct io_hdf5_log *log, const struct io_hdf5_input *in)
         if (t->data.rows > t->end) {
             snprintf(text, sizeof text, "%.150s: %.200s has more rows than its times: the last ones are left out",
                      log->path, t->name);
-            in->host.discard(in->host.self, IO_R_SHAPE, t->id, t->data.rows - t->end, text);
+            in->host.discard(in->host.self, IO_R_SHAPE, t->id, (t->data.rows - t->end) * t->data.channels, text);
         }
         if (t->stream)
             in->host.end(in->host.self, t->stream);

@@ -165,7 +165,7 @@ void io_hdf5_track_give_up(struct io_hdf5_track *t, const struct io_hdf5_input *
 {
     uint64_t rows = t->end - t->next + (t->pending ? t->pending->n : 0);
 
-    in->host.discard(in->host.self, why, t->id, rows, text);
+    in->host.discard(in->host.self, why, t->id, rows * t->data.channels, text);
     if (t->pending)
         io_block_put(in->host.pool, t->pending);
     t->pending = NULL;
@@ -219,7 +219,7 @@ static int fill(struct io_hdf5_track *t, const struct io_hdf5_input *in, struct 
         if (bad) {
             char text[IO_ERR];
             snprintf(text, sizeof text, "row %" PRIu64 " of %.250s: its time is not a time", t->next, t->name);
-            in->host.discard(in->host.self, IO_R_CLOCK, t->id, bad, text);
+            in->host.discard(in->host.self, IO_R_CLOCK, t->id, bad * b->channels, text);
             t->next += bad;
             return 0;
         }

@@ -79,6 +79,7 @@ struct io_stream_desc {
     uint32_t channels;
     double rate;       /* Hz after resampling; 0 irregular or unknown */
     bool irregular;    /* every row has its own time */
+    uint64_t samples;  /* at hand, and lost where the stream is refused; 0: it will be asked for again */
 };
 
 struct io_host {
@@ -87,7 +88,8 @@ struct io_host {
     double model_rate;     /* Hz the input's model takes; 0: any */
     const char *input;     /* the input's id */
     /* Finds the input's live stream of this id or starts it. -EEXIST: another live source has the id; -ENOSPC: no
-     * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted and announced by the daemon). */
+     * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted, with desc->samples, and announced
+     * by the daemon). */
     int (*stream)(void *self, const struct io_stream_desc *desc, struct io_stream **ret);
     /* Hands a block over. -EAGAIN: the queue is full and the input's policy is `block`: the caller keeps the block and
      * offers it again in a later turn (the daemon wakes the source when there is room). -ESTALE: the daemon has ended

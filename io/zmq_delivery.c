@@ -40,9 +40,17 @@ static void discard(struct io_zmq_delivery *d, enum io_reason why, const char *i
     d->host->discard(d->host->self, why, id, rows, text);
 }
 
+/* Of the message at hand, what the daemon has not got. */
+static uint64_t samples_left(const struct io_zmq_delivery *d)
+{
+    const struct io_block *b = d->block;
+
+    return (d->message.n - d->row) * d->message.channels + (b ? (uint64_t)b->n * b->channels : 0);
+}
+
 void io_zmq_give_up(struct io_zmq_delivery *d, enum io_reason why, const char *text)
 {
-    discard(d, why, d->id, d->message.n - d->row + (d->block ? d->block->n : 0), text);
+    discard(d, why, d->id, samples_left(d), text);
     io_block_put(d->host->pool, d->block);
     d->block = NULL;
     d->busy = false;
@@ -101,7 +109,7 @@ static int renew(struct io_zmq_delivery *d, const struct io_stream_desc *desc, s
     if (desc->rate != d->rate) {
         int r = io_zmq_run_new(&d->plans, d->rate, desc->rate, desc->channels, &run);
         if (r) {
-            discard(d, r == -ENOMEM ? IO_R_MEMORY : IO_R_RATE, d->id, d->message.n, "the rate cannot be resampled");
+            discard(d, r == -ENOMEM ? IO_R_MEMORY : IO_R_RATE, d->id, samples_left(d), "the rate cannot be resampled");
             return r;
         }
     }
@@ -124,7 +132,7 @@ static int find_stream(struct io_zmq_delivery *d)
     int r;
 
     if (!find_rate(d, e)) {
-        discard(d, IO_R_RATE, d->id, m->n, "the message's rate is not that of the input or its model");
+        discard(d, IO_R_RATE, d->id, samples_left(d), "the message's rate is not that of the input or its model");
         return -EINVAL;
     }
     if (e && m->n == 0) { /* flags only: the empty shape says nothing about the stream */
@@ -133,6 +141,7 @@ static int find_stream(struct io_zmq_delivery *d)
     }
     if (e && e->channels == m->channels && e->irregular == desc.irregular && e->rate == d->rate)
         return 0;
+    desc.samples = samples_left(d);
     desc.rate = d->common->resample && wanted_rate(d) > 0 ? wanted_rate(d) : d->rate;
     r = d->host->stream(d->host->self, &desc, &stream);
     if (!r && !e)
@@ -151,15 +160,15 @@ void io_zmq_accept(struct io_zmq_delivery *d)
     d->busy = false;
     d->row = 0;
     if (io_zmq_message_read(m, &d->layout, &why, &text)) {
-        discard(d, why, NULL, m->n, text);
+        discard(d, why, NULL, samples_left(d), text);
     } else if (make_id(d)) {
-        discard(d, IO_R_ID, NULL, m->n, "topic or template give no valid id");
+        discard(d, IO_R_ID, NULL, samples_left(d), "topic or template give no valid id");
     } else if ((m->n || m->header.flags) && find_stream(d) == 0) {
         d->busy = true;
         if (d->entry->extra)
             d->row = io_zmq_run_meet(d->entry->extra, m);
         if (d->row)
-            discard(d, IO_R_DUPLICATE, d->id, d->row, "rows came a second time");
+            discard(d, IO_R_DUPLICATE, d->id, d->row * m->channels, "rows came a second time");
     }
 }
 

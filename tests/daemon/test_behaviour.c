@@ -114,6 +114,9 @@ static void test_refused(void **state)
     service_wait(&s, "inputs.in1.input_errors_total.duplicate_stream", 1);
     service_send(&s, 0, "a", ramp(), 4, 2, ""); /* two channels of a sudden */
     service_wait(&s, "inputs.in0.input_errors_total.shape", 1);
+    assert_int_equal(service_count(&s, "inputs.in0.input_discarded_samples_total.streams"), 8);
+    assert_int_equal(service_count(&s, "inputs.in1.input_discarded_samples_total.duplicate_stream"), 8);
+    assert_int_equal(service_count(&s, "inputs.in0.input_discarded_samples_total.shape"), 8);
     service_end(&s, 0, "b");
     service_wait(&s, "inputs.in0.stream_ends_total", 1);
     service_send(&s, 0, "c", ramp(), 8, 1, "");
