@@ -63,19 +63,21 @@ static size_t band_bytes(hid_t set, const hsize_t dims[RANK_MAX], int rank)
     return bytes;
 }
 
-/* Rank and extents; −EDOM for what is not [n] or [n, channels]. */
+/* Rank and extents; −EDOM for what is not [n] or [n, channels], −EBADMSG for more rows than the file says it can have.
+ */
 static int get_extent(hid_t set, const char *name, int *ret_rank, hsize_t dims[RANK_MAX], char *reterr)
 {
     hid_t space = H5Dget_space(set);
     int rank = space < 0 ? -1 : H5Sget_simple_extent_ndims(space);
+    hsize_t most[RANK_MAX] = {0};
     int r = 0;
 
     if (rank < 0)
         r = io_hdf5_fail(reterr, name);
     else if (rank < 1 || rank > RANK_MAX || H5Sget_simple_extent_type(space) != H5S_SIMPLE)
         r = refuse(reterr, -EDOM, name, rank > RANK_MAX ? "it has more than two dimensions" : "it has no dimension");
-    else
-        H5Sget_simple_extent_dims(space, dims, NULL);
+    else if (H5Sget_simple_extent_dims(space, dims, most) < 0 || dims[0] > most[0]) /* H5S_UNLIMITED is the greatest */
+        r = refuse(reterr, -EBADMSG, name, "its extent is damaged");
     if (space >= 0)
         H5Sclose(space);
     *ret_rank = rank;
