@@ -84,8 +84,8 @@ static void change_over(struct io_hdf5_log *log, const struct io_hdf5_input *in,
 
 bool io_hdf5_follow_ready(struct io_hdf5_log *log, const struct io_hdf5_input *in, int64_t now_ns)
 {
-    if (log->file.id &&
-        !io_hdf5_file_live(&log->file)) { /* its writer is gone: what it wrote last needs a new opening */
+    /* its writer is gone: what it wrote last needs a new opening */
+    if (log->file.id && !io_hdf5_file_live(&log->file)) {
         io_hdf5_log_release(log);
         log->behind = true;
     }
