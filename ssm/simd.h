@@ -1,9 +1,10 @@
 /* simd.h: exp, softplus and silu on a vector of floats, of the instruction family that the including file is built for.
  *
- * exp2 splits its argument u into a whole number and a fraction in [−½, ½] by adding 1.5·2²³, takes 2^fraction from a
- * minimax polynomial that is exact at 0, and scales by the whole: exp is within 1.1 ulp where its result is a normal
- * number, softplus and silu within 3. Trap: |u| beyond 2²² leaves garbage as the fraction; it is cut to ±½, and scaling
- * by so large a whole gives 0 or ∞ all the same. */
+ * Both exp's split their argument into a whole number and a fraction in [−½, ½], take 2^fraction from a minimax
+ * polynomial that is exact at 0, and scale by the whole. simd_exp is within 1.1 ulp where its result is a normal
+ * number, softplus and silu within 3; simd_exp2 is as exact as its argument. Trap: simd_exp rounds by adding 1.5·2²³;
+ * beyond 2²² that leaves garbage as the fraction, which is cut to ±½: scaling by so large a whole gives 0 or ∞ all the
+ * same. */
 #ifndef SSM_SIMD_H
 #define SSM_SIMD_H
 
@@ -18,7 +19,6 @@
 
 SIMD_INLINE simd_f simd_exp2_parts(simd_f whole, simd_f f)
 {
-    f = simd_cut_half(f);
     simd_f p = simd_set1(0.00015353362f);
     p = simd_fma(p, f, simd_set1(0.0013398875f));
     p = simd_fma(p, f, simd_set1(0.009618437f));
@@ -29,25 +29,20 @@ SIMD_INLINE simd_f simd_exp2_parts(simd_f whole, simd_f f)
     return simd_scale(p, whole);
 }
 
-/* a·b to the nearest whole number */
-SIMD_INLINE simd_f simd_whole(simd_f a, simd_f b)
+/* 2^u */
+SIMD_INLINE simd_f simd_exp2(simd_f u)
 {
-    const simd_f magic = simd_set1(12582912.0f);
-    return simd_sub(simd_fma(a, b, magic), magic);
+    simd_f f = simd_fraction(u);
+    return simd_exp2_parts(simd_sub(u, f), f);
 }
 
-/* 2^(a·b), the product rounded only as a fraction */
-SIMD_INLINE simd_f simd_exp2_product(simd_f a, simd_f b)
-{
-    simd_f whole = simd_whole(a, b);
-    return simd_exp2_parts(whole, simd_fms(a, b, whole));
-}
-
+/* As 2^(x·log2(e)), the product to more digits than a float has. */
 SIMD_INLINE simd_f simd_exp(simd_f x)
 {
-    simd_f whole = simd_whole(x, simd_set1(LOG2E_HI));
-    simd_f f = simd_fms(x, simd_set1(LOG2E_HI), whole);
-    return simd_exp2_parts(whole, simd_fma(x, simd_set1(LOG2E_LO), f));
+    const simd_f magic = simd_set1(12582912.0f), hi = simd_set1(LOG2E_HI);
+    simd_f whole = simd_sub(simd_fma(x, hi, magic), magic);
+    simd_f f = simd_fma(x, simd_set1(LOG2E_LO), simd_fms(x, hi, whole));
+    return simd_exp2_parts(whole, simd_cut_half(f));
 }
 
 /* log(1 + e^x) = max(x, 0) + log1p(e^−|x|), with log1p(e) = 2·atanh(e/(2 + e)): no overflow, no cancellation. The

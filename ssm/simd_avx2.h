@@ -88,6 +88,13 @@ SIMD_INLINE simd_f simd_minus_abs(simd_f a)
     return _mm256_or_ps(a, _mm256_set1_ps(-0.0f));
 }
 
+/* u less the nearest whole number, exactly; 0 for ±∞ */
+SIMD_INLINE simd_f simd_fraction(simd_f u)
+{
+    u = _mm256_max_ps(_mm256_min_ps(u, _mm256_set1_ps(0x1p24f)), _mm256_set1_ps(-0x1p24f));
+    return _mm256_sub_ps(u, _mm256_round_ps(u, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
 /* a cut to [−½, ½] */
 SIMD_INLINE simd_f simd_cut_half(simd_f a)
 {

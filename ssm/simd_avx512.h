@@ -87,6 +87,12 @@ SIMD_INLINE simd_f simd_minus_abs(simd_f a)
     return _mm512_or_ps(a, _mm512_set1_ps(-0.0f));
 }
 
+/* u less the nearest whole number, exactly; 0 for ±∞ */
+SIMD_INLINE simd_f simd_fraction(simd_f u)
+{
+    return _mm512_reduce_ps(u, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
 /* a cut to [−½, ½] */
 SIMD_INLINE simd_f simd_cut_half(simd_f a)
 {

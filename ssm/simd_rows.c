@@ -50,7 +50,7 @@ SIMD_INLINE void conv_lanes(const struct ssm_conv *c, size_t d, uint32_t K)
     SIMD_UNROLL
     for (uint32_t k = 0; k + 1 < K; k++) {
         past[k] = simd_load(c->window + k * c->Dp + d);
-        _mm_prefetch((const char *)(next + k * c->Dp), _MM_HINT_T0);
+        _mm_prefetch((const char *)(next + k * c->Dp), _MM_HINT_T1);
     }
     for (uint32_t t = 0; t < c->T; t++) {
         past[K - 1] = simd_load(c->x + t * c->ldx + d);

@@ -41,7 +41,7 @@ static void chunk_prepare(struct chunk *c)
 /* h = exp(Δ·A·g)·h + Δ·B·x */
 SIMD_INLINE simd_f state_next(simd_f h, simd_f rate, simd_f A, simd_f input, float B)
 {
-    simd_f decay = simd_exp2_product(rate, A);
+    simd_f decay = simd_exp2(simd_mul(rate, A));
     return simd_fma(decay, h, simd_mul(input, simd_set1(B)));
 }
 
@@ -60,7 +60,7 @@ SIMD_INLINE void chunk_states_wide(struct chunk *c, uint32_t n0, uint32_t states
         for (uint32_t n = 0; n < states; n++) {
             simd_f h = state_next(simd_load(state + n * row), rate, simd_load(A + n * row), input, B[n]);
             simd_store(state + n * row, h);
-            _mm_prefetch((const char *)(next + n * row), _MM_HINT_T0);
+            _mm_prefetch((const char *)(next + n * row), _MM_HINT_T1);
             sum = simd_fma(h, simd_set1(C[n]), sum);
         }
         c->sum[i] = sum;
