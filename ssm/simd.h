@@ -2,7 +2,7 @@
  *
  * Both exp's split their argument into a whole number and a fraction in [−½, ½], take 2^fraction from a minimax
  * polynomial that is exact at 0, and scale by the whole. simd_exp is within 1.1 ulp where its result is a normal
- * number, softplus and silu within 3; simd_exp2 is as exact as its argument. Trap: simd_exp rounds by adding 1.5·2²³;
+ * number, softplus and silu within 3.1; simd_exp2 is as exact as its argument. Trap: simd_exp rounds by adding 1.5·2²³;
  * beyond 2²² that leaves garbage as the fraction, which is cut to ±½: scaling by so large a whole gives 0 or ∞ all the
  * same. */
 #ifndef SSM_SIMD_H
