@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 #include <zmq.h>
 
 enum { HOST_BYTES = 256 };
@@ -104,6 +107,27 @@ int io_zmq_open(struct io_zmq *z, int type, char *reterr)
     return -errno;
 }
 
+/* libzmq unlinks whatever stands at an ipc path before it binds, and so would take a running peer's address away in
+ * silence. A file that nobody answers at is what a killed process left. */
+static int bind_address(void *socket_, const char *address)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    const char *path = address + strlen("ipc://");
+    int fd, served = 0;
+
+    if (!strncmp(address, "ipc://", 6) && strlen(path) < sizeof at.sun_path) {
+        memcpy(at.sun_path, path, strlen(path));
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        served = fd >= 0 && (connect(fd, (const struct sockaddr *)&at, sizeof at) == 0 || errno == EAGAIN);
+        if (fd >= 0)
+            close(fd);
+    }
+    if (!served)
+        return zmq_bind(socket_, address);
+    errno = EADDRINUSE;
+    return -1;
+}
+
 static int each(struct io_zmq *z, const struct io_strings *list, int (*call)(void *, const char *), const char *verb,
                 char *reterr)
 {
@@ -127,7 +151,7 @@ int io_zmq_attach(struct io_zmq *z, const struct io_zmq_ends *ends, char *reterr
     int r;
 
     zmq_setsockopt(z->socket, ZMQ_RECONNECT_IVL_MAX, &retry_max_ms, sizeof retry_max_ms);
-    r = each(z, &ends->bind, zmq_bind, "bind", reterr);
+    r = each(z, &ends->bind, bind_address, "bind", reterr);
     return r ? r : each(z, &ends->connect, zmq_connect, "connect", reterr);
 }
 

@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -811,6 +813,34 @@ static void an_address_in_use_is_said(void **state)
     finish(f);
 }
 
+/* libzmq by itself would take the path away from the one who serves it. */
+static void an_ipc_path_in_use_is_not_taken(void **state)
+{
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", no_keys);
+    void *conf = conf_new(io_source_zmq.options, io_source_zmq.conf_bytes, true), *source;
+    char err[IO_ERR], address[64];
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int fd;
+
+    snprintf(address, sizeof address, "ipc:///tmp/mambad-test-in-use-%d", (int)getpid());
+    strcpy(at.sun_path, address + 6);
+    set(io_source_zmq.options, conf, "bind", address);
+    assert_int_equal(zmq_bind(f->peer, address), 0);
+    assert_int_equal(io_source_zmq.open(conf, &f->host.io, &source, err), -EADDRINUSE);
+    assert_non_null(strstr(err, address));
+    assert_int_equal(zmq_unbind(f->peer, address), 0);
+
+    unlink(at.sun_path);
+    fd = socket(AF_UNIX, SOCK_STREAM, 0); /* what a killed process leaves: the path without a server */
+    assert_int_equal(bind(fd, (const struct sockaddr *)&at, sizeof at), 0);
+    close(fd);
+    assert_int_equal(io_source_zmq.open(conf, &f->host.io, &source, err), 0);
+    io_source_zmq.close(source);
+    conf_free(io_source_zmq.options, conf);
+    finish(f);
+    unlink(at.sun_path);
+}
+
 /* ---- sink ---- */
 
 static void receive_frame(void *socket, const void *expected, size_t len, bool more)
@@ -940,6 +970,7 @@ int main(void)
         cmocka_unit_test(holes_and_repeats_of_resampled_streams),
         cmocka_unit_test(bad_configs_are_refused),
         cmocka_unit_test(an_address_in_use_is_said),
+        cmocka_unit_test(an_ipc_path_in_use_is_not_taken),
         cmocka_unit_test(the_sink_sends_three_frames),
         cmocka_unit_test(pyzmq_is_a_peer),
     };
