@@ -117,6 +117,7 @@ static void write_embedding(const struct step *s)
 
 static void write_step(const struct step *s)
 {
+    bool warming = s->c->anomaly && !ssm_calibrate_warm(&s->c->calibration, s->calibrator); /* so its rows are NaN */
     if (s->c->anomaly) {
         score_patch(s);
         carry_forecast(s);
@@ -124,8 +125,7 @@ static void write_step(const struct step *s)
     write_forecast(s);
     write_embedding(s);
     if (s->out->warmup)
-        s->out->warmup[s->number - s->call_step - 1] =
-            s->c->anomaly && !s->frame->blank && !ssm_calibrate_warm(&s->c->calibration, s->calibrator);
+        s->out->warmup[s->number - s->call_step - 1] = warming && !s->frame->blank;
 }
 
 void ssm_signal_write(struct ssm_tile *t, const struct ssm_entry *e)

@@ -140,7 +140,7 @@ struct ssm_out {
     size_t anomaly_stride;
     uint32_t anomaly_every;
 
-    uint8_t *warmup; /* [steps]: 1 while the calibrator was not yet warm at the end of that step; a channel that
+    uint8_t *warmup; /* [steps]: 1 while the calibrator was not yet warm when that step began; a channel that
                         never had a finite sample writes 0 */
 
     float *logits; /* tokens: [n][vocab] */

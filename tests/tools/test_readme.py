@@ -1,0 +1,45 @@
+"""The README's producer and subscriber, pasted as they stand, against configs/minimal.yaml.   test_readme.py MAMBAD ROOT"""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+MAMBAD, ROOT = os.path.abspath(sys.argv[1]), sys.argv[2]
+sys.argv[1:] = []
+
+
+def pasted():
+    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
+        return re.findall(r"```python\n(.*?)```", f.read(), re.DOTALL)
+
+
+class Readme(unittest.TestCase):
+    def start(self, *command, **options):
+        process = subprocess.Popen(command, cwd=ROOT, **options)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def test_producer_and_subscriber(self):
+        producer, subscriber = pasted()
+        log = tempfile.TemporaryFile(mode="w+")
+        daemon = self.start(MAMBAD, "-c", "configs/minimal.yaml", stderr=log)
+        lines = self.start("/usr/bin/python3", "-u", "-c", subscriber, stdout=subprocess.PIPE, text=True)
+        self.start("/usr/bin/python3", "-c", producer)
+        said = []
+        for line in lines.stdout:
+            said.append(line.split(" ", 1))
+            if "warming" not in line:
+                break
+        seqs = [int(seq) for seq, _ in said]
+        self.assertEqual(seqs, list(range(seqs[0], seqs[0] + 64 * len(seqs), 64)))
+        self.assertTrue(0 <= float(said[-1][1]) <= 1, said[-1])
+        daemon.terminate()
+        log.seek(0)
+        self.assertEqual(daemon.wait(20), 0, log.read())
+
+
+if __name__ == "__main__":
+    unittest.main()
