@@ -146,9 +146,10 @@ static void wait_until(struct md_feeder *f, int64_t due)
     struct timespec t = {0};
     int64_t left;
 
-    for (unsigned i = 0; i < f->n_outputs; i++)
-        if (f->outputs[i]->dirty && due > md_now_ns() + 1000000000)
-            due = md_now_ns() + 1000000000; /* to flush */
+    for (unsigned i = 0; i < f->n_outputs; i++) {
+        int64_t flush = md_output_flush_due(f->outputs[i]);
+        due = flush < due ? flush : due;
+    }
     left = due == INT64_MAX ? INT64_MAX : due - md_now_ns();
     if (left > 0)
         t = (struct timespec){left / 1000000000, left % 1000000000};

@@ -178,12 +178,17 @@ static void unpack(unsigned char *at, struct io_message *m)
     m->reason = next_text(&at, m->reason);
 }
 
-/* Nothing waits: flush where the publisher waits for that, else once a second. */
-static void rest(struct md_output *o, bool sync)
+int64_t md_output_flush_due(const struct md_output *o)
+{
+    return o->dirty ? o->flushed_ns + o->conf->class_->flush_ns : INT64_MAX;
+}
+
+/* What waited is written. */
+static void settle(struct md_output *o, bool sync)
 {
     int64_t now = md_now_ns();
 
-    if (sync || now - o->flushed_ns >= 1000000000) {
+    if (sync || now >= md_output_flush_due(o)) {
         md_output_flush(o);
         o->flushed_ns = now;
     }
@@ -215,8 +220,7 @@ bool md_output_serve(struct md_output *o)
         unpack(side.bytes + at + 8, &m);
         deliver(o, &m);
     }
-    if (side.n == 0)
-        rest(o, sync);
+    settle(o, sync);
     return side.n > 0;
 }
 

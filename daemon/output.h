@@ -46,6 +46,7 @@ void md_output_sync(struct md_output *o);
 
 /* Serving thread: writes what waits. False: nothing waited. */
 bool md_output_serve(struct md_output *o);
+int64_t md_output_flush_due(const struct md_output *o); /* INT64_MAX: there is nothing to flush */
 void md_output_flush(struct md_output *o); /* the serving thread, or the publisher where that writes directly */
 
 #endif

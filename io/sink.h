@@ -48,11 +48,12 @@ struct io_sink_class {
     const struct io_option *options;
     size_t conf_bytes;
     const char *thread;
+    int64_t flush_ns; /* a flush costs: the least time between two */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
     int (*open)(const void *conf, const struct io_sink_env *env, void **ret_self, char *reterr);
     /* 0; -EAGAIN: not now (the peer is slow; the message counts as dropped, reason "slow"); other: the sink failed. */
     int (*write)(void *self, const struct io_message *m);
-    int (*flush)(void *self); /* to the kernel or the socket; at idle, at intervals and at shutdown */
+    int (*flush)(void *self); /* to the kernel or the socket; when what waited is written, at the earliest after flush_ns */
     int (*close)(void *self, int64_t linger_ns, char *reterr); /* frees even when it fails */
 };
 
