@@ -110,8 +110,12 @@ static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
     return r ? r : check_models(d, reterr);
 }
 
-/* ---- inputs, outputs, the threads that serve them
- * --------------------------------------------------------------------- */
+/* ---- inputs, outputs, the threads that serve them ----------------------------------------------------------- */
+
+static bool is_finite(const struct md_input_conf *conf)
+{
+    return conf->class_->replayable && !(conf->class_->endless && conf->class_->endless(conf->conf));
+}
 
 static void describe_inputs(struct md_daemon *d, unsigned flags)
 {
@@ -127,7 +131,7 @@ static void describe_inputs(struct md_daemon *d, unsigned flags)
         in->model = m->scheduler.model;
         in->info = m->scheduler.info;
         in->code = &d->code;
-        in->finite = flags & MD_ONCE && in->conf->class_->replayable;
+        in->finite = flags & MD_ONCE && is_finite(in->conf);
         finite += in->finite;
         md_input_init(in, d->pool);
     }

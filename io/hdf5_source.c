@@ -243,6 +243,11 @@ static enum io_turn source_turn(void *self, int64_t now_ns, int64_t *ret_wake_ns
     return wake <= now_ns || (!s->conf->follow && window_end(s) > end) ? IO_TURN_MORE : IO_TURN_WAIT;
 }
 
+static bool endless(const void *conf)
+{
+    return ((const struct io_hdf5_conf *)conf)->follow;
+}
+
 const struct io_source_class io_source_hdf5 = {
     .type = "hdf5",
     .help = "datasets of HDF5 files, finished or being written (SWMR)",
@@ -254,4 +259,5 @@ const struct io_source_class io_source_hdf5 = {
     .open = source_open,
     .turn = source_turn,
     .close = source_close,
+    .endless = endless,
 };

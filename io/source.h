@@ -128,6 +128,7 @@ struct io_source_class {
     void (*close)(void *self);
     /* optional: NULL means none */
     int (*fd)(void *self); /* readable when a turn is worthwhile */
+    bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it */
     bool (*blocks)(const void *conf); /* default of when_full is block under this config; NULL: as `replayable` */
 };
 

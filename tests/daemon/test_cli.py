@@ -333,6 +333,11 @@ class Running(Case):
         self.assertEqual(rows, 400)
         self.assertEqual({line["stream"] for line in lines if not line["topic"].startswith("sys/")}, {"i:a.wav"})
 
+    def test_once_does_not_wait_for_a_followed_log(self):
+        config = self.config("f: {type: hdf5, files: DIR/none.h5, follow: true, rate: 1}, i: {type: audio, files: "
+                             + self.wav("a.wav", 400) + "}")
+        self.check(run(MAMBAD, "-c", config, "--once"), 0)
+
     def test_terms_end_with_0(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(number):
