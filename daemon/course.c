@@ -36,6 +36,14 @@ static void plain_event(struct md_batch *b, const struct md_entry *e, const char
     event(b, e, &(struct md_event){.event = name, .from = IO_SEQ_NONE, .to = IO_SEQ_NONE, .count = -1});
 }
 
+/* Said once the first block has its number, so that `start` tells the number and the time of the first row. */
+static void greet(struct md_batch *b, const struct md_entry *e)
+{
+    if (!e->stream->course.greeted)
+        plain_event(b, e, "start");
+    e->stream->course.greeted = true;
+}
+
 /* An epoch is over; `tail` rows of its last patch gave no step. */
 static void closing_event(struct md_batch *b, const struct md_entry *e, const char *name, const char *reason,
                           uint32_t tail)
@@ -207,6 +215,7 @@ static enum outcome run_block(struct md_scheduler *sch, struct md_batch *b, stru
     for (;;) {
         uint32_t n = 0;
         md_timeline_next(&c->time, &c->rules, block, c->at, e->rows == 0, &v);
+        greet(b, e);
         if (v.clock)
             md_bump(&s->input->counters.clock, 1);
         switch (v.kind) {
@@ -254,6 +263,7 @@ static void note(struct md_batch *b, struct md_entry *e, struct io_block *block)
 {
     const struct md_note *n = (const struct md_note *)(const void *)block->data;
 
+    greet(b, e);
     event(b, e,
           &(struct md_event){
               .event = n->event, .reason = n->reason[0] ? n->reason : NULL, .from = n->from, .to = n->to, .count = -1});
@@ -329,13 +339,13 @@ static void finish(struct md_scheduler *sch, struct md_batch *b, struct md_entry
 int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s)
 {
     struct md_entry *e;
+    bool end;
 
     if ((!s->course.slots && open_stream(sch, s)) || md_batch_begin(b, s, &e))
         return -ENOMEM;
-    if (!s->course.greeted)
-        plain_event(b, e, "start");
-    s->course.greeted = true;
-    if (run_blocks(sch, b, e))
+    end = run_blocks(sch, b, e);
+    greet(b, e);
+    if (end)
         end_stream(b, e, NULL);
     finish(sch, b, e);
     return e->closing;

@@ -4,7 +4,8 @@
  * before the first sample is taken. Order of death: sources fall silent, engines drain, the publisher empties, sinks
  * flush and close.
  *
- * `run` must rise with every start: without a state folder it is the time of the start in seconds since the Unix epoch.
+ * `run` must rise with every start: without a state folder it is the time of the start in milliseconds since the Unix
+ * epoch.
  */
 #include "daemon/assembly.h"
 
@@ -297,6 +298,15 @@ static int start_threads(struct md_daemon *d)
     return r;
 }
 
+/* In seconds, a service that is restarted at once would have the same number twice. */
+static uint64_t start_number(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
 int md_daemon_start(const struct md_config *config, unsigned flags, struct md_daemon **ret, char *reterr)
 {
     struct md_daemon *d = calloc(1, sizeof *d);
@@ -308,7 +318,7 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
     }
     d->config = config;
     d->started_ns = md_now_ns();
-    d->run = (uint64_t)time(NULL);
+    d->run = start_number();
     r = allocate(d) ? EX_OSERR : 0;
     if (r) {
         snprintf(reterr, IO_ERR, "out of memory");

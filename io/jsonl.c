@@ -47,6 +47,20 @@ static int check(const void *config, const char **ret_key, char *reterr)
     return -EINVAL;
 }
 
+/* A process that was killed may have left half a line: it must not take the next whole one with it. */
+static void end_torn_line(struct sink *s, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    off_t end = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+    char last = '\n';
+
+    if (end > 0 && pread(fd, &last, 1, end - 1) == 1 && last != '\n')
+        s->buffer[s->len++] = '\n';
+    s->whole = s->len;
+    if (fd >= 0)
+        close(fd);
+}
+
 static int open_sink(const void *config, const struct io_sink_env *env, void **ret_self, char *reterr)
 {
     const struct conf *c = config;
@@ -67,6 +81,8 @@ static int open_sink(const void *config, const struct io_sink_env *env, void **r
         free(s);
         return r;
     }
+    if (!s->is_stdout && c->append)
+        end_torn_line(s, c->path);
     *ret_self = s;
     return 0;
 }

@@ -155,6 +155,7 @@ static void append_and_flush(void **state)
     struct io_message m = message(IO_EVENT);
     struct fixture f;
     struct stat st;
+    off_t torn;
 
     temporary(&f);
     m.event = "gap";
@@ -169,6 +170,14 @@ static void append_and_flush(void **state)
     assert_int_equal(io_sink_jsonl.write(f.sink, &m), 0);
     assert_int_equal(close_sink(&f), 0);
     assert_int_equal(count_lines(f.path), 2);
+    assert_int_equal(stat(f.path, &st), 0);
+    assert_int_equal(truncate(f.path, st.st_size - 7), 0); /* torn by a kill: the next line stands by itself */
+    open_sink(&f, true);
+    assert_int_equal(io_sink_jsonl.write(f.sink, &m), 0);
+    assert_int_equal(close_sink(&f), 0);
+    torn = st.st_size - 7;
+    assert_int_equal(stat(f.path, &st), 0);
+    assert_int_equal(st.st_size, torn + 1 + (torn + 7) / 2);
     open_sink(&f, false);
     assert_int_equal(close_sink(&f), 0);
     assert_int_equal(count_lines(f.path), 0);
