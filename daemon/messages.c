@@ -8,8 +8,6 @@
 
 #include "daemon/publisher.h"
 
-enum { MESSAGE_FLOATS = 1 << 18 }; /* of payload; longer ones are cut */
-
 /* A walk along the rows of an entry. */
 struct cursor {
     uint32_t run, row; /* the run, and the row at which it begins */
@@ -87,6 +85,7 @@ static void send_group(struct view *v, struct group *g, uint64_t arrived_ns)
     md_bump(&v->s->seen.out_rows[g->family], n);
     now -= (int64_t)arrived_ns;
     g->m.latency_us = now > 0 ? now / 1000 : 0;
+    g->m.times = v->s->irregular ? v->p->times : NULL;
     md_hist_add(&v->p->latency, now > 0 ? (uint64_t)now : 0);
     md_publish(v->p, &g->m);
     g->m.shape[0] = 0;
@@ -105,7 +104,7 @@ static void add_rows(struct view *v, struct group *g, uint64_t *arrived_ns, cons
     uint32_t n = g->m.shape[0];
 
     if (n && (rows->seq != g->next_seq || rows->warm != g->m.warmup ||
-              (size_t)(n + rows->n) * g->row_floats > MESSAGE_FLOATS))
+              (size_t)(n + rows->n) * g->row_floats > MD_MESSAGE_FLOATS))
         send_group(v, g, *arrived_ns);
     if (g->m.shape[0] == 0) {
         *arrived_ns = rows->arrived_ns;
@@ -114,6 +113,8 @@ static void add_rows(struct view *v, struct group *g, uint64_t *arrived_ns, cons
         g->m.data = rows->data;
         g->m.warmup = rows->warm;
     }
+    for (uint32_t i = 0; v->s->irregular && i < rows->n; i++)
+        v->p->times[g->m.shape[0] + i] = i ? IO_T_NONE : rows->t_ns;
     g->m.shape[0] += rows->n;
     g->next_seq = rows->seq + rows->n * g->stride;
 }

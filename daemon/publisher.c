@@ -5,6 +5,7 @@
  * there are. */
 #include "daemon/publisher.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -160,7 +161,8 @@ int md_publisher_start(struct md_publisher *p)
     pthread_condattr_destroy(&clock);
     pthread_mutex_init(&p->lock, NULL);
     p->beat_ns = p->started_ns;
-    r = -pthread_create(&p->thread, NULL, run, p);
+    p->times = malloc(MD_MESSAGE_FLOATS * sizeof *p->times); /* pages that no irregular stream needs stay untouched */
+    r = p->times ? -pthread_create(&p->thread, NULL, run, p) : -ENOMEM;
     p->running = r == 0;
     if (p->running)
         pthread_setname_np(p->thread, "publisher");
@@ -177,5 +179,7 @@ void md_publisher_join(struct md_publisher *p)
 void md_publisher_done(struct md_publisher *p)
 {
     free(p->joined);
+    free(p->times);
     p->joined = NULL;
+    p->times = NULL;
 }

@@ -6,7 +6,7 @@
 #include "daemon/output.h"
 #include "daemon/scheduler.h"
 
-enum { MD_NOTICES = 64 };
+enum { MD_NOTICES = 64, MD_MESSAGE_FLOATS = 1 << 18 /* of payload; longer messages are cut */ };
 
 struct md_notice { /* an error about an id that has no stream here */
     char id[IO_ID_MAX + 1];
@@ -38,6 +38,7 @@ struct md_publisher {
     int64_t beat_ns; /* of the next heartbeat */
     uint64_t beats;
     uint64_t totals[IO_FAMILIES]; /* rows published */
+    int64_t *times;               /* [MD_MESSAGE_FLOATS] of the rows of an irregular stream's message */
     float *joined;                /* scratch for anomaly rows of several channels */
     size_t joined_cap;
     md_count notices_lost;

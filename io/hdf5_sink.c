@@ -145,6 +145,8 @@ static int find_levels(struct sink *s, const float *quantiles, uint32_t n, uint3
 
 static int64_t row_time(const struct io_message *m, uint32_t i)
 {
+    if (m->times)
+        return m->times[i];
     if (m->t_ns == IO_T_NONE || i == 0)
         return m->t_ns;
     return m->rate > 0 ? m->t_ns + llround((double)i * (double)m->stride * 1e9 / m->rate) : IO_T_NONE;

@@ -19,6 +19,7 @@ struct io_message {
     uint32_t epoch;
     int64_t seq, stride, span;
     int64_t t_ns; /* IO_T_NONE: null */
+    const int64_t *times; /* of each row, where t_ns and rate do not tell them (irregular streams); else NULL */
     double rate;
     bool warmup, exact;
     int64_t latency_us;

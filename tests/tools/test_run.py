@@ -141,6 +141,15 @@ class Run(unittest.TestCase):
         self.assertFalse(os.path.exists(path("out.h5")), "a run that failed leaves no file")
         self.assertEqual([n for n in os.listdir(HOME.name) if n.startswith(".")], [])
 
+    def test_irregular_times_in_hdf5(self):
+        times = [10 * i * i for i in range(200)]
+        csv = write("i.csv", "time,v\n" + "".join(f"{t},{x}\n" for t, x in zip(times, SIGNAL)))
+        self.ok(csv, "-o", path("i.h5"))
+        with h5py.File(path("i.h5"), "r") as f:
+            rows, ahead = f["anomaly"][:], f["prediction"][:]
+        self.assertEqual([t // 10**9 for t in rows["t_ns"]], times, "every row has its own time")
+        self.assertEqual([t // 10**9 for t in ahead["t_ns"]], [t + 10 for t in times[3::4]], "the last one's and the interval")
+
     def test_bad_line(self):
         result = run(write("bad.csv", "v\n1\n2\n3\n4\n5\nx\n"))
         self.assertEqual(result.returncode, 65)
