@@ -38,12 +38,27 @@ static void say(struct md_input *in, enum io_reason why, const char *id, const c
         md_log(MD_WARN, in->conf->id, "%s%s%s (%s)", id ? id : "", id ? ": " : "", text, io_reason_name(why));
 }
 
+/* An event `error` under the id. */
+static void announce(struct md_input *in, enum io_reason why, const char *id)
+{
+    int64_t now = md_now_ns();
+
+    if (now - in->notice_ns >= hush_ns) {
+        in->notice_ns = now;
+        in->notices = 0;
+    }
+    if (in->notices++ < NOTICES_A_SECOND)
+        md_publisher_notice(in->publisher, id, in->model, io_reason_name(why));
+}
+
 static void host_discard(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text)
 {
     struct md_input *in = self;
 
     md_bump(&in->counters.errors[why], 1);
     md_add(&in->counters.discarded[why], samples);
+    if (why == IO_R_RATE && id) /* rows without numbers of their own leave no hole that would show */
+        announce(in, why, id);
     if (why == IO_R_FILE)
         atomic_compare_exchange_strong(in->code, &(int){0}, EX_DATAERR);
     say(in, why, id, text);
@@ -56,17 +71,11 @@ static int refuse(struct md_input *in, int err, const struct io_stream_desc *des
                          : err == -ENOSPC ? IO_R_STREAMS
                          : err == -ENOMEM ? IO_R_MEMORY
                                           : IO_R_SHAPE;
-    int64_t now = md_now_ns();
 
     md_bump(&in->counters.errors[why], 1);
     md_add(&in->counters.discarded[why], desc->samples);
     say(in, why, desc->id, "stream refused");
-    if (now - in->notice_ns >= hush_ns) {
-        in->notice_ns = now;
-        in->notices = 0;
-    }
-    if (in->notices++ < NOTICES_A_SECOND)
-        md_publisher_notice(in->publisher, desc->id, in->model, io_reason_name(why));
+    announce(in, why, desc->id);
     return err;
 }
 

@@ -106,7 +106,7 @@ static void test_refused(void **state)
 
     (void)state;
     start(&s,
-          MODELS "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', stream: 'x/{stream}'},\n"
+          MODELS "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', stream: 'x/{stream}', rate: 100},\n"
                  "         in1: {type: zmq, pattern: pull, bind: 'IN1', stream: 'x/{stream}'}}\n" OUTPUTS,
           2);
     service_send(&s, 0, "a", ramp(), 8, 1, "");
@@ -121,6 +121,8 @@ static void test_refused(void **state)
     assert_int_equal(service_count(&s, "inputs.in0.input_discarded_samples_total.streams"), 8);
     assert_int_equal(service_count(&s, "inputs.in1.input_discarded_samples_total.duplicate_stream"), 8);
     assert_int_equal(service_count(&s, "inputs.in0.input_discarded_samples_total.shape"), 8);
+    service_send(&s, 0, "a", ramp(), 8, 1, ",\"rate\":50");
+    service_wait(&s, "inputs.in0.input_errors_total.rate", 1);
     service_end(&s, 0, "b");
     service_wait(&s, "inputs.in0.stream_ends_total", 1);
     service_send(&s, 0, "c", ramp(), 8, 1, "");
@@ -128,7 +130,7 @@ static void test_refused(void **state)
     lines = service_stop(&s);
     assert_int_equal(events_of(lines, "x/c", "error"), 1);
     assert_string_equal(text_of(event_of(lines, "x/c", "error"), "reason"), "streams");
-    assert_int_equal(events_of(lines, "x/a", "error"), 2);
+    assert_int_equal(events_of(lines, "x/a", "error"), 3);
     assert_int_equal(row_count(lines, "embedding", "x/a"), 2);
     json_decref(lines);
     service_done(&s);
