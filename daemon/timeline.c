@@ -156,6 +156,13 @@ static void announce(struct md_verdict *v, const char *event, const char *reason
     v->count = to - from + 1;
 }
 
+/* A gap in which no row has a number: it lies before the event's own seq. */
+static void announce_between(struct md_verdict *v, const char *reason)
+{
+    announce(v, "gap", reason, IO_SEQ_NONE, IO_SEQ_NONE);
+    v->count = -1;
+}
+
 /* Rows below `next`: late where they fill a hole that was given up, else duplicates. */
 static void judge_old(const struct md_timeline *t, uint32_t left, struct md_verdict *v)
 {
@@ -220,8 +227,7 @@ static uint32_t judge_times(struct md_timeline *t, const struct md_time_rules *r
             return 0;
         }
         if (gap) {
-            announce(v, "gap", "time", v->seq, v->seq);
-            v->count = -1;
+            announce_between(v, "time");
             t->last_t = IO_T_NONE;
             t->reset = MD_RESET_GAP;
             return 0;
@@ -308,8 +314,7 @@ static bool judge_block(struct md_timeline *t, const struct md_time_rules *r, st
 static void announce_loss(const struct md_timeline *t, struct io_block *b, struct md_verdict *v)
 {
     b->flags &= ~(uint32_t)IO_GAP;
-    announce(v, "gap", "sender", t->next, t->next);
-    v->count = -1;
+    announce_between(v, "sender");
     v->bridged = true;
 }
 

@@ -281,6 +281,7 @@ static void test_flags(void **state)
     feed(&t, &r, b, &l);
     assert_int_equal(l.gaps, 1);
     assert_int_equal(l.gap_count, -1);
+    assert_int_equal(l.gap_from, IO_SEQ_NONE); /* no number is known to be missing */
     assert_int_equal(l.seq[30], 13);
     b = block(0, IO_SEQ_NONE, IO_T_NONE, false); /* flags without rows */
     b->flags = IO_RESET;
