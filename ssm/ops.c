@@ -8,11 +8,11 @@ static const struct ssm_ops *const tables[] = {
 #ifdef SSM_OPS_AMX
     &ssm_ops_amx,
 #endif
-#ifdef SSM_OPS_AVX512BF16
-    &ssm_ops_avx512bf16,
-#endif
 #ifdef SSM_OPS_AVX512
     &ssm_ops_avx512,
+#endif
+#ifdef SSM_OPS_AVX512BF16
+    &ssm_ops_avx512bf16, /* after avx512: two vdpbf16ps take longer than the two FMAs they replace (docs/performance.md) */
 #endif
 #ifdef SSM_OPS_AVX2
     &ssm_ops_avx2,

@@ -1,6 +1,7 @@
-/* ops_amx.c: y = W·x by tdpbf16ps: bf16 weights, activations rounded to bf16, fp32 sums in tile registers. Each output
- * is one chain over steps of 32 k in order, for one row as for many: a tile with fewer rows computes the same rows. The
- * rest of the table is avx512's. Runs on any worker; the tile configuration lives only within one call.
+/* ops_amx.c: y = W·x by tdpbf16ps: bf16 weights, activations as sums of two bf16, fp32 sums in tile registers. Each
+ * output is one chain over steps of 32 k in order, high part before low, for one row as for many: a tile with fewer
+ * rows computes the same rows. The rest of the table is avx512's. Runs on any worker; the tile configuration lives only
+ * within one call.
  *
  * Trap: compilers do not know that tile loads read memory, hence the fences around what is stored for them. */
 #include "ssm/simd_ops.h"
@@ -11,7 +12,7 @@
 #include "ssm/cpu.h"
 #include "ssm/tiles_avx512.h"
 
-/* Tile registers: sums in 0..3; rows of x in 4 (and 5); weights in 5..7 or 6, 7. */
+/* Tile registers: sums in 0..3; rows of x in 4 and 5; weights in 6 and 7. */
 enum { TILE_ROWS = 16, BLOCK_ROWS = 2 * TILE_ROWS, STEP_PAIRS = K_STEP / 2, PALETTE = 1, TILES_USED = 8 };
 
 struct config { /* of ldtilecfg */
@@ -25,14 +26,13 @@ static void fence(void)
     __asm__ volatile("" ::: "memory");
 }
 
-/* Tiles of `rows` rows of x in up to two halves: 0, 1 and 4 hold the first half, 2, 3 and 5 the second; up to 16 rows
- * are one half in 0..4, and 5 holds weights. */
+/* Tiles of `rows` rows of x in up to two halves: 0, 1 and 4 belong to the first half, 2, 3 and 5 to the second; up to
+ * 16 rows are one half, whose low part is in 5. */
 static void configure(struct config *c, uint32_t rows)
 {
     uint8_t first = rows < TILE_ROWS ? (uint8_t)rows : TILE_ROWS;
     uint8_t second = rows > TILE_ROWS ? (uint8_t)(rows - TILE_ROWS) : first;
-    uint8_t fifth = rows > TILE_ROWS ? second : TILE_ROWS;
-    const uint8_t tile_rows[TILES_USED] = {first, first, second, second, first, fifth, TILE_ROWS, TILE_ROWS};
+    const uint8_t tile_rows[TILES_USED] = {first, first, second, second, first, second, TILE_ROWS, TILE_ROWS};
     if (c->palette && !memcmp(c->rows, tile_rows, sizeof tile_rows))
         return;
     *c = (struct config){.palette = PALETTE};
@@ -63,20 +63,26 @@ static void block_narrow(const struct tile *t, uint32_t rows, unsigned vectors)
     _tile_zero(3);
     for (uint32_t k = 0; k < t->k; k += STEP_PAIRS, x += 64, w += STEP_PAIRS * w_stride) {
         _tile_loadd(4, x, x_stride);
-        _tile_loadd(5, w, w_stride);
-        _tile_dpbf16ps(0, 4, 5);
+        _tile_loadd(5, x + x_stride / 2, x_stride);
+        _tile_loadd(6, w, w_stride);
+        _tile_dpbf16ps(0, 4, 6);
         if (vectors > 1) {
-            _tile_loadd(6, w + 64, w_stride);
-            _tile_dpbf16ps(1, 4, 6);
+            _tile_loadd(7, w + 64, w_stride);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(1, 5, 7);
         }
+        _tile_dpbf16ps(0, 5, 6);
         if (vectors > 2) {
-            _tile_loadd(7, w + 128, w_stride);
-            _tile_dpbf16ps(2, 4, 7);
+            _tile_loadd(6, w + 128, w_stride);
+            _tile_dpbf16ps(2, 4, 6);
         }
         if (vectors > 3) {
-            _tile_loadd(5, w + 192, w_stride);
-            _tile_dpbf16ps(3, 4, 5);
+            _tile_loadd(7, w + 192, w_stride);
+            _tile_dpbf16ps(3, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
         }
+        if (vectors > 2)
+            _tile_dpbf16ps(2, 5, 6);
         for (size_t i = 0; i < STEP_PAIRS * w_stride; i += 128) /* the neighbouring line comes by itself */
             _mm_prefetch(ahead + i, _MM_HINT_T0);
         ahead += t->ahead_step;
@@ -107,6 +113,14 @@ static void block_wide(const struct tile *t, uint32_t rows, unsigned vectors, un
         _tile_dpbf16ps(2, 5, 6);
         if (two) {
             _tile_loadd(7, w + 64, w_stride);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_loadd(4, x + x_stride / 2, x_stride);
+        _tile_loadd(5, x + x_stride / 2 + TILE_ROWS * x_stride, x_stride);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        if (two) {
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(3, 5, 7);
         }
@@ -141,17 +155,17 @@ static void gemm(const struct ssm_weight *w, const float *x, size_t ldx, uint32_
 {
     size_t output_bytes = ssm_panels_output_bytes(SSM_BF16, w->k, K_STEP), panel_bytes = PANEL * output_bytes;
     size_t padded = SSM_PADDED(w->n), row_pairs = bf16_row_pairs(w->k), blocks = (M + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    struct tile t = {.ldx = row_pairs, .k = (uint32_t)row_pairs, .ldy = ldy, .add = add};
+    struct tile t = {.ldx = 2 * row_pairs, .k = (uint32_t)row_pairs, .ldy = ldy, .add = add};
     struct config config = {0};
     t.ahead_step = STEP_PAIRS * 256 / blocks;
-    bf16_round_rows(scratch, x, ldx, M, w->k);
+    bf16_split_rows(scratch, x, ldx, M, w->k);
     for (uint32_t n = n0; n < n1; n += PANEL) {
         unsigned vectors = padded - n < PANEL ? (unsigned)(padded - n) / SSM_LANES : VECTORS;
         t.w = (const char *)w->packed + n * output_bytes;
         t.bias = w->bias ? w->bias + n : NULL;
         for (uint32_t block = 0; block < blocks; block++) {
             uint32_t m = block * BLOCK_ROWS, rows = M - m < BLOCK_ROWS ? M - m : BLOCK_ROWS;
-            t.x = (const uint32_t *)scratch + m * row_pairs;
+            t.x = (const uint32_t *)scratch + m * t.ldx;
             t.y = y + m * ldy + n;
             t.ahead = M <= TILE_ROWS ? t.w + 2 * AHEAD : t.w + panel_bytes + block * (panel_bytes / blocks);
             configure(&config, rows);

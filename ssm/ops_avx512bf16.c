@@ -1,5 +1,5 @@
-/* ops_avx512bf16.c: y = W·x by vdpbf16ps: bf16 weights, activations rounded to bf16, fp32 sums. Each output is one
- * chain over pairs of k in order. The rest of the table is avx512's.
+/* ops_avx512bf16.c: y = W·x by vdpbf16ps: bf16 weights, activations as sums of two bf16, fp32 sums. Each output is one
+ * chain over pairs of k in order, high part before low. The rest of the table is avx512's.
  *
  * Trap: vdpbf16ps takes denormals as zero and does not look at MXCSR; that is part of this table's arithmetic. */
 #include "ssm/simd_ops.h"
@@ -11,7 +11,7 @@
 SIMD_INLINE void tile_run(const struct tile *t, enum ssm_dtype dtype, unsigned rows, unsigned vectors)
 {
     const char *panel = t->w, *ahead = t->ahead;
-    const int32_t *x = t->x;
+    const int32_t *x = t->x, *low = x + t->ldx / 2;
     __m512 acc[ROWS][VECTORS];
     tile_zero(acc, rows, vectors);
     for (uint32_t p = 0; p < t->k; p++, panel += vectors * 64, ahead += t->ahead_step) {
@@ -23,10 +23,17 @@ SIMD_INLINE void tile_run(const struct tile *t, enum ssm_dtype dtype, unsigned r
         }
         SIMD_UNROLL
         for (unsigned r = 0; r < rows; r++) {
-            __m512bh pair = (__m512bh)_mm512_set1_epi32(x[r * t->ldx + p]);
+            __m512bh high = (__m512bh)_mm512_set1_epi32(x[r * t->ldx + p]);
             SIMD_UNROLL
             for (unsigned v = 0; v < vectors; v++)
-                acc[r][v] = _mm512_dpbf16_ps(acc[r][v], w[v], pair);
+                acc[r][v] = _mm512_dpbf16_ps(acc[r][v], w[v], high);
+        }
+        SIMD_UNROLL
+        for (unsigned r = 0; r < rows; r++) {
+            __m512bh rest = (__m512bh)_mm512_set1_epi32(low[r * t->ldx + p]);
+            SIMD_UNROLL
+            for (unsigned v = 0; v < vectors; v++)
+                acc[r][v] = _mm512_dpbf16_ps(acc[r][v], w[v], rest);
         }
     }
     tile_store(t, acc, rows, vectors);
@@ -39,8 +46,9 @@ static tile_fn *const tiles[ROWS][VECTORS] = TILE_NAMES(SSM_BF16);
 static void gemm(const struct ssm_weight *w, const float *x, size_t ldx, uint32_t M, float *y, size_t ldy, bool add,
                  uint32_t n0, uint32_t n1, void *scratch)
 {
-    bf16_round_rows(scratch, x, ldx, M, w->k);
-    struct tile t = {.x = scratch, .ldx = bf16_row_pairs(w->k), .k = (w->k + 1) / 2, .y = y, .ldy = ldy, .add = add};
+    bf16_split_rows(scratch, x, ldx, M, w->k);
+    struct tile t = {
+        .x = scratch, .ldx = 2 * bf16_row_pairs(w->k), .k = (w->k + 1) / 2, .y = y, .ldy = ldy, .add = add};
     tiles_gemm(tiles, w, ssm_panels_output_bytes(SSM_BF16, w->k, K_STEP), t, M, n0, n1);
 }
 
