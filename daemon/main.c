@@ -204,7 +204,11 @@ static int serve(const struct md_config *config, unsigned flags, int signals)
     if (rc != 0)
         md_log(MD_ERROR, NULL, "the end was not clean: not everything was written in time");
     md_log(MD_INFO, NULL, "mambad ends");
-    return code ? code : rc;
+    if (rc != 0) { /* a thread that was given up may still read the configuration: nothing is freed under it */
+        md_log_flush(true);
+        _exit(code ? code : rc);
+    }
+    return code;
 }
 
 static int run(const struct md_config *config, const struct options *o)

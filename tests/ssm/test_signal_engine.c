@@ -56,7 +56,7 @@ static struct ssm_item item_of(struct ssm_slot slot, unsigned c, uint32_t from, 
 {
     struct ssm_item item = {
         .slot = slot, .n = to - from, .x = &signals[from][c], .x_stride = CHANNELS, .interval = 1, .nan = policy};
-    uint32_t k = from / P;
+    uint32_t k = from / P < STEPS ? from / P : STEPS - 1; /* the last samples end no step and write nothing */
     item.out = (struct ssm_out){
         .forecast = o->forecast[k][0],
         .forecast_stride = HORIZON * Q,

@@ -34,9 +34,7 @@ class Readme(unittest.TestCase):
             if "warming" not in line:
                 break
         seqs = [int(seq) for seq, _ in said]
-        messages = [seq for seq in seqs if seq % 64 == 0]  # one more is cut off where the warm-up ends
-        self.assertEqual(messages, list(range(seqs[0], messages[-1] + 1, 64)))
-        self.assertEqual(seqs, sorted(seqs))
+        self.assertEqual(seqs, sorted(set(seqs)))
         self.assertTrue(0 <= float(said[-1][1]) <= 1, said[-1])
         daemon.terminate()
         log.seek(0)
