@@ -66,8 +66,8 @@ def columns(name):
 
 
 def markets():
-    for name, x in columns("Stocks.csv").items():
-        yield f"Stocks.csv {name}", x
+    for name, x in columns("Stocks.csv").items():  # monthly; rows without a price are dividend days
+        yield f"Stocks.csv {name}", x[np.isfinite(x)]
     prices = np.load(os.path.join(SAMPLES, "goog.npz"))["price_data"]
     yield "goog.npz adj_close", prices["adj_close"].astype(float)
     for name, x in columns("msft.csv").items():
