@@ -141,18 +141,26 @@ static void describe_inputs(struct md_daemon *d, unsigned flags)
     d->finite_left = finite || !(flags & MD_ONCE) ? finite : (int)d->n_inputs;
 }
 
-static struct md_feeder *feeder_for(struct md_daemon *d, const char *group)
+static struct md_feeder *new_feeder(struct md_daemon *d, unsigned n_inputs, unsigned n_outputs)
+{
+    struct md_feeder *f = &d->feeders[d->n_feeders];
+
+    if (md_feeder_init(f, n_inputs, n_outputs))
+        return NULL;
+    d->n_feeders++;
+    return f;
+}
+
+static struct md_feeder *shared_feeder(struct md_daemon *d, const char *group)
 {
     struct md_feeder *f;
 
-    for (unsigned i = 0; group && i < d->n_feeders; i++)
+    for (unsigned i = 0; i < d->n_feeders; i++)
         if (d->feeders[i].group && strcmp(d->feeders[i].group, group) == 0)
             return &d->feeders[i];
-    f = &d->feeders[d->n_feeders];
-    if (md_feeder_init(f, group ? d->n_inputs : 1, group ? d->n_outputs : 0))
-        return NULL;
-    d->n_feeders++;
-    f->group = group;
+    f = new_feeder(d, d->n_inputs, d->n_outputs);
+    if (f)
+        f->group = group;
     return f;
 }
 
@@ -169,16 +177,18 @@ static int make_feeders(struct md_daemon *d)
 {
     for (unsigned i = 0; i < d->n_outputs; i++) {
         struct md_output *o = &d->outputs[i];
-        struct md_feeder *f = o->conf->class_->thread ? feeder_for(d, o->conf->class_->thread) : NULL;
-        if (!f && o->conf->class_->thread)
-            return -ENOMEM;
-        if (!f)
+        const struct io_sink_class *c = o->conf->class_;
+        if (!c->thread && !c->own_thread)
             continue;
+        struct md_feeder *f = c->own_thread ? new_feeder(d, 0, 1) : shared_feeder(d, c->thread);
+        if (!f)
+            return -ENOMEM;
         f->outputs[f->n_outputs++] = o;
         o->wake_fd = f->wake_fd;
     }
     for (unsigned i = 0; i < d->n_inputs; i++) {
-        struct md_feeder *f = feeder_for(d, d->inputs[i].conf->class_->thread);
+        const char *group = d->inputs[i].conf->class_->thread;
+        struct md_feeder *f = group ? shared_feeder(d, group) : new_feeder(d, 1, 0);
         if (!f)
             return -ENOMEM;
         f->inputs[f->n_inputs++] = &d->inputs[i];

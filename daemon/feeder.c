@@ -202,7 +202,7 @@ int md_feeder_open(struct md_feeder *f)
         return f->failed;
     }
     f->running = true;
-    pthread_setname_np(f->thread, f->group ? f->group : "source");
+    pthread_setname_np(f->thread, f->group ? f->group : f->n_outputs ? "sink" : "source");
     while (sem_wait(&f->opened))
         continue;
     return f->failed;

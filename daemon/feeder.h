@@ -1,6 +1,6 @@
-/* feeder.h: a source thread. Most sources have one to themselves; libhdf5's users, sources and sinks, share one, whose
- * turns go round-robin. It sleeps in poll() on the sources' descriptors, on an eventfd (room in a queue, a message for
- * a sink, the end), and until the earliest time that a source asked for. */
+/* feeder.h: a source thread. Most sources have one to themselves, as have sinks that may wait; libhdf5's users, sources
+ * and sinks, share one, whose turns go round-robin. It sleeps in poll() on the sources' descriptors, on an eventfd (room
+ * in a queue, a message for a sink, the end), and until the earliest time that a source asked for. */
 #ifndef MD_FEEDER_H
 #define MD_FEEDER_H
 
@@ -11,7 +11,7 @@
 #include "daemon/output.h"
 
 struct md_feeder {
-    const char *group; /* the adapters' `thread`; NULL: one source of its own */
+    const char *group; /* the adapters' `thread`; NULL: it serves one adapter only */
     struct md_input **inputs;
     int64_t *wake_ns;           /* [n_inputs] when each wants its next turn; 0: at once */
     struct pollfd *polls;       /* [n_inputs + 1] */

@@ -1,7 +1,8 @@
 /* sink.h: the vtable of output adapters and the message they write. Field meanings: the wire protocol (docs/protocol.md).
  *
- * A sink has a bounded queue of its own in front of it, fed by the publisher; write() runs on the sink's thread
- * ("hdf5": the one libhdf5 thread; NULL: the publisher's own). Sinks never log. */
+ * A sink has a bounded queue of its own in front of it, fed by the publisher; write() runs on the sink's thread: one of
+ * its own (own_thread), one that it shares with all adapters of the same `thread` ("hdf5": libhdf5's), or, with neither,
+ * the publisher's. Sinks never log. */
 #ifndef IO_SINK_H
 #define IO_SINK_H
 
@@ -49,6 +50,7 @@ struct io_sink_class {
     const struct io_option *options;
     size_t conf_bytes;
     const char *thread;
+    bool own_thread; /* its writes may wait, for its own peer only */
     int64_t flush_ns; /* a flush costs: the least time between two */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
     int (*open)(const void *conf, const struct io_sink_env *env, void **ret_self, char *reterr);

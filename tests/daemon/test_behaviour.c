@@ -7,11 +7,14 @@
 #include <stdio.h>
 
 #include <cmocka.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "tests/daemon/service.h"
 
@@ -326,6 +329,47 @@ static void test_once(void **state)
     assert_int_equal(system(yaml), 0);
 }
 
+static long long file_bytes(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 ? (long long)st.st_size : 0;
+}
+
+/* A reader of one JSON lines output that does not read holds up that output only. */
+static void test_stuck_output(void **state)
+{
+    enum { WANTED = 500000 }; /* a pipe takes 64 KiB, the queue before the stuck output 4 MiB */
+    struct service s;
+    char dir[] = "/tmp/mambad-stuck-XXXXXX", yaml[1024], fifo[64], out[128], command[128];
+    int reader;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    snprintf(fifo, sizeof fifo, "%s/fifo", dir);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    reader = open(fifo, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    assert_true(reader >= 0);
+    snprintf(yaml, sizeof yaml,
+             "models: {m: {path: MODEL, device: cpu, slots: 2, threads: 1}}\n"
+             "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0'}}\n"
+             "outputs: {a: {type: jsonl, path: %s, families: [embedding]},\n"
+             "          out: {type: jsonl, path: DIR/out.jsonl, families: [embedding]}}\n",
+             fifo);
+    service_start(&s, yaml, 0);
+    for (unsigned i = 0; i < 4; i++)
+        service_send(&s, 0, "a", ramp(), 4096, 1, "");
+    snprintf(out, sizeof out, "%s/out.jsonl", s.dir);
+    for (unsigned tries = 0; file_bytes(out) < WANTED && tries < 1000; tries++)
+        nap(10);
+    assert_true(file_bytes(out) >= WANTED);
+    snprintf(command, sizeof command, "exec 3< %s; rm -r %s; cat <&3 > /dev/null &", fifo, dir); /* cat ends with the daemon */
+    assert_int_equal(system(command), 0);
+    json_decref(service_stop(&s));
+    service_done(&s);
+    close(reader);
+}
+
 static void test_start_failures(void **state)
 {
     static const struct {
@@ -378,6 +422,7 @@ int main(void)
         cmocka_unit_test(test_reorder),
         cmocka_unit_test(test_irregular),
         cmocka_unit_test(test_once),
+        cmocka_unit_test(test_stuck_output),
         cmocka_unit_test(test_start_failures),
     };
 
