@@ -421,7 +421,7 @@ int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
                1e-9 * (double)timeout_ns);
         return EX_IOERR; /* nothing can be freed under threads that hang */
     }
-    if (r > 0)
+    if (r > 0 && timeout_ns > 0)
         md_log(MD_WARN, NULL, "not drained within %.1f s: queued samples are lost", 1e-9 * (double)timeout_ns);
     end_threads(d, deadline);
     if (atomic_load(&d->code) == EX_IOERR)

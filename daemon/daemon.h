@@ -25,7 +25,8 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
 int md_daemon_fd(const struct md_daemon *d);
 int md_daemon_status_code(const struct md_daemon *d); /* 0, or the sysexits code of the fatal failure or of the first input that failed */
 
-/* Stops the sources, drains what is queued, flushes the sinks, within timeout_ns; frees all. Returns 0 or 74. */
+/* Stops the sources, drains what is queued, flushes the sinks, within timeout_ns; frees all. Returns 0 or 74.
+ * 0: what is queued is given up without a word. */
 int md_daemon_stop(struct md_daemon **d, int64_t timeout_ns);
 
 /* Snapshots of every counter, for the control socket and mambactl. New references. Any thread. */
