@@ -65,6 +65,8 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
     m->made = md_scheduler_init(&m->scheduler, conf->slots, d->pool) == 0;
     md_log(MD_INFO, conf->id, "model %s on %s (%s), %u slots", info->name, ssm_engine_device(m->scheduler.engine),
            ssm_engine_ops(m->scheduler.engine), conf->slots);
+    if (*ssm_engine_note(m->scheduler.engine))
+        md_log(MD_INFO, conf->id, "device auto is the CPU: %s", ssm_engine_note(m->scheduler.engine));
     return m->made ? 0 : refuse(reterr, EX_OSERR, "model", conf->id, "out of memory");
 }
 

@@ -27,6 +27,7 @@ struct ssm_engine {
     struct ssm_section sections[SECTIONS_MAX];
     unsigned n_sections;
     size_t slot_bytes;
+    char note[SSM_ERR];
 };
 
 /* Of a saved slot; explicit places, little-endian. */
@@ -61,7 +62,6 @@ static void collect_sections(struct ssm_engine *e)
 int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts *opts, struct ssm_engine **ret,
                     char *reterr)
 {
-    char note[SSM_ERR];
     struct ssm_engine *e = calloc(1, sizeof *e);
     int err = -ENOMEM;
     assert(opts->slots >= 1);
@@ -73,7 +73,7 @@ int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts 
     e->model = model;
     e->weights = opts->weights;
     e->capacity = opts->slots;
-    if ((err = ssm_backend_pick(opts->device ? opts->device : "auto", &e->backend, note, reterr)) ||
+    if ((err = ssm_backend_pick(opts->device ? opts->device : "auto", &e->backend, e->note, reterr)) ||
         (err = e->backend->open(model, opts, &e->self, reterr)))
         goto fail;
     collect_sections(e);
@@ -111,6 +111,11 @@ const char *ssm_engine_ops(const struct ssm_engine *e)
 const char *ssm_engine_device(const struct ssm_engine *e)
 {
     return e->backend->device(e->self);
+}
+
+const char *ssm_engine_note(const struct ssm_engine *e)
+{
+    return e->note;
 }
 
 /* ---- slots ----------------------------------------------------------------------------------------------- */

@@ -86,6 +86,7 @@ void ssm_engine_close(struct ssm_engine **engine);
 const struct ssm_model *ssm_engine_model(const struct ssm_engine *engine);
 const char *ssm_engine_ops(const struct ssm_engine *engine);    /* op table in use, e.g. "avx512" */
 const char *ssm_engine_device(const struct ssm_engine *engine); /* "cpu", "cuda:0", "null" */
+const char *ssm_engine_note(const struct ssm_engine *engine);   /* why device "auto" is the CPU; else "" */
 
 /* ---- slots ---------------------------------------------------------------------------------------------- */
 

@@ -336,6 +336,13 @@ class Running(Case):
         self.assertEqual(rows, 400)
         self.assertEqual({line["stream"] for line in lines if not line["topic"].startswith("sys/")}, {"i:a.wav"})
 
+    def test_auto_says_once_why_it_is_the_cpu(self):
+        config = self.config("i: {type: audio, files: " + self.wav("a.wav", 400) + "}")
+        for device, times in (("auto", 1), ("cpu", 0)):
+            said = run(MAMBAD, "-c", config, "--once", "--set", "models.m.device=" + device)
+            self.check(said, 0, "on cpu")
+            self.assertEqual(said.stderr.count("device auto is the CPU: no CUDA backend: "), times, said.stderr)
+
     def test_once_does_not_wait_for_a_followed_log(self):
         config = self.config("f: {type: hdf5, files: DIR/none.h5, follow: true, rate: 1}, i: {type: audio, files: "
                              + self.wav("a.wav", 400) + "}")
