@@ -198,29 +198,29 @@ static int read_original(const struct reader *r, const json_t *root, struct ssm_
 
 /* ---- signal models --------------------------------------------------------------------------------------- */
 
-/* The normaliser's two numbers stand in a map of their own, or beside `patch`. */
 static int read_normaliser(const struct reader *r, const json_t *input, struct ssm_config *c)
 {
-    static const char *const nested_keys[] = {"kind", "patch", "mask", "rate", "normaliser", NULL};
-    static const char *const flat_keys[] = {"kind", "patch", "mask", "rate", "memory", "diff_memory", NULL};
-    static const char *const normaliser_keys[] = {"memory", "diff_memory", NULL};
+    static const char *const keys[] = {"memory", "diff_memory", NULL};
+    static const char where[] = "input.normaliser.";
     const json_t *map = json_object_get(input, "normaliser");
-    const char *where = map ? "input.normaliser." : "input.";
-    int err = only_known(r, input, "input.", map ? nested_keys : flat_keys);
-    if (!err && map)
-        err = only_known(r, map, where, normaliser_keys);
-    if (err || (err = get_double(r, map ? map : input, where, "memory", 1, 1e12, NAN, &c->front.memory)) ||
-        (err = get_double(r, map ? map : input, where, "diff_memory", 1, 1e12, NAN, &c->front.diff_memory)))
+    int err;
+    if (!map)
+        return ssm_fail(r->reterr, -EINVAL, "%s: input.normaliser is missing", r->path);
+    if ((err = only_known(r, map, where, keys)) ||
+        (err = get_double(r, map, where, "memory", 1, 1e12, NAN, &c->front.memory)) ||
+        (err = get_double(r, map, where, "diff_memory", 1, 1e12, NAN, &c->front.diff_memory)))
         return err;
     return 0;
 }
 
 static int read_input(const struct reader *r, const json_t *input, struct ssm_config *c)
 {
+    static const char *const keys[] = {"kind", "patch", "mask", "rate", "normaliser", NULL};
     int err, mask;
     if (!json_object_get(input, "kind"))
         return ssm_fail(r->reterr, -EINVAL, "%s: input.kind is missing", r->path);
-    if ((err = expect_word(r, input, "input.", "kind", "samples")) || (err = read_normaliser(r, input, c)) ||
+    if ((err = expect_word(r, input, "input.", "kind", "samples")) || (err = only_known(r, input, "input.", keys)) ||
+        (err = read_normaliser(r, input, c)) ||
         (err = get_u32(r, input, "input.", "patch", 1, PATCH_MAX, REQUIRED, &c->front.patch)) ||
         (err = get_bool(r, input, "input.", "mask", 0, &mask)) ||
         (err = get_double(r, input, "input.", "rate", 0, 1e12, 0, &c->rate)))
