@@ -185,7 +185,7 @@ static int csv_format(void *self, struct io_play_format *ret, char *reterr)
     if (!c->known)
         c->header_left = c->layout.header;
     c->known = true;
-    *ret = (struct io_play_format){.rate = c->conf->common.rate, .channels = c->layout.channels, .type = IO_F64};
+    *ret = (struct io_play_format){.rate = c->conf->common.rate, .channels = c->layout.channels, .type = IO_F64, .rows = -1};
     ret->timed = c->layout.time >= 0;
     return 0;
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/audio.h"
@@ -112,6 +113,7 @@ static int pcm_open(const void *conf, const char *path, void **ret_self, char *r
     struct encoding e = encodings[c->encoding];
     uint32_t channels = (uint32_t)c->channels;
     size_t frame = (size_t)e.width * channels;
+    struct stat st;
     struct pcm *p = calloc(1, sizeof *p + (frame > BUFFER ? frame : BUFFER));
     if (!p)
         return -ENOMEM;
@@ -128,6 +130,7 @@ static int pcm_open(const void *conf, const char *path, void **ret_self, char *r
         snprintf(reterr, IO_ERR, "%s: %s", path, strerror(-r));
         goto fail;
     }
+    p->format.rows = fstat(p->fd, &st) == 0 && S_ISREG(st.st_mode) ? (int64_t)st.st_size / (int64_t)frame : -1;
     *ret_self = p;
     return 0;
 fail:

@@ -90,29 +90,39 @@ static int name_streams(struct io_play *p)
     return 0;
 }
 
-/* Opens a regular file, settles its rate and closes it again. */
-static int probe(struct io_play *p, const char *path, char *reterr)
+static bool is_pipe(const char *path)
+{
+    struct stat st;
+    return strcmp(path, "-") == 0 || (stat(path, &st) == 0 && !S_ISREG(st.st_mode));
+}
+
+/* Opens a regular file and closes it again. */
+static int look(const struct io_play *p, const char *path, struct io_play_format *ret, char *reterr)
 {
     const struct io_reader_class *reader = p->shared.conf.reader;
-    struct io_play_format format;
-    struct stat st;
     void *self;
+    int r = reader->open(p->shared.conf.reader_conf, path, &self, reterr);
+    if (r)
+        return r;
+    r = reader->format(self, ret, reterr);
+    reader->close(self);
+    return r;
+}
+
+/* Would the file play? Of a regular one its rate is settled too. */
+static int probe(const struct io_play *p, const char *path, char *reterr)
+{
+    struct io_play_format format;
     double rate;
     bool resample;
-    if (strcmp(path, "-") == 0 || (stat(path, &st) == 0 && !S_ISREG(st.st_mode))) {
-        if (reader->fd)
+    if (is_pipe(path)) {
+        if (p->shared.conf.reader->fd)
             return 0;
         snprintf(reterr, IO_ERR, "%s: not a regular file", path);
         return -EBADMSG;
     }
-    int r = reader->open(p->shared.conf.reader_conf, path, &self, reterr);
-    if (r)
-        return r;
-    r = reader->format(self, &format, reterr);
-    if (r == 0)
-        r = io_track_rate(&p->shared, path, &format, &rate, &resample, reterr);
-    reader->close(self);
-    return r;
+    int r = look(p, path, &format, reterr);
+    return r ? r : io_track_rate(&p->shared, path, &format, &rate, &resample, reterr);
 }
 
 int io_play_open(const struct io_play_conf *conf, const struct io_host *host, void **ret_self, char *reterr)
@@ -167,14 +177,17 @@ int io_play_fd(void *self)
 
 /* ---- turns ------------------------------------------------------------------------------------------------ */
 
-static void refuse(struct io_play *p, const char *path, const struct entry *e)
+static void refuse(const struct io_play *p, const char *path, const struct entry *e)
 {
-    char text[IO_ERR];
+    struct io_play_format format = {.rows = -1};
+    char why[IO_ERR] = "";
+    if (!is_pipe(path))
+        look(p, path, &format, why);
     if (e->twin)
-        snprintf(text, sizeof text, "%s: the same stream id as %s: %s", path, e->twin, e->id);
+        snprintf(why, sizeof why, "the same stream id as %s", e->twin);
     else
-        snprintf(text, sizeof text, "%s: makes no valid stream id of at most %d bytes", path, IO_ID_MAX);
-    p->shared.host.discard(p->shared.host.self, (enum io_reason)e->refused, e->twin ? e->id : NULL, 0, text);
+        snprintf(why, sizeof why, "makes no valid stream id of at most %d bytes", IO_ID_MAX);
+    io_track_leave_out(&p->shared, (enum io_reason)e->refused, path, e->twin ? e->id : NULL, &format, why);
 }
 
 /* Opens the next file of the list, or says why it is left out. */
@@ -212,16 +225,18 @@ static void drop_track(struct io_play *p, unsigned i)
 }
 
 /* The model has no slot for one more stream: play fewer at once from now on and try again when some have ended. Where
- * no other file of this input plays, none will: then the file is given up; the host has counted and announced it. */
+ * no other file of this input plays, none will: then the file is given up. */
 static bool wait_for_slot(struct io_play *p, struct io_track *t, int64_t now_ns)
 {
     unsigned playing = 0;
     for (unsigned i = 0; i < p->n_tracks; i++)
         playing += p->tracks[i]->stream != NULL;
-    if (playing)
+    if (playing) {
         p->open_max = playing < p->open_max ? playing : p->open_max;
-    else if (++t->tries == SLOT_TRIES)
+    } else if (++t->tries == SLOT_TRIES) {
+        io_track_leave_out(&p->shared, IO_R_STREAMS, t->path, t->id, &t->format, "no slot came free for it");
         return false;
+    }
     t->wake_ns = now_ns + slot_retry_ns;
     return true;
 }

@@ -13,6 +13,7 @@ struct io_play_format {
     uint32_t channels;
     enum io_sample type; /* what blocks carry: IO_F32 or IO_F64 */
     bool timed;          /* every row has a time of its own */
+    int64_t rows;        /* of the whole file; −1: not known before its end */
 };
 
 struct io_reader_class {

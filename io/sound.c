@@ -113,7 +113,9 @@ static int sound_open(const void *conf, const char *path, void **ret_self, char 
         return taken < 0 ? taken : -ENOMEM;
     }
     *s = (struct sound){.path = path, .file = file, .info = info, .take = take, .rows = rows};
-    s->format = (struct io_play_format){.rate = info.samplerate, .channels = (uint32_t)taken, .type = IO_F32};
+    s->format = (struct io_play_format){.rate = info.samplerate, .channels = (uint32_t)taken, .type = IO_F32, .rows = -1};
+    if (info.frames < SF_COUNT_MAX)
+        s->format.rows = info.frames;
     s->cut_short = log_says_short(file);
     *ret_self = s;
     return 0;

@@ -6,6 +6,7 @@
 #include "io/track.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,6 +136,17 @@ void io_track_close(struct io_track *t)
     *t = (struct io_track){0};
 }
 
+void io_track_leave_out(const struct io_track_shared *s, enum io_reason reason, const char *path, const char *id,
+                        const struct io_play_format *format, const char *why)
+{
+    char text[IO_ERR], length[64] = "its length is not known";
+    uint64_t samples = format->rows > 0 ? (uint64_t)format->rows * format->channels : 0;
+    if (format->rows >= 0)
+        snprintf(length, sizeof length, "%" PRIu64 " samples", samples);
+    snprintf(text, sizeof text, "%.200s: left out (%s): %.200s", path, length, why);
+    s->host.discard(s->host.self, reason, id, samples, text);
+}
+
 /* ---- rows ------------------------------------------------------------------------------------------------- */
 
 static void failed(struct io_track *t, enum io_reason why, const char *text)
@@ -249,6 +261,12 @@ static enum io_track_step begin(struct io_track *t, int64_t now_ns)
     }
     r = find_stream(t);
     t->began_ns = now_ns;
+    if (r && r != -ENOSPC)
+        io_track_leave_out(t->shared,
+                           r == -EEXIST   ? IO_R_DUPLICATE_STREAM
+                           : r == -ENOMEM ? IO_R_MEMORY
+                                          : IO_R_SHAPE,
+                           t->path, t->id, &t->format, "its stream was refused");
     return r == -ENOSPC ? IO_TRACK_NO_SLOT : r ? IO_TRACK_ENDED : IO_TRACK_WORKED;
 }
 

@@ -48,6 +48,10 @@ enum io_track_step { IO_TRACK_WORKED, IO_TRACK_WAITS, IO_TRACK_ENDED, IO_TRACK_N
 int io_track_rate(const struct io_track_shared *s, const char *path, const struct io_play_format *format,
                   double *ret_rate, bool *ret_resample, char *reterr);
 
+/* Counts and says that a file is not played: its samples, where the reader knows how many they are. */
+void io_track_leave_out(const struct io_track_shared *s, enum io_reason reason, const char *path, const char *id,
+                        const struct io_play_format *format, const char *why);
+
 int io_track_open(struct io_track_shared *s, const char *path, const char *id, struct io_track *t, char *reterr);
 /* A bounded piece of work; IO_TRACK_WAITS: nothing to do before t->wake_ns, a readable pipe, or room in the queue. */
 enum io_track_step io_track_step(struct io_track *t, int64_t now_ns);

@@ -388,6 +388,8 @@ static void names(void **state)
     assert_int_equal(r.n_streams, 1);
     assert_int_equal(recorder_find(&r, "a@in")->n, 10);
     assert_true(recorder_said(&r, "duplicate_stream a@in"));
+    assert_true(recorder_said(&r, "y/a.wav: left out (20 samples): the same stream id as"));
+    assert_int_equal(r.discarded[IO_R_DUPLICATE_STREAM], 20);
     recorder_done(&r);
 }
 
@@ -436,8 +438,14 @@ static void no_slots(void **state)
         now = t == IO_TURN_WAIT ? wake : now;
     }
     assert_int_equal(r.n_streams, 5);
-    for (unsigned i = 0; i < 5; i++)
+    uint64_t played = 0, all = 0;
+    for (unsigned i = 0; i < 5; i++) {
         assert_true(r.streams[i]->ended && r.streams[i]->n >= 700);
+        played += r.streams[i]->n;
+    }
+    for (unsigned i = 0; i < 60; i++) /* as many_files() made them */
+        all += 700 + i;
+    assert_int_equal(r.discarded[IO_R_STREAMS], all - played);
     io_source_audio.close(source);
     recorder_done(&r);
 }
