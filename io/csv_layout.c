@@ -281,10 +281,12 @@ int io_csv_look(const struct io_csv_conf *conf, const char *text, size_t len, bo
     k->text[len] = '\0';
     cut_lines(k, whole);
     int r = k->lines < LOOK && !whole ? -EAGAIN : 0;
-    if (r == 0 && k->lines == 0)
-        l.columns = l.channels = 1; /* and no header: nothing at all */
-    else if (r == 0)
+    if (r == 0 && k->lines == 0) {
+        snprintf(reterr, IO_ERR, "no line of numbers");
+        r = -EBADMSG;
+    } else if (r == 0) {
         r = settle(conf, k, &l, reterr);
+    }
     free(k);
     if (r == 0)
         *ret = l;

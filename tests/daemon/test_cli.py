@@ -254,6 +254,8 @@ class WrongFiles(Case):
     def test_unreadable_input_is_65(self):
         self.path("text.wav", "this is not a sound file\n" * 100)
         self.wrong(65, "i: {type: audio, files: DIR/text.wav}", "text.wav")
+        self.path("empty.csv", "")
+        self.wrong(65, "i: {type: csv, files: DIR/empty.csv}", "empty.csv: no line of numbers")
         self.path("text.h5", "this is not an HDF5 file\n" * 100)
         self.wrong(65, "i: {type: hdf5, files: DIR/text.h5}", "text.h5")
 

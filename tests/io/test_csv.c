@@ -93,7 +93,6 @@ static void layouts(void **state)
         {"1600000000\n1600000001\n", 2, 1, false, {1600000000, 1600000001}},
         {"t,v\n0,1\n0.5,2\n", 2, 1, true, {1, 2}},
         {"a,b\n", 0, 2, false, {0}},
-        {"", 0, 1, false, {0}},
     };
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         struct recorder r;
@@ -217,6 +216,8 @@ static void refused(void **state)
         struct io_csv_conf c;
         const char *text, *said;
     } cases[] = {
+        {{.time = NULL}, "", "t.csv: no line of numbers"},
+        {{.time = NULL}, "# nothing\n\n", "t.csv: no line of numbers"},
         {{.time = "when"}, "a,b\n1,2\n", "t.csv: no column 'when' for the time"},
         {{.time = "b"}, "a,b\n1,x\n", "t.csv: column 2: 'x' is no time"},
         {{.columns = {(char *[]){"c"}, 1}}, "a,b\n1,2\n", "t.csv: no column 'c'"},
@@ -237,6 +238,18 @@ static void refused(void **state)
             fail_msg("%s", reterr);
         recorder_done(&r);
     }
+    char *twins[] = {at("t.csv"), at("u.csv")};
+    struct io_csv_conf same = {.files = {twins, 2}, .common = {.scale = 1, .stream = (char *)"{input}"}};
+    struct recorder both;
+    void *playing;
+    put("t.csv", "1\n2\n3\n");
+    put("u.csv", "4\n5\n6\n");
+    recorder_init(&both, "in", 0);
+    assert_int_equal(io_source_csv.open(&same, &both.host, &playing, reterr), 0);
+    assert_true(run(&both, playing));
+    assert_true(recorder_said(&both, "u.csv: left out (its length is not known): the same stream id as"));
+    io_source_csv.close(playing);
+    recorder_done(&both);
     char *missing = at("none.csv");
     struct io_csv_conf c = conf_of(&missing);
     struct recorder r;
