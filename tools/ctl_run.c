@@ -1,17 +1,19 @@
 /* ctl_run.c: `mambactl run`: files through the daemon's own pipeline, offline. It writes a configuration for them,
  * starts the daemon under MD_ONCE, and waits. The main thread sleeps in poll() on a signalfd and on the daemon's end.
  *
- * Trap: the HDF5 sink names its segments itself; OUT.h5 is made in a folder beside it and moved into place at the end,
- * so that a run that failed leaves no half-written OUT.h5. */
+ * An output file is made in a folder beside it and moved into place at the end, so that a run that failed leaves what was
+ * there before. Trap: the HDF5 sink names its segments itself. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
@@ -44,7 +46,7 @@ enum { OUTPUTS = 8 };
 
 struct output {
     const char *path;
-    char *folder; /* of an HDF5 output on its way; NULL: written in place */
+    char *folder; /* of a file on its way; NULL: written in place */
 };
 
 struct run {
@@ -69,10 +71,19 @@ static bool is_hdf5(const char *path)
     return ends_with(path, ".h5") || ends_with(path, ".hdf5");
 }
 
+/* Standard output, a pipe or a device is no file to be replaced. */
+static bool in_place(const char *path)
+{
+    struct stat st;
+    return strcmp(path, "-") == 0 || (!is_hdf5(path) && stat(path, &st) == 0 && !S_ISREG(st.st_mode));
+}
+
 /* A folder beside the output, on its file system. */
 static int make_folder(struct output *o)
 {
     const char *slash = strrchr(o->path, '/');
+    if (in_place(o->path))
+        return EX_OK;
     if (asprintf(&o->folder, "%.*s.mambactl-XXXXXX", slash ? (int)(slash + 1 - o->path) : 0, o->path) < 0) {
         o->folder = NULL;
         return EX_OSERR;
@@ -100,19 +111,17 @@ static json_t *output_section(const struct run *run)
     json_t *section = json_object();
     for (unsigned i = 0; i < run->n_out; i++) {
         const struct output *o = &run->out[i];
-        char id[16], *path = NULL;
+        bool hdf5 = is_hdf5(o->path);
+        char id[16], path[PATH_MAX];
         snprintf(id, sizeof id, "out%u", i + 1);
+        snprintf(path, sizeof path, "%s/out%s", o->folder ? o->folder : ".", hdf5 ? "" : ".jsonl");
         json_t *out = json_object();
-        if (is_hdf5(o->path) && asprintf(&path, "%s/out", o->folder ? o->folder : ".") > 0)
-            json_object_set_new(out, "path", json_string(path));
-        else
-            json_object_set_new(out, "path", json_string(o->path));
-        json_object_set_new(out, "type", json_string(path ? "hdf5" : "jsonl"));
-        if (!path && strcmp(o->path, "-") != 0)
+        json_object_set_new(out, "path", json_string(o->folder || hdf5 ? path : o->path));
+        json_object_set_new(out, "type", json_string(hdf5 ? "hdf5" : "jsonl"));
+        if (!hdf5 && strcmp(o->path, "-") != 0)
             json_object_set_new(out, "append", json_false());
         json_object_set_new(out, "families", families(run->families));
         json_object_set_new(section, id, out);
-        free(path);
     }
     return section;
 }
@@ -206,7 +215,7 @@ static int process(const struct run *run, const struct md_config *config, int *r
     return code;
 }
 
-/* Moves the folder's one segment to its place, or, where the run failed, throws it away. */
+/* Moves the folder's one file to its place, or, where the run failed, throws it away. */
 static int settle_output(struct output *o, bool keep)
 {
     int code = keep ? EX_IOERR : EX_OK;
@@ -215,7 +224,7 @@ static int settle_output(struct output *o, bool keep)
     while (dir && (e = readdir(dir))) {
         if (e->d_name[0] == '.')
             continue;
-        if (keep && ends_with(e->d_name, ".h5"))
+        if (keep)
             code = renameat(dirfd(dir), e->d_name, AT_FDCWD, o->path) == 0 ? EX_OK : EX_IOERR;
         else
             unlinkat(dirfd(dir), e->d_name, 0);
@@ -236,7 +245,7 @@ static int run_files(struct run *run, char *const *args, int n)
     struct md_config *config = NULL;
     int code = EX_OK, signal_ = 0;
     for (unsigned i = 0; i < run->n_out && code == EX_OK && !run->print; i++)
-        code = is_hdf5(run->out[i].path) ? make_folder(&run->out[i]) : EX_OK;
+        code = make_folder(&run->out[i]);
     if (code == EX_OK)
         code = make_config(run, args, n, &config);
     if (code == EX_OK && run->print)

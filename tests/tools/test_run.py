@@ -141,6 +141,19 @@ class Run(unittest.TestCase):
         self.assertFalse(os.path.exists(path("out.h5")), "a run that failed leaves no file")
         self.assertEqual([n for n in os.listdir(HOME.name) if n.startswith(".")], [])
 
+    def test_a_run_that_failed_leaves_what_was_there(self):
+        good, bad = write("e.csv", "1\n2\n3\n4\n5\n"), write("f.csv", "1\n2\n3\nx\n")
+        out = write("kept.jsonl", "what was there\n")
+        for inputs in ((good, write("text.wav", "not a sound")), (good, bad)):
+            self.assertEqual(run(*inputs, "-o", out).returncode, 65)
+            with open(out, encoding="utf-8") as f:
+                self.assertEqual(f.read(), "what was there\n")
+        os.mkfifo(path("pipe.jsonl"))  # written in place
+        with subprocess.Popen(["cat", path("pipe.jsonl")], stdout=subprocess.PIPE) as reader:
+            self.assertEqual(run(good, "-o", path("pipe.jsonl")).returncode, 0)
+            self.assertIn("csv:e.csv", outputs(reader.stdout.read())[0])
+        self.assertEqual([n for n in os.listdir(HOME.name) if n.startswith(".")], [])
+
     def test_irregular_times_in_hdf5(self):
         times = [10 * i * i for i in range(200)]
         csv = write("i.csv", "time,v\n" + "".join(f"{t},{x}\n" for t, x in zip(times, SIGNAL)))
