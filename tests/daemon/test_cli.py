@@ -3,6 +3,7 @@
 which exit code, and what signals do to a running daemon.   test_cli.py MAMBAD MAMBACTL GOLDEN [CONFIGS]"""
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -160,6 +161,16 @@ class WrongConfigurations(Case):
         for name in ("minimal.yaml", "demo.yaml", "full.yaml"):
             path = os.path.join(CONFIGS, name)
             self.check(run(MAMBAD, "-c", path, "--check", "--set", "models.forecast.path=" + self.model), 0, "is valid")
+
+    def test_the_readme_s_example_is_valid(self):
+        root = os.path.dirname(CONFIGS)
+        with open(os.path.join(root, "README.md"), encoding="utf-8") as text:
+            examples = re.findall(r"```yaml\n(.*?)```", text.read(), re.DOTALL)
+        self.assertEqual(len(examples), 1)
+        said = run(MAMBAD, "-c", self.path("readme.yaml", examples[0]), "--check", cwd=root)
+        if "cannot be had" in said.stderr:
+            self.skipTest("this build lacks an adapter")
+        self.check(said, 0, "is valid: 1 models, 3 inputs, 3 outputs")
 
     def test_check_opens_nothing(self):
         """No input file, folder, address or socket is needed or made."""
