@@ -175,6 +175,8 @@ static void drain_engines(void *arg)
             md_inbox_drain(&d->models[i].scheduler.inbox, false);
 }
 
+enum { NAP_MAX_NS = 1000000 }; /* what comes during a nap must fit into the socket's queue */
+
 static int make_feeders(struct md_daemon *d)
 {
     for (unsigned i = 0; i < d->n_outputs; i++) {
@@ -198,6 +200,7 @@ static int make_feeders(struct md_daemon *d)
     }
     for (unsigned i = 0; i < d->n_feeders; i++) {
         d->feeders[i].env = &d->env;
+        d->feeders[i].nap_ns = d->config->max_delay_ns / 2 < NAP_MAX_NS ? d->config->max_delay_ns / 2 : NAP_MAX_NS;
         d->feeders[i].finite_left = &d->finite_left;
         d->feeders[i].finished = drain_engines;
         d->feeders[i].arg = d;

@@ -21,8 +21,9 @@ int md_feeder_init(struct md_feeder *f, unsigned n_inputs, unsigned n_outputs)
     f->inputs = calloc(n_inputs + 1, sizeof(struct md_input *));
     f->outputs = calloc(n_outputs + 1, sizeof(struct md_output *));
     f->wake_ns = calloc(n_inputs + 1, sizeof *f->wake_ns);
+    f->naps = calloc(n_inputs + 1, sizeof *f->naps);
     f->polls = calloc(n_inputs + 1, sizeof *f->polls);
-    return f->inputs && f->outputs && f->wake_ns && f->polls ? 0 : -ENOMEM;
+    return f->inputs && f->outputs && f->wake_ns && f->naps && f->polls ? 0 : -ENOMEM;
 }
 
 void md_feeder_done(struct md_feeder *f)
@@ -30,6 +31,7 @@ void md_feeder_done(struct md_feeder *f)
     free(f->inputs);
     free(f->outputs);
     free(f->wake_ns);
+    free(f->naps);
     free(f->polls);
     sem_destroy(&f->opened);
     sem_destroy(&f->go);
@@ -93,17 +95,46 @@ static void close_all(struct md_feeder *f)
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
 
+/* Where messages come one by one, a wake-up for each costs several times what the message does. So a source that has
+ * just brought some is not listened to for a while. One nap follows a wake-up, which gathers a burst; where wake-ups are
+ * dense, nap follows nap until one brings nothing. */
+static void rest(struct md_feeder *f, unsigned i, int64_t wake_ns, bool brought)
+{
+    const struct md_input *in = f->inputs[i];
+    struct md_nap *nap = &f->naps[i];
+    int64_t now = md_now_ns();
+
+    f->wake_ns[i] = wake_ns;
+    if (brought && f->nap_ns > 0 && (!nap->from_ns || nap->dense)) {
+        f->polls[i].fd = -1;
+        f->wake_ns[i] = now + f->nap_ns < wake_ns ? now + f->nap_ns : wake_ns;
+        nap->from_ns = now;
+        return;
+    }
+    if (f->polls[i].fd < 0 && in->conf->class_->fd)
+        f->polls[i].fd = in->conf->class_->fd(in->source);
+    nap->from_ns = 0;
+    nap->awake_ns = now;
+}
+
+/* What came during a nap may have come at its beginning, and counts as arrived then: naps are part of latencies, and of
+ * `max_delay`. */
 static void turn(struct md_feeder *f, unsigned i, int64_t now)
 {
     struct md_input *in = f->inputs[i];
-    int64_t wake = INT64_MAX;
+    struct md_nap *nap = &f->naps[i];
+    uint64_t had = atomic_load_explicit(&in->counters.messages, memory_order_relaxed);
+    int64_t wake = INT64_MAX, since = nap->from_ns ? nap->from_ns : now;
 
-    switch (in->conf->class_->turn(in->source, now, &wake)) {
+    if (!nap->from_ns)
+        nap->dense = now - nap->awake_ns < f->nap_ns;
+    switch (in->conf->class_->turn(in->source, since, &wake)) {
     case IO_TURN_MORE:
-        f->wake_ns[i] = 0;
+        f->wake_ns[i] = nap->from_ns = 0;
+        nap->awake_ns = now;
         break;
     case IO_TURN_WAIT:
-        f->wake_ns[i] = wake;
+        rest(f, i, wake, atomic_load_explicit(&in->counters.messages, memory_order_relaxed) != had);
         break;
     case IO_TURN_DONE:
         f->wake_ns[i] = INT64_MAX;

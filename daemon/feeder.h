@@ -10,14 +10,22 @@
 #include "daemon/input.h"
 #include "daemon/output.h"
 
+struct md_nap {
+    int64_t from_ns;  /* since when the source naps, its descriptor not polled; 0: it does not */
+    int64_t awake_ns; /* since when it does not */
+    bool dense;       /* the last wake-up by its descriptor came within the length of a nap */
+};
+
 struct md_feeder {
     const char *group; /* the adapters' `thread`; NULL: it serves one adapter only */
     struct md_input **inputs;
     int64_t *wake_ns;           /* [n_inputs] when each wants its next turn; 0: at once */
+    struct md_nap *naps;        /* [n_inputs] */
     struct pollfd *polls;       /* [n_inputs + 1] */
     struct md_output **outputs; /* sinks served here */
     unsigned n_inputs, n_outputs;
     int wake_fd;
+    int64_t nap_ns;           /* how long a source that has just brought messages is left alone */
     _Atomic int *finite_left; /* inputs that have yet to say DONE, of those that count; shared by all feeders */
     void (*finished)(void *); /* the last of them did */
     void *arg;

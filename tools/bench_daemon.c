@@ -23,6 +23,7 @@ struct options {
     uint32_t streams;
     uint64_t messages;
     double per_second;
+    unsigned burst;
     const char *families;
     bool json;
 };
@@ -30,7 +31,7 @@ struct options {
 struct thread_time {
     char name[20];
     int id;
-    double seconds;
+    double seconds, runs; /* runs: times it was put on a core: about how often it was woken */
 };
 
 /* One daemon, its peers, and what was measured. */
@@ -57,6 +58,7 @@ static const char help[] =
     "      --rate R           messages a second (default 20000; 0: as fast as they are taken, so that several messages "
     "of a\n"
     "                         stream share a batch and a message out)\n"
+    "      --burst N          messages sent together, of N streams (default 64); the pauses in between keep the rate\n"
     "      --families LIST    families published, of prediction,embedding,anomaly,channel_anomaly (default: first\n"
     "                         anomaly alone, then prediction,embedding,anomaly: what a further message costs)\n"
     "      --json             one JSON object per line\n"
@@ -88,13 +90,13 @@ static double rss_bytes(void)
 static bool read_thread(const char *id, struct thread_time *t)
 {
     char path[300];
-    unsigned long long ns = 0;
+    unsigned long long ns = 0, runs = 0;
     FILE *f;
     bool ok;
 
     snprintf(path, sizeof path, "/proc/self/task/%s/schedstat", id);
     f = fopen(path, "r");
-    ok = f && fscanf(f, "%llu", &ns) == 1;
+    ok = f && fscanf(f, "%llu %*u %llu", &ns, &runs) == 2;
     if (f)
         fclose(f);
     snprintf(path, sizeof path, "/proc/self/task/%s/comm", id);
@@ -104,6 +106,7 @@ static bool read_thread(const char *id, struct thread_time *t)
         fclose(f);
     t->id = atoi(id);
     t->seconds = 1e-9 * (double)ns;
+    t->runs = (double)runs;
     return ok;
 }
 
@@ -241,8 +244,10 @@ static bool measure_load(struct bench *b)
     b->n_threads = read_threads(b->threads);
     for (unsigned i = 0; i < b->n_threads; i++)
         for (unsigned k = 0; k < n_before; k++)
-            if (before[k].id == b->threads[i].id)
+            if (before[k].id == b->threads[i].id) {
                 b->threads[i].seconds -= before[k].seconds;
+                b->threads[i].runs -= before[k].runs;
+            }
     return true;
 }
 
@@ -260,7 +265,8 @@ static void print_text(const struct bench *b, const char *families)
            us_per_message(b));
     for (unsigned i = 0; i < b->n_threads; i++)
         if (b->threads[i].seconds > 0.001 * b->cpu)
-            printf("    %-16s %6.2f us\n", b->threads[i].name, 1e6 * b->threads[i].seconds / (double)b->o->messages);
+            printf("    %-16s %6.2f us, woken %.3f times\n", b->threads[i].name,
+                   1e6 * b->threads[i].seconds / (double)b->o->messages, b->threads[i].runs / (double)b->o->messages);
     printf(
         "  idle: %.2f %% of a core; RSS per idle stream beside its slot: %.0f bytes; RSS growth under load: %.0f KiB\n",
         100 * b->idle_share, b->rss_per_stream - (double)b->slot_bytes, b->rss_growth / 1024);
@@ -295,7 +301,7 @@ static int measure(const struct options *o, const char *families, double *ret_us
         return code;
     snprintf(b.in, sizeof b.in, "ipc://%s/in", b.dir);
     snprintf(b.out, sizeof b.out, "ipc://%s/out", b.dir);
-    if (bench_sender_start(&b.sender, b.in, o->streams, SAMPLES) || bench_subscriber_start(&b.subscriber, b.out))
+    if (bench_sender_start(&b.sender, b.in, o->streams, SAMPLES, o->burst) || bench_subscriber_start(&b.subscriber, b.out))
         goto end;
     code = start_daemon(&b, families);
     if (code)
@@ -340,6 +346,7 @@ static int parse(int argc, char **argv, struct options *o)
     static const struct option longs[] = {{"streams", required_argument, NULL, 's'},
                                           {"messages", required_argument, NULL, 'm'},
                                           {"rate", required_argument, NULL, 'r'},
+                                          {"burst", required_argument, NULL, 'b'},
                                           {"families", required_argument, NULL, 'f'},
                                           {"json", no_argument, NULL, 'j'},
                                           {"help", no_argument, NULL, 'h'},
@@ -360,6 +367,8 @@ static int parse(int argc, char **argv, struct options *o)
             o->messages = (uint64_t)v;
         else if (c == 'r' && (ok = parse_number(optarg, 0, 1e8, &v)))
             o->per_second = v;
+        else if (c == 'b' && (ok = parse_number(optarg, 1, 1e6, &v)))
+            o->burst = (unsigned)v;
         else if (c == 'f')
             o->families = optarg;
         else if (c == 'j')
@@ -374,7 +383,7 @@ static int parse(int argc, char **argv, struct options *o)
 
 int bench_daemon(int argc, char **argv)
 {
-    struct options o = {.streams = 10000, .messages = 200000, .per_second = 20000};
+    struct options o = {.streams = 10000, .messages = 200000, .per_second = 20000, .burst = 64};
     double one = 0, more = 0, out_one = 0, out_more = 0;
     int code = parse(argc, argv, &o);
 

@@ -70,7 +70,7 @@ static void wait_until(int64_t ns)
 }
 
 static void send_all(void *socket, const struct order *o, uint32_t streams, const float *x, uint32_t samples,
-                     uint64_t *sent)
+                     unsigned burst, uint64_t *sent)
 {
     int64_t start = now_ns();
     char header[160];
@@ -79,14 +79,14 @@ static void send_all(void *socket, const struct order *o, uint32_t streams, cons
         int len = snprintf(header, sizeof header,
                            "{\"dtype\":\"float32\",\"shape\":[%u],\"stream\":\"bench/%05u\",\"seq\":%llu}", samples,
                            (unsigned)(*sent % streams), (unsigned long long)(*sent / streams * samples));
-        if (o->per_second > 0 && i % 64 == 0)
+        if (o->per_second > 0 && i % burst == 0)
             wait_until(start + (int64_t)((double)i * 1e9 / o->per_second));
         zmq_send(socket, header, (size_t)len, ZMQ_SNDMORE);
         zmq_send(socket, x, samples * sizeof *x, 0);
     }
 }
 
-static void sender(int in, const char *endpoint, uint32_t streams, uint32_t samples)
+static void sender(int in, const char *endpoint, uint32_t streams, uint32_t samples, unsigned burst)
 {
     void *context = zmq_ctx_new(), *socket = zmq_socket(context, ZMQ_PUSH);
     float *x = calloc(samples, sizeof *x);
@@ -99,19 +99,19 @@ static void sender(int in, const char *endpoint, uint32_t streams, uint32_t samp
     zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
     zmq_connect(socket, endpoint);
     while (read(in, &o, sizeof o) == sizeof o && o.messages > 0)
-        send_all(socket, &o, streams, x, samples, &sent);
+        send_all(socket, &o, streams, x, samples, burst, &sent);
     zmq_close(socket);
     zmq_ctx_term(context);
     free(x);
 }
 
-int bench_sender_start(struct bench_peer *p, const char *endpoint, uint32_t streams, uint32_t samples)
+int bench_sender_start(struct bench_peer *p, const char *endpoint, uint32_t streams, uint32_t samples, unsigned burst)
 {
     int in, out, r = peer_start(p, &in, &out);
 
     if (r != 1)
         return r;
-    sender(in, endpoint, streams, samples);
+    sender(in, endpoint, streams, samples, burst);
     _exit(0);
 }
 

@@ -13,7 +13,7 @@ struct bench_peer {
 };
 
 /* Sends float32 messages of `samples` rows on a PUSH socket, stream after stream in turn. */
-int bench_sender_start(struct bench_peer *p, const char *endpoint, uint32_t streams, uint32_t samples);
+int bench_sender_start(struct bench_peer *p, const char *endpoint, uint32_t streams, uint32_t samples, unsigned burst);
 void bench_sender_send(struct bench_peer *p, uint64_t messages,
                        double per_second); /* 0: as fast as it goes; returns at once */
 
