@@ -95,9 +95,10 @@ static void close_all(struct md_feeder *f)
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
 
-/* Where messages come one by one, a wake-up for each costs several times what the message does. So a source that has
- * just brought some is not listened to for a while. One nap follows a wake-up, which gathers a burst; where wake-ups are
- * dense, nap follows nap until one brings nothing. */
+enum { DENSE = 4 };
+
+/* Where messages come one by one, a wake-up for each costs several times what the message does. So once wake-ups have
+ * been dense, nap follows nap until one brings nothing. A burst alone is read as it comes, while it is in the cache. */
 static void rest(struct md_feeder *f, unsigned i, int64_t wake_ns, bool brought)
 {
     const struct md_input *in = f->inputs[i];
@@ -105,7 +106,7 @@ static void rest(struct md_feeder *f, unsigned i, int64_t wake_ns, bool brought)
     int64_t now = md_now_ns();
 
     f->wake_ns[i] = wake_ns;
-    if (brought && f->nap_ns > 0 && (!nap->from_ns || nap->dense)) {
+    if (brought && f->nap_ns > 0 && nap->dense >= DENSE) {
         f->polls[i].fd = -1;
         f->wake_ns[i] = now + f->nap_ns < wake_ns ? now + f->nap_ns : wake_ns;
         nap->from_ns = now;
@@ -113,6 +114,7 @@ static void rest(struct md_feeder *f, unsigned i, int64_t wake_ns, bool brought)
     }
     if (f->polls[i].fd < 0 && in->conf->class_->fd)
         f->polls[i].fd = in->conf->class_->fd(in->source);
+    nap->dense = nap->from_ns ? 0 : nap->dense;
     nap->from_ns = 0;
     nap->awake_ns = now;
 }
@@ -127,11 +129,10 @@ static void turn(struct md_feeder *f, unsigned i, int64_t now)
     int64_t wake = INT64_MAX, since = nap->from_ns ? nap->from_ns : now;
 
     if (!nap->from_ns)
-        nap->dense = now - nap->awake_ns < f->nap_ns;
+        nap->dense = now - nap->awake_ns < f->nap_ns ? nap->dense + 1 : 0;
     switch (in->conf->class_->turn(in->source, since, &wake)) {
     case IO_TURN_MORE:
-        f->wake_ns[i] = nap->from_ns = 0;
-        nap->awake_ns = now;
+        f->wake_ns[i] = nap->from_ns = nap->awake_ns = 0; /* its next turn is no wake-up */
         break;
     case IO_TURN_WAIT:
         rest(f, i, wake, atomic_load_explicit(&in->counters.messages, memory_order_relaxed) != had);

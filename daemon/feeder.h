@@ -13,7 +13,7 @@
 struct md_nap {
     int64_t from_ns;  /* since when the source naps, its descriptor not polled; 0: it does not */
     int64_t awake_ns; /* since when it does not */
-    bool dense;       /* the last wake-up by its descriptor came within the length of a nap */
+    unsigned dense;   /* wake-ups in a row that came within the length of a nap */
 };
 
 struct md_feeder {
