@@ -301,7 +301,8 @@ static int measure(const struct options *o, const char *families, double *ret_us
         return code;
     snprintf(b.in, sizeof b.in, "ipc://%s/in", b.dir);
     snprintf(b.out, sizeof b.out, "ipc://%s/out", b.dir);
-    if (bench_sender_start(&b.sender, b.in, o->streams, SAMPLES, o->burst) || bench_subscriber_start(&b.subscriber, b.out))
+    if (bench_sender_start(&b.sender, b.in, o->streams, SAMPLES, o->burst) ||
+        bench_subscriber_start(&b.subscriber, b.out))
         goto end;
     code = start_daemon(&b, families);
     if (code)
