@@ -6,6 +6,7 @@
  * Trap: compilers do not know that tile loads read memory, hence the fences around what is stored for them. */
 #include "ssm/simd_ops.h"
 
+#include <pmmintrin.h>
 #include <string.h>
 
 #include "ssm/bf16_avx512.h"
@@ -15,11 +16,18 @@
 /* Tile registers: sums in 0..3; rows of x in 4 and 5; weights in 6 and 7. */
 enum { TILE_ROWS = 16, BLOCK_ROWS = 2 * TILE_ROWS, STEP_PAIRS = K_STEP / 2, PALETTE = 1, TILES_USED = 8 };
 
+#define UPPER 0xffff0000u /* the odd one of a pair of bf16; the even one, shifted there, is a float too */
+
 struct config { /* of ldtilecfg */
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
     uint8_t rows[16];
 };
+
+static __m512 bits(uint32_t word)
+{
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int)word));
+}
 
 static void fence(void)
 {
@@ -150,29 +158,101 @@ static void block_run(const struct tile *t, uint32_t rows, unsigned vectors)
         block_wide(t, rows, vectors, v, v + 1 < vectors);
 }
 
-static void gemm(const struct ssm_weight *w, const float *x, size_t ldx, uint32_t M, float *y, size_t ldy, bool add,
-                 uint32_t n0, uint32_t n1, void *scratch)
+/* One row without tiles, which take long to set up for so little: to the bit what tdpbf16ps is defined to do. It takes
+ * K_STEP k at a time; even and odd k are chains of fused multiply-adds from zero, the two are added, and that to the
+ * sum. */
+SIMD_INLINE void row_block(const struct tile *t, unsigned vectors)
 {
-    size_t output_bytes = ssm_panels_output_bytes(SSM_BF16, w->k, K_STEP), panel_bytes = PANEL * output_bytes;
-    size_t padded = SSM_PADDED(w->n), row_pairs = bf16_row_pairs(w->k), blocks = (M + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    struct tile t = {.ldx = 2 * row_pairs, .k = (uint32_t)row_pairs, .ldy = ldy, .add = add};
+    const char *panel = t->w, *ahead = t->ahead;
+    const uint32_t *high = t->x, *low = high + t->k;
+    const __m512i upper = _mm512_set1_epi32((int)UPPER);
+    __m512 acc[ROWS][VECTORS];
+    tile_zero(acc, 1, vectors);
+    for (uint32_t k = 0; k < t->k; k += STEP_PAIRS) {
+        __m512 sums[ROWS][VECTORS]; /* high part, even and odd k; low part, even and odd k */
+        tile_zero(sums, 4, vectors);
+        for (uint32_t p = k; p < k + STEP_PAIRS; p++, panel += vectors * 64, ahead += t->ahead_step) {
+            __m512 x[4] = {bits(high[p] << 16), bits(high[p] & UPPER), bits(low[p] << 16), bits(low[p] & UPPER)};
+            SIMD_UNROLL
+            for (unsigned v = 0; v < vectors; v++) {
+                __m512i words = _mm512_load_si512(panel + v * 64);
+                __m512 even = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+                __m512 odd = _mm512_castsi512_ps(_mm512_and_si512(words, upper));
+                tile_prefetch(ahead, 1, v);
+                sums[0][v] = _mm512_fmadd_ps(even, x[0], sums[0][v]);
+                sums[1][v] = _mm512_fmadd_ps(odd, x[1], sums[1][v]);
+                sums[2][v] = _mm512_fmadd_ps(even, x[2], sums[2][v]);
+                sums[3][v] = _mm512_fmadd_ps(odd, x[3], sums[3][v]);
+            }
+        }
+        SIMD_UNROLL
+        for (unsigned v = 0; v < vectors; v++) {
+            acc[0][v] = _mm512_add_ps(acc[0][v], _mm512_add_ps(sums[0][v], sums[1][v]));
+            acc[0][v] = _mm512_add_ps(acc[0][v], _mm512_add_ps(sums[2][v], sums[3][v]));
+        }
+    }
+    tile_store(t, acc, 1, vectors);
+}
+
+static void row_1(const struct tile *t)
+{
+    row_block(t, 1);
+}
+
+static void row_2(const struct tile *t)
+{
+    row_block(t, 2);
+}
+
+static void row_3(const struct tile *t)
+{
+    row_block(t, 3);
+}
+
+static void row_4(const struct tile *t)
+{
+    row_block(t, 4);
+}
+
+static tile_fn *const rows_of_one[ROWS][VECTORS] = {{row_1, row_2, row_3, row_4}};
+
+static void gemm_blocks(const struct ssm_weight *w, struct tile t, uint32_t M, uint32_t n0, uint32_t n1,
+                        size_t output_bytes)
+{
+    size_t panel_bytes = PANEL * output_bytes, padded = SSM_PADDED(w->n), blocks = (M + BLOCK_ROWS - 1) / BLOCK_ROWS;
+    const uint32_t *x = t.x;
+    float *y = t.y;
     struct config config = {0};
     t.ahead_step = STEP_PAIRS * 256 / blocks;
-    bf16_split_rows(scratch, x, ldx, M, w->k);
     for (uint32_t n = n0; n < n1; n += PANEL) {
         unsigned vectors = padded - n < PANEL ? (unsigned)(padded - n) / SSM_LANES : VECTORS;
         t.w = (const char *)w->packed + n * output_bytes;
         t.bias = w->bias ? w->bias + n : NULL;
         for (uint32_t block = 0; block < blocks; block++) {
             uint32_t m = block * BLOCK_ROWS, rows = M - m < BLOCK_ROWS ? M - m : BLOCK_ROWS;
-            t.x = (const uint32_t *)scratch + m * t.ldx;
-            t.y = y + m * ldy + n;
+            t.x = x + m * t.ldx;
+            t.y = y + m * t.ldy + n;
             t.ahead = M <= TILE_ROWS ? t.w + 2 * AHEAD : t.w + panel_bytes + block * (panel_bytes / blocks);
             configure(&config, rows);
             block_run(&t, rows, vectors);
         }
     }
     _tile_release();
+}
+
+static void gemm(const struct ssm_weight *w, const float *x, size_t ldx, uint32_t M, float *y, size_t ldy, bool add,
+                 uint32_t n0, uint32_t n1, void *scratch)
+{
+    size_t output_bytes = ssm_panels_output_bytes(SSM_BF16, w->k, K_STEP), row_pairs = bf16_row_pairs(w->k);
+    struct tile t = {.x = scratch, .ldx = 2 * row_pairs, .k = (uint32_t)row_pairs, .y = y, .ldy = ldy, .add = add};
+    unsigned mode = _mm_getcsr();
+    _mm_setcsr(mode | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); /* as tdpbf16ps does whatever MXCSR says */
+    bf16_split_rows(scratch, x, ldx, M, w->k);
+    if (M == 1)
+        tiles_gemm(rows_of_one, w, output_bytes, t, 1, n0, n1);
+    else
+        gemm_blocks(w, t, M, n0, n1, output_bytes);
+    _mm_setcsr(mode);
 }
 
 static void pack(struct ssm_weight *w, const float *rows)
