@@ -21,7 +21,8 @@ void md_hist_add(struct md_hist *h, uint64_t ns)
     md_bump(&h->bucket[bucket_of(ns)], 1);
 }
 
-double md_hist_quantile(struct md_hist *h, double q)
+/* ns; 0 while empty */
+static double quantile(struct md_hist *h, double q)
 {
     double want = q * (double)md_read(&h->n), seen = 0;
     for (unsigned b = 0; b < MD_HIST_BUCKETS; b++) {
@@ -37,8 +38,8 @@ double md_hist_quantile(struct md_hist *h, double q)
 json_t *md_hist_json(struct md_hist *h)
 {
     return json_pack("{s:I, s:f, s:f, s:f, s:f}", "count", (json_int_t)md_read(&h->n), "sum",
-                     1e-9 * (double)md_read(&h->sum), "p50", 1e-9 * md_hist_quantile(h, 0.5), "p99",
-                     1e-9 * md_hist_quantile(h, 0.99), "max", 1e-9 * (double)md_read(&h->max));
+                     1e-9 * (double)md_read(&h->sum), "p50", 1e-9 * quantile(h, 0.5), "p99", 1e-9 * quantile(h, 0.99),
+                     "max", 1e-9 * (double)md_read(&h->max));
 }
 
 static void set(json_t *o, const char *key, md_count *c)

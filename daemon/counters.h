@@ -39,8 +39,7 @@ struct md_hist {
     md_count n, sum, max, bucket[MD_HIST_BUCKETS];
 };
 void md_hist_add(struct md_hist *h, uint64_t ns);
-double md_hist_quantile(struct md_hist *h, double q); /* ns; 0 while empty */
-json_t *md_hist_json(struct md_hist *h);              /* count, sum, p50, p99, max in seconds */
+json_t *md_hist_json(struct md_hist *h); /* count, sum, p50, p99, max in seconds */
 
 /* Of one input. The source thread writes the first group, the engine threads the second. */
 struct md_input_counters {

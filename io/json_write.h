@@ -29,7 +29,6 @@ static inline void io_out_bytes(struct io_out *o, const char *text, size_t len)
 void io_out_u64(struct io_out *o, uint64_t v);
 void io_out_i64(struct io_out *o, int64_t v);
 void io_out_real(struct io_out *o, double v); /* the shortest text that reads back as v; null where not finite */
-void io_out_float(struct io_out *o, float v); /* io_float_write() */
 void io_out_level(struct io_out *o, float v); /* as written in a config: 0.1 and not 0.100000001 */
 /* A string with its quotes, at most `max` bytes of it, whole characters; bytes that are no UTF-8 become U+FFFD. */
 void io_out_string(struct io_out *o, const char *text, size_t max);

@@ -7,7 +7,6 @@
 
 enum io_dtype { IO_D_F32, IO_D_F64, IO_D_I16, IO_D_I32, IO_D_I64, IO_D_U8, IO_D_I8 };
 size_t io_dtype_bytes(enum io_dtype d);
-int io_dtype_parse(const char *name, size_t len, enum io_dtype *ret); /* numpy names; -EINVAL */
 
 /* An ingest header (format `array`). */
 struct io_header {

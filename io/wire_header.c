@@ -17,7 +17,8 @@ size_t io_dtype_bytes(enum io_dtype d)
     return bytes[d];
 }
 
-int io_dtype_parse(const char *name, size_t len, enum io_dtype *ret)
+/* numpy's names */
+static int parse_dtype(const char *name, size_t len, enum io_dtype *ret)
 {
     static const struct {
         const char *name;
@@ -78,7 +79,7 @@ static int read_dtype(struct scan *s)
 
     if (io_json_string(&s->json, name, sizeof name, &len))
         return -EBADMSG;
-    if (len >= sizeof name || io_dtype_parse(name, len, &s->out->dtype))
+    if (len >= sizeof name || parse_dtype(name, len, &s->out->dtype))
         return refuse(s, IO_R_DTYPE, "dtype is none of float32 float64 int16 int32 int64 uint8 int8");
     return 0;
 }

@@ -111,7 +111,7 @@ size_t io_float_write(char *buf, float v)
     return (size_t)snprintf(buf, 24, "%.9g", (double)v);
 }
 
-void io_out_float(struct io_out *o, float v)
+static void write_float(struct io_out *o, float v)
 {
     char text[24];
     io_out_bytes(o, text, io_float_write(text, v));
@@ -172,7 +172,7 @@ void io_out_level(struct io_out *o, float v)
     if (is_decimal(v, &d) && (float)d == v)
         decimal(o, d);
     else
-        io_out_float(o, v);
+        write_float(o, v);
 }
 
 void io_out_real(struct io_out *o, double v)

@@ -50,7 +50,7 @@ static int split_tcp(const char *text, char host[HOST_BYTES])
     return strpbrk(host, "[]; \t/") ? -EINVAL : 0;
 }
 
-int io_zmq_address_check(const char *address, bool insecure, char *reterr)
+static int check_address(const char *address, bool insecure, char *reterr)
 {
     char host[HOST_BYTES];
 
@@ -79,7 +79,7 @@ static int check_list(const struct io_strings *list, bool insecure, char *reterr
     int r = 0;
 
     for (unsigned i = 0; i < list->n && !r; i++)
-        r = io_zmq_address_check(list->v[i], insecure, reterr);
+        r = check_address(list->v[i], insecure, reterr);
     return r;
 }
 

@@ -20,8 +20,7 @@ struct io_zmq_ends {
         "hwm", "messages queued per peer", IO_OPT_INT, offsetof(conf, ends.hwm), hwm_default, .min = 1, .max = 1e7     \
     }
 
-/* One address: tcp:// or ipc://; tcp beyond loopback (any name but localhost, any wildcard) needs `insecure`. */
-int io_zmq_address_check(const char *address, bool insecure, char *reterr);
+/* Addresses are tcp:// or ipc://; tcp beyond loopback (any name but localhost, any wildcard) needs `insecure`. */
 int io_zmq_ends_check(const struct io_zmq_ends *ends, const char **ret_key, char *reterr);
 
 /* A context of its own and one socket: adapters share nothing, so that closing one never waits for another. */

@@ -47,7 +47,6 @@ struct bench_rig {
 /* 0 or an exit code, the message printed. */
 int bench_rig_open(struct bench_rig *rig, const struct bench_case *what, const char *ops, uint32_t threads);
 void bench_rig_close(struct bench_rig *rig);
-void bench_rig_advance(struct bench_rig *rig);                /* one call: streams × steps model steps */
 double bench_rig_rate(struct bench_rig *rig, double seconds); /* steps/s of a run of at least so long */
 
 /* ‖a − b‖/‖b‖ of the outputs of a few calls, against ops_ref. 0 or an exit code, the message printed. */
@@ -64,13 +63,6 @@ struct bench_work bench_work_of(const struct bench_rig *rig);
 
 double bench_floor_read(double bytes, uint32_t threads);     /* bytes/s of a read loop over so many bytes */
 double bench_floor_flops(const char *ops, uint32_t threads); /* of multiply-adds as that table does them; 0: unknown */
-
-/* ---- peer ---- */
-
-/* Runs `peer PRESET` (or folder) and takes the last number of its standard output; negative: failed, said on stderr. */
-double bench_peer_rate(const char *peer, const char *preset);
-
-double bench_median(double *values, uint32_t n); /* sorts them */
 
 /* Verifies, warms up, times and prints one case; `header` prints the column heads first. An exit code. */
 int bench_measure(const struct bench_options *o, const struct bench_case *what, bool header);

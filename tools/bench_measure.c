@@ -18,13 +18,14 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-double bench_median(double *values, uint32_t n)
+static double median(double *values, uint32_t n)
 {
     qsort(values, n, sizeof *values, compare);
     return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
-double bench_peer_rate(const char *peer, const char *preset)
+/* Runs `peer PRESET` (or folder) and takes the last number of its standard output; negative: failed, said on stderr. */
+static double peer_rate(const char *peer, const char *preset)
 {
     char command[1024], text[4096] = "", *end;
     double rate = -1.0;
@@ -90,12 +91,12 @@ static bool time_runs(const struct bench_options *o, struct bench_rig *rig, stru
     bench_rig_rate(rig, o->seconds * 0.5);
     for (uint32_t i = 0; i < o->runs; i++) {
         ours[i] = bench_rig_rate(rig, o->seconds);
-        peer[i] = o->peer ? bench_peer_rate(o->peer, line->name) : 0.0;
+        peer[i] = o->peer ? peer_rate(o->peer, line->name) : 0.0;
         if (peer[i] < 0)
             return false;
     }
-    line->rate = bench_median(ours, o->runs);
-    line->peer = bench_median(peer, o->runs);
+    line->rate = median(ours, o->runs);
+    line->peer = median(peer, o->runs);
     return true;
 }
 

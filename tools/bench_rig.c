@@ -118,7 +118,8 @@ void bench_rig_close(struct bench_rig *r)
     free(r->out);
 }
 
-void bench_rig_advance(struct bench_rig *r)
+/* One call: streams × steps model steps. */
+static void advance(struct bench_rig *r)
 {
     size_t n = (size_t)r->what->streams * r->what->steps * r->info->patch;
     for (size_t i = 0; i < n; i++) {
@@ -136,7 +137,7 @@ double bench_rig_rate(struct bench_rig *r, double seconds)
     double start = now(), elapsed;
     uint64_t calls = 0;
     do {
-        bench_rig_advance(r);
+        advance(r);
         calls++;
         elapsed = now() - start;
     } while (elapsed < seconds);
@@ -160,8 +161,8 @@ int bench_verify(const struct bench_case *what, const char *ops, uint32_t thread
         return code;
     }
     for (int call = 0; call < CALLS; call++) {
-        bench_rig_advance(&rig);
-        bench_rig_advance(&ref);
+        advance(&rig);
+        advance(&ref);
         for (size_t i = 0; i < few.streams * outputs_of(rig.info); i++) {
             double d = (double)rig.out[i] - (double)ref.out[i];
             difference += d * d;
