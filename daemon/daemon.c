@@ -67,7 +67,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
            ssm_engine_ops(m->scheduler.engine), conf->slots);
     if (*ssm_engine_note(m->scheduler.engine))
         md_log(MD_INFO, conf->id, "device auto is the CPU: %s", ssm_engine_note(m->scheduler.engine));
-    return m->made ? 0 : refuse(reterr, EX_OSERR, "model", conf->id, "out of memory");
+    return m->made ? 0 : refuse(reterr, EX_UNAVAILABLE, "model", conf->id, "out of memory");
 }
 
 /* What can be judged only now: horizons, quantiles, NaN policies, rates. */
@@ -329,12 +329,12 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
 
     if (!d) {
         snprintf(reterr, IO_ERR, "out of memory");
-        return EX_OSERR;
+        return EX_UNAVAILABLE;
     }
     d->config = config;
     d->started_ns = md_now_ns();
     d->run = start_number();
-    r = allocate(d) ? EX_OSERR : 0;
+    r = allocate(d) ? EX_UNAVAILABLE : 0;
     if (r) {
         snprintf(reterr, IO_ERR, "out of memory");
         goto fail;
@@ -344,7 +344,7 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
         goto fail;
     describe_publisher(d);
     describe_inputs(d, flags);
-    r = make_feeders(d) ? EX_OSERR : open_all(d, reterr);
+    r = make_feeders(d) ? EX_UNAVAILABLE : open_all(d, reterr);
     if (r)
         goto fail;
     if (start_threads(d)) {

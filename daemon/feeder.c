@@ -229,7 +229,7 @@ int md_feeder_open(struct md_feeder *f)
     int r = pthread_create(&f->thread, NULL, run, f);
 
     if (r) {
-        f->failed = EX_OSERR;
+        f->failed = EX_UNAVAILABLE;
         snprintf(f->reterr, sizeof f->reterr, "cannot start a thread: %s", strerror(r));
         return f->failed;
     }

@@ -294,7 +294,7 @@ static void print_json(const struct bench *b, const char *families)
 static int measure(const struct options *o, const char *families, double *ret_us, double *ret_out)
 {
     struct bench b = {.o = o};
-    int code = EX_OSERR;
+    int code = EX_UNAVAILABLE;
 
     snprintf(b.dir, sizeof b.dir, "/tmp/mambad-bench-XXXXXX");
     if (!mkdtemp(b.dir))

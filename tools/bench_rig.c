@@ -91,9 +91,11 @@ int bench_rig_open(struct bench_rig *r, const struct bench_case *what, const cha
     r->tokens = calloc(inputs, sizeof *r->tokens);
     r->samples = calloc(inputs, sizeof *r->samples);
     r->out = calloc(what->streams * outputs_of(r->info), sizeof *r->out);
-    code = EX_OSERR;
-    if (!r->slots || !r->items || !r->tokens || !r->samples || !r->out)
+    if (!r->slots || !r->items || !r->tokens || !r->samples || !r->out) {
+        fputs("mambactl bench: out of memory\n", stderr);
+        code = EX_UNAVAILABLE;
         goto fail;
+    }
     for (uint32_t i = 0; i < what->streams; i++) {
         ssm_slot_take(r->engine, &r->slots[i]);
         fill_item(r, i);
@@ -101,8 +103,6 @@ int bench_rig_open(struct bench_rig *r, const struct bench_case *what, const cha
     return EX_OK;
 
 fail:
-    if (code == EX_OSERR)
-        fputs("mambactl bench: out of memory\n", stderr);
     bench_rig_close(r);
     return code;
 }

@@ -235,7 +235,7 @@ static int feed_inputs(struct ctl_feed *c, char *const *args, int n)
 {
     struct md_config *config = NULL;
     sigset_t set;
-    int code = feed_init(&c->feed, "feed") ? EX_OSERR : make_config(c, args, n, &config);
+    int code = feed_init(&c->feed, "feed") ? EX_UNAVAILABLE : make_config(c, args, n, &config);
     if (code == EX_OK)
         code = open_sources(c, config);
     sigemptyset(&set);
@@ -352,7 +352,7 @@ int ctl_feed(int argc, char **argv)
     struct ctl_feed *c = calloc(1, sizeof *c);
     int option, code = -1;
     if (!c || !(c->sets = calloc((size_t)argc + 1, sizeof *c->sets)))
-        return EX_OSERR;
+        return EX_UNAVAILABLE;
     c->inputs.command = "feed";
     c->wait_s = 10;
     c->feed.chunk = 1024;

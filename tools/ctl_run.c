@@ -86,7 +86,7 @@ static int make_folder(struct output *o)
         return EX_OK;
     if (asprintf(&o->folder, "%.*s.mambactl-XXXXXX", slash ? (int)(slash + 1 - o->path) : 0, o->path) < 0) {
         o->folder = NULL;
-        return EX_OSERR;
+        return EX_UNAVAILABLE;
     }
     if (mkdtemp(o->folder))
         return EX_OK;
@@ -197,7 +197,7 @@ static int process(const struct run *run, const struct md_config *config, int *r
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigprocmask(SIG_BLOCK, &set, NULL); /* before the first thread */
-    int signals = signalfd(-1, &set, SFD_CLOEXEC), code = signals < 0 ? EX_OSERR : EX_OK;
+    int signals = signalfd(-1, &set, SFD_CLOEXEC), code = signals < 0 ? EX_UNAVAILABLE : EX_OK;
     md_log_setup(config->log_level, config->log_format);
     if (code == EX_OK)
         code = md_daemon_start(config, MD_ONCE, &daemon, reterr);
