@@ -6,6 +6,10 @@
 
 #include "ssm/model_config.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum ssm_fill { SSM_FILL_NONE, SSM_FILL_CONST, SSM_FILL_UNIFORM, SSM_FILL_A_LOG, SSM_FILL_DT_BIAS };
 
 /* [rows][cols]; vectors have rows = 1, depthwise convolutions [D][K]. An optional tensor that is absent has rows = 0.
@@ -56,4 +60,7 @@ int ssm_tensor_read(const struct ssm_tensor *t, uint32_t row, uint32_t n, float 
 /* Of everything that fixes the shape and meaning of a slot's bytes. */
 uint64_t ssm_model_shape_hash(const struct ssm_model *m);
 
+#ifdef __cplusplus
+}
+#endif
 #endif
