@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every header compiles alone, as C17; those that a CUDA backend reads, as C++17 too.   test_headers.sh ROOT
+# Every header compiles alone, as C17; those that a CUDA backend reads, as C++17 too.   test_headers.sh ROOT [CUDA]
 cd "$1" || exit 1
 failed=0
 alone() { # COMPILER-AND-LANGUAGE HEADER
@@ -8,6 +8,7 @@ alone() { # COMPILER-AND-LANGUAGE HEADER
 flags=$(pkg-config --cflags jansson libzmq libfyaml sndfile hdf5 2>/dev/null)
 for header in $(git ls-files '*.h' 2>/dev/null || find . -name '*.h'); do
     case $header in
+    ssm/cuda/*) continue ;; # below
     ssm/ops_avx512*.h | ssm/simd*.h | ssm/bf16_avx512.h | ssm/tiles_avx512.h | tests/*) continue ;; # need their table's flags, or cmocka's preamble
     esac
     alone "cc -std=gnu17 -x c -Wno-unused-function" "$header"
@@ -15,4 +16,11 @@ done
 for header in ssm/ssm.h ssm/backend.h; do
     alone "c++ -std=c++17 -x c++" "$header"
 done
+if [ -n "${2:-}" ]; then
+    flags="-isystem $2/include"
+    for header in ssm/cuda/*.h; do
+        alone "cc -std=gnu17 -x c -Wno-unused-function" "$header"
+        alone "c++ -std=c++17 -x c++" "$header"
+    done
+fi
 exit $failed
