@@ -1,0 +1,228 @@
+/* arith.cuh: the arithmetic of a model step, once. cluster.cu, resident.cu, few.cu and wide.cu's kernels use these and
+ * nothing else for numbers that reach a slot or an output, so that they agree bit for bit. The order of every sum is
+ * part of it:
+ *
+ *   products  W·x by mma.m16n8k16 (or wgmma, which gives the same bits: tests/ssm/test_cuda), ascending k, one fp32
+ *             accumulator per GPU_CHUNK k's starting from zero; total = chunk 0, then + chunk 1, + chunk 2 …
+ *   norm      see row_rstd()
+ *   states    y's sum over n: four chains of four, (s0 + s1) + (s2 + s3)
+ *
+ * Explicit _rn intrinsics: the compiler must not contract or reorder. */
+#ifndef SSM_CUDA_ARITH_CUH
+#define SSM_CUDA_ARITH_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "ssm/cuda/gpu.h"
+
+#define LOG2E 1.4426950408889634f
+
+__device__ __forceinline__ float ex2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* To fp16, saturated at ±65504: an activation beyond is clipped, never infinite. */
+__device__ __forceinline__ __half to_half(float x)
+{
+    return __float2half_rn(fminf(fmaxf(x, -65504.0f), 65504.0f));
+}
+
+__device__ __forceinline__ __half2 to_half2(float lo, float hi)
+{
+    return __floats2half2_rn(fminf(fmaxf(lo, -65504.0f), 65504.0f), fminf(fmaxf(hi, -65504.0f), 65504.0f));
+}
+
+/* The end of a product: total of all chunks, the matrix's scale and bias (0 where there is none). */
+__device__ __forceinline__ float product(float total, float scale, float bias)
+{
+    return __fmaf_rn(total, scale, bias);
+}
+
+__device__ __forceinline__ float silu(float x)
+{
+    return __fdividef(x, __fadd_rn(1.0f, ex2(__fmul_rn(-LOG2E, x))));
+}
+
+__device__ __forceinline__ float softplus(float x)
+{
+    return x > 20.0f ? x : log1pf(ex2(__fmul_rn(LOG2E, x)));
+}
+
+/* Causal convolution of width 4 and SiLU; x0 is the oldest input. */
+__device__ __forceinline__ __half conv4(float x0, float x1, float x2, float x3, const float w[4], float bias)
+{
+    float a = __fmaf_rn(w[0], x0, bias);
+    a = __fmaf_rn(w[1], x1, a);
+    a = __fmaf_rn(w[2], x2, a);
+    a = __fmaf_rn(w[3], x3, a);
+    return to_half(silu(a));
+}
+
+/* 1/sqrt(mean(r²) + eps) of a row of E floats (E % 4 = 0, 16-byte aligned), by all 32 lanes of a warp: lane i sums
+ * elements 128·j + 4·i + 0…3 in that order, then a butterfly. Every lane gets the result. */
+__device__ __forceinline__ float row_rstd(const float *r, uint32_t E, float eps)
+{
+    float s = 0.0f;
+    for (uint32_t e = (threadIdx.x & 31) * 4; e < E; e += 128) {
+        float4 v = *reinterpret_cast<const float4 *>(r + e);
+        s = __fmaf_rn(v.x, v.x, s);
+        s = __fmaf_rn(v.y, v.y, s);
+        s = __fmaf_rn(v.z, v.z, s);
+        s = __fmaf_rn(v.w, v.w, s);
+    }
+    for (int m = 16; m > 0; m >>= 1)
+        s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, m));
+    return rsqrtf(__fadd_rn(__fdiv_rn(s, (float)E), eps));
+}
+
+__device__ __forceinline__ float normed(float r, float rstd, float w)
+{
+    return __fmul_rn(__fmul_rn(r, rstd), w);
+}
+
+/* ---- states ---- */
+
+template <enum ssm_dtype S> struct state_type;
+template <> struct state_type<SSM_F32> {
+    typedef float type;
+};
+template <> struct state_type<SSM_BF16> {
+    typedef __nv_bfloat16 type;
+};
+template <> struct state_type<SSM_F16> {
+    typedef __half type;
+};
+
+/* 16 states of one channel: 16/PER vectors of 16 bytes, `32` vectors (one warp's worth) apart in memory. */
+template <enum ssm_dtype S> struct state16 {
+    enum { PER = S == SSM_F32 ? 4 : 8, VECTORS = 16 / PER };
+    uint4 raw[VECTORS];
+
+    __device__ __forceinline__ void load(const uint8_t *at) /* address of this lane's first vector */
+    {
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++)
+            raw[i] = __ldcs(reinterpret_cast<const uint4 *>(at + (size_t)i * 512));
+    }
+    __device__ __forceinline__ void store(uint8_t *at) const
+    {
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++)
+            __stcs(reinterpret_cast<uint4 *>(at + (size_t)i * 512), raw[i]);
+    }
+    __device__ __forceinline__ void unpack(float h[16]) const
+    {
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            const uint32_t w[4] = {raw[i].x, raw[i].y, raw[i].z, raw[i].w};
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                if (S == SSM_F32) {
+                    h[i * PER + j] = __uint_as_float(w[j]);
+                } else if (S == SSM_BF16) {
+                    h[i * PER + 2 * j] = __uint_as_float(w[j] << 16);
+                    h[i * PER + 2 * j + 1] = __uint_as_float(w[j] & 0xffff0000u);
+                } else {
+                    float2 f = __half22float2(*reinterpret_cast<const __half2 *>(&w[j]));
+                    h[i * PER + 2 * j] = f.x;
+                    h[i * PER + 2 * j + 1] = f.y;
+                }
+            }
+        }
+    }
+    /* Rounds h to the state's dtype, keeps the bits; h is left rounded. */
+    __device__ __forceinline__ void pack(float h[16])
+    {
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            uint32_t w[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                if (S == SSM_F32) {
+                    w[j] = __float_as_uint(h[i * PER + j]);
+                } else if (S == SSM_BF16) {
+                    __nv_bfloat162 b = __floats2bfloat162_rn(h[i * PER + 2 * j], h[i * PER + 2 * j + 1]);
+                    w[j] = *reinterpret_cast<uint32_t *>(&b);
+                } else {
+                    __half2 b = to_half2(h[i * PER + 2 * j], h[i * PER + 2 * j + 1]);
+                    w[j] = *reinterpret_cast<uint32_t *>(&b);
+                }
+            }
+            raw[i] = make_uint4(w[0], w[1], w[2], w[3]);
+        }
+        if (S != SSM_F32)
+            unpack(h);
+    }
+};
+
+/* Where lane d % 32 finds the first vector of channel d's 16 states: `layer` is the address of the layer's state. */
+template <enum ssm_dtype S> __device__ __forceinline__ uint8_t *state_at(uint8_t *layer, uint32_t d)
+{
+    return layer + (size_t)(d / 32) * state16<S>::VECTORS * 512 + (d % 32) * 16;
+}
+
+/* A of channel d, from the layer's table in fp32 state layout. */
+__device__ __forceinline__ void load_A(const float *table, uint32_t d, float A[16])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float4 v = __ldg(reinterpret_cast<const float4 *>(table + (size_t)(d / 32) * 512 + i * 128 + (d % 32) * 4));
+        A[4 * i] = v.x;
+        A[4 * i + 1] = v.y;
+        A[4 * i + 2] = v.z;
+        A[4 * i + 3] = v.w;
+    }
+}
+
+/* The part of y that states n0 … n0+3 add, and their update (eq. 2a, 2b; Euler B̄ = Δ·B). `dg` = Δ·g, `dx` = Δ·x. h is
+ * to be rounded to the state's dtype between the two. */
+__device__ __forceinline__ void decay4(float h[4], const float A[4], const float B[4], float dg, float dx)
+{
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+        h[n] = __fmaf_rn(ex2(__fmul_rn(dg, A[n])), h[n], __fmul_rn(dx, B[n]));
+}
+__device__ __forceinline__ float read4(const float h[4], const float C[4])
+{
+    float s = __fmul_rn(h[0], C[0]);
+#pragma unroll
+    for (int n = 1; n < 4; n++)
+        s = __fmaf_rn(h[n], C[n], s);
+    return s;
+}
+
+/* One step of one channel, all 16 states: returns the gated y. */
+__device__ __forceinline__ float gate(float s01_23, float skip, float x, float z)
+{
+    return __fmul_rn(__fmaf_rn(skip, x, s01_23), silu(z));
+}
+template <enum ssm_dtype S>
+__device__ __forceinline__ float scan_step(state16<S> &state, float h[16], const float A[16], const float *B, const float *C,
+                                           float delta, float g, float x, float z, float skip)
+{
+    float dg = __fmul_rn(delta, g), dx = __fmul_rn(delta, x), s[4];
+#pragma unroll
+    for (int q = 0; q < 4; q++)
+        decay4(h + 4 * q, A + 4 * q, B + 4 * q, dg, dx);
+    state.pack(h);
+#pragma unroll
+    for (int q = 0; q < 4; q++)
+        s[q] = read4(h + 4 * q, C + 4 * q);
+    return gate(__fadd_rn(__fadd_rn(s[0], s[1]), __fadd_rn(s[2], s[3])), skip, x, z);
+}
+
+/* Element e of a token's embedding as fp32. */
+__device__ __forceinline__ float embedded(const void *table, enum ssm_dtype dtype, size_t at)
+{
+    if (dtype == SSM_F32)
+        return static_cast<const float *>(table)[at];
+    if (dtype == SSM_BF16)
+        return __bfloat162float(static_cast<const __nv_bfloat16 *>(table)[at]);
+    return __half2float(static_cast<const __half *>(table)[at]);
+}
+
+#endif
