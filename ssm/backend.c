@@ -12,13 +12,19 @@
 #define CUDA_LIBRARY "libmambad_cuda.so"
 #define CUDA_SYMBOL "ssm_backend_cuda"
 
+/* The loader names the file that it could not open first, which may be one that the library needs. */
+static int cannot_open(const char *why, char *reterr)
+{
+    if (why && !strncmp(why, CUDA_LIBRARY ":", sizeof CUDA_LIBRARY) && strstr(why, "No such file"))
+        why = CUDA_LIBRARY " is not installed";
+    return ssm_fail(reterr, -ENODEV, "no CUDA backend: %s", why ? why : "cannot open " CUDA_LIBRARY);
+}
+
 static int open_cuda(const struct ssm_backend **ret, char *reterr)
 {
     void *library = dlopen(CUDA_LIBRARY, RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-        const char *why = dlerror();
-        return ssm_fail(reterr, -ENODEV, "no CUDA backend: %s", why ? why : "cannot open " CUDA_LIBRARY);
-    }
+    if (!library)
+        return cannot_open(dlerror(), reterr);
     const struct ssm_backend *cuda = dlsym(library, CUDA_SYMBOL);
     if (!cuda || cuda->abi != SSM_BACKEND_ABI) {
         int err = ssm_fail(reterr, -ENODEV, "no CUDA backend: %s is of another version (abi %u, not %u)", CUDA_LIBRARY,

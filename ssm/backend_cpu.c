@@ -220,7 +220,7 @@ static void run_joint(struct cpu *c)
     }
 }
 
-static int cpu_advance(void *self, const struct ssm_item *items, uint32_t n_items)
+static int cpu_start(void *self, const struct ssm_item *items, uint32_t n_items)
 {
     struct cpu *c = self;
     c->items = items;
@@ -245,10 +245,11 @@ static uint8_t *slot_at(const struct cpu *c, uint32_t slot)
     return c->slab + slot * c->layout.stride;
 }
 
-static void cpu_reset(void *self, uint32_t slot)
+static int cpu_reset(void *self, uint32_t slot)
 {
     struct cpu *c = self;
     ssm_layout_reset(&c->layout, slot_at(c, slot));
+    return 0;
 }
 
 static const struct ssm_section *cpu_sections(const void *self, unsigned *ret_n)
@@ -258,10 +259,11 @@ static const struct ssm_section *cpu_sections(const void *self, unsigned *ret_n)
     return c->layout.sections;
 }
 
-static void cpu_save(const void *self, uint32_t slot, void *buf)
+static int cpu_save(void *self, uint32_t slot, void *buf)
 {
     const struct cpu *c = self;
     ssm_layout_save(&c->layout, slot_at(c, slot), buf);
+    return 0;
 }
 
 static int cpu_restore(void *self, uint32_t slot, const void *buf)
@@ -289,7 +291,7 @@ const struct ssm_backend ssm_backend_cpu = {
     .ops = cpu_ops,
     .device = cpu_device,
     .reset = cpu_reset,
-    .advance = cpu_advance,
+    .start = cpu_start,
     .sections = cpu_sections,
     .save = cpu_save,
     .restore = cpu_restore,

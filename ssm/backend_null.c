@@ -41,9 +41,10 @@ static const char *null_name(const void *self)
     return "null";
 }
 
-static void null_reset(void *self, uint32_t slot)
+static int null_reset(void *self, uint32_t slot)
 {
     ((struct null *)self)->samples[slot] = 0;
+    return 0;
 }
 
 /* Rows of the steps (from, to] that `every` chooses. */
@@ -55,7 +56,7 @@ static void zero_rows(float *buf, size_t stride, size_t width, uint32_t every, u
         memset(buf + i * stride, 0, width * sizeof *buf);
 }
 
-static int null_advance(void *self, const struct ssm_item *items, uint32_t n_items)
+static int null_start(void *self, const struct ssm_item *items, uint32_t n_items)
 {
     struct null *n = self;
     uint32_t P = n->info->patch;
@@ -80,9 +81,10 @@ static const struct ssm_section *null_sections(const void *self, unsigned *ret_n
     return &section;
 }
 
-static void null_save(const void *self, uint32_t slot, void *buf)
+static int null_save(void *self, uint32_t slot, void *buf)
 {
     memcpy(buf, &((const struct null *)self)->samples[slot], section.bytes);
+    return 0;
 }
 
 static int null_restore(void *self, uint32_t slot, const void *buf)
@@ -99,7 +101,7 @@ const struct ssm_backend ssm_backend_null = {
     .ops = null_name,
     .device = null_name,
     .reset = null_reset,
-    .advance = null_advance,
+    .start = null_start,
     .sections = null_sections,
     .save = null_save,
     .restore = null_restore,

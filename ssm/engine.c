@@ -1,7 +1,7 @@
 /* engine.c: the public engine over whichever backend: slots and their generations, saved slots and their header. Used
- * by one thread at a time. The engine owns the backend's instance; the model is the caller's and outlives it. Trap: a
- * saved slot comes from a disk and is believed only after every check passed; until then the slot in use is not
- * touched. */
+ * by one thread at a time. The engine owns the backend's instance; the model is the caller's and outlives it. Whatever
+ * touches slots first completes the batches under way, which may have them. Trap: a saved slot comes from a disk and is
+ * believed only after every check passed; until then the slot in use is not touched. */
 #include "ssm/backend.h"
 
 #include <assert.h>
@@ -13,13 +13,13 @@
 #include "ssm/fail.h"
 #include "ssm/model.h"
 
-enum { SECTIONS_MAX = 16, NAME_BYTES = 16 };
+enum { SECTIONS_MAX = 16, NAME_BYTES = 16, UNDER_WAY_MAX = 2 };
 
 struct ssm_engine {
     const struct ssm_model *model;
     const struct ssm_backend *backend;
     void *self;
-    enum ssm_dtype weights;
+    uint32_t dtypes; /* of weights and, from bit 8 on, of states */
     uint32_t capacity, used;
     uint32_t *generations;   /* odd while taken */
     uint32_t *given;         /* slots that were given back; */
@@ -28,6 +28,9 @@ struct ssm_engine {
     unsigned n_sections;
     size_t slot_bytes;
     char note[SSM_ERR];
+    unsigned under_way;       /* batches that the backend has */
+    int codes[UNDER_WAY_MAX]; /* of batches that were completed before they were waited for, oldest first */
+    unsigned n_codes;
 };
 
 /* Of a saved slot; explicit places, little-endian. */
@@ -45,6 +48,19 @@ enum {
 static const char magic[8] = "mambadS\n";
 enum { VERSION = 1 };
 
+static bool live(const struct ssm_engine *e, struct ssm_slot slot)
+{
+    return slot.index < e->capacity && slot.generation % 2 == 1 && e->generations[slot.index] == slot.generation;
+}
+
+static void complete(struct ssm_engine *e)
+{
+    while (e->under_way > 0) {
+        e->codes[e->n_codes++] = e->backend->wait(e->self);
+        e->under_way--;
+    }
+}
+
 static void collect_sections(struct ssm_engine *e)
 {
     unsigned n;
@@ -59,6 +75,27 @@ static void collect_sections(struct ssm_engine *e)
     e->n_sections = n + 1;
 }
 
+/* Device "auto" is the CPU too where the CUDA backend is there and finds no device. */
+static int open_backend(struct ssm_engine *e, const struct ssm_engine_opts *opts, char *reterr)
+{
+    const char *device = opts->device ? opts->device : "auto";
+    bool choice = !strcmp(device, "auto");
+    int err = ssm_backend_pick(device, &e->backend, e->note, reterr);
+    if (err)
+        return err;
+    if (choice && e->backend != &ssm_backend_cpu) {
+        err = e->backend->open(e->model, opts, &e->self, e->note);
+        if (err && err != -ENODEV)
+            return ssm_fail(reterr, err, "%s", e->note);
+        if (!err) {
+            e->note[0] = '\0';
+            return 0;
+        }
+        e->backend = &ssm_backend_cpu;
+    }
+    return e->backend->open(e->model, opts, &e->self, reterr);
+}
+
 int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts *opts, struct ssm_engine **ret,
                     char *reterr)
 {
@@ -71,10 +108,9 @@ int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts 
         goto fail;
     }
     e->model = model;
-    e->weights = opts->weights;
+    e->dtypes = (uint32_t)opts->weights | (uint32_t)opts->state << 8;
     e->capacity = opts->slots;
-    if ((err = ssm_backend_pick(opts->device ? opts->device : "auto", &e->backend, e->note, reterr)) ||
-        (err = e->backend->open(model, opts, &e->self, reterr)))
+    if ((err = open_backend(e, opts, reterr)))
         goto fail;
     collect_sections(e);
     *ret = e;
@@ -90,8 +126,10 @@ void ssm_engine_close(struct ssm_engine **engine)
     struct ssm_engine *e = *engine;
     if (!e)
         return;
-    if (e->self)
+    if (e->self) {
+        complete(e);
         e->backend->close(e->self);
+    }
     free(e->generations);
     free(e->given);
     free(e);
@@ -118,21 +156,69 @@ const char *ssm_engine_note(const struct ssm_engine *e)
     return e->note;
 }
 
-/* ---- slots ----------------------------------------------------------------------------------------------- */
-
-static bool live(const struct ssm_engine *e, struct ssm_slot slot)
+const char *ssm_engine_failure(const struct ssm_engine *e)
 {
-    return slot.index < e->capacity && slot.generation % 2 == 1 && e->generations[slot.index] == slot.generation;
+    return e->backend->failure ? e->backend->failure(e->self) : "";
 }
+
+/* ---- advance --------------------------------------------------------------------------------------------- */
+
+int ssm_advance_start(struct ssm_engine *e, const struct ssm_item *items, uint32_t n_items)
+{
+    assert(e->under_way + e->n_codes < UNDER_WAY_MAX);
+    for (uint32_t i = 0; i < n_items; i++) {
+        assert(live(e, items[i].slot));
+        assert(items[i].n >= 1);
+    }
+    int err = n_items ? e->backend->start(e->self, items, n_items) : 0;
+    if (!err && n_items && e->backend->wait)
+        e->under_way++;
+    return err;
+}
+
+int ssm_advance_wait(struct ssm_engine *e)
+{
+    int err = 0;
+    if (e->n_codes > 0) {
+        err = e->codes[0];
+        memmove(e->codes, e->codes + 1, --e->n_codes * sizeof *e->codes);
+    } else if (e->under_way > 0) {
+        err = e->backend->wait(e->self);
+        e->under_way--;
+    }
+    return err;
+}
+
+int ssm_advance(struct ssm_engine *e, const struct ssm_item *items, uint32_t n_items)
+{
+    assert(!e->under_way && !e->n_codes);
+    int err = ssm_advance_start(e, items, n_items);
+    return err ? err : ssm_advance_wait(e);
+}
+
+int ssm_engine_replay(struct ssm_engine *e, uint32_t times, float *ret_us)
+{
+    complete(e);
+    return e->backend->replay ? e->backend->replay(e->self, times, ret_us) : -ENOTSUP;
+}
+
+/* ---- slots ----------------------------------------------------------------------------------------------- */
 
 int ssm_slot_take(struct ssm_engine *e, struct ssm_slot *ret_slot)
 {
     if (e->used == e->capacity)
         return -ENOSPC;
-    uint32_t index = e->n_given > 0 ? e->given[--e->n_given] : e->fresh++;
+    complete(e);
+    uint32_t index = e->n_given > 0 ? e->given[e->n_given - 1] : e->fresh;
+    int err = e->backend->reset(e->self, index);
+    if (err)
+        return err;
+    if (e->n_given > 0)
+        e->n_given--;
+    else
+        e->fresh++;
     e->used++;
     e->generations[index]++;
-    e->backend->reset(e->self, index);
     *ret_slot = (struct ssm_slot){index, e->generations[index]};
     return 0;
 }
@@ -140,6 +226,7 @@ int ssm_slot_take(struct ssm_engine *e, struct ssm_slot *ret_slot)
 void ssm_slot_give(struct ssm_engine *e, struct ssm_slot slot)
 {
     assert(live(e, slot));
+    complete(e);
     e->generations[slot.index]++;
     e->given[e->n_given++] = slot.index;
     e->used--;
@@ -148,7 +235,8 @@ void ssm_slot_give(struct ssm_engine *e, struct ssm_slot slot)
 void ssm_slot_reset(struct ssm_engine *e, struct ssm_slot slot)
 {
     assert(live(e, slot));
-    e->backend->reset(e->self, slot.index);
+    complete(e);
+    e->backend->reset(e->self, slot.index); /* it has its memory; a device that failed says so at the next batch */
 }
 
 uint32_t ssm_slots_used(const struct ssm_engine *e)
@@ -175,7 +263,7 @@ static uint64_t checksum_of(const uint8_t *saved, size_t bytes)
 
 static void write_header(const struct ssm_engine *e, uint8_t *h)
 {
-    uint32_t version = VERSION, dtype = e->weights;
+    uint32_t version = VERSION, dtype = e->dtypes;
     uint64_t bytes = e->slot_bytes, shape = ssm_model_shape_hash(e->model);
     memset(h, 0, HEADER_BYTES);
     memcpy(h + AT_MAGIC, magic, sizeof magic);
@@ -186,14 +274,19 @@ static void write_header(const struct ssm_engine *e, uint8_t *h)
     strncpy((char *)h + AT_OPS, ssm_engine_ops(e), NAME_BYTES - 1);
 }
 
-void ssm_slot_save(const struct ssm_engine *e, struct ssm_slot slot, void *buf)
+int ssm_slot_save(struct ssm_engine *e, struct ssm_slot slot, void *buf)
 {
     uint8_t *saved = buf;
     assert(live(e, slot));
+    complete(e);
+    memset(saved, 0, HEADER_BYTES); /* what cannot be saved cannot be restored */
+    int err = e->backend->save(e->self, slot.index, saved + HEADER_BYTES);
+    if (err)
+        return err;
     write_header(e, saved);
-    e->backend->save(e->self, slot.index, saved + HEADER_BYTES);
     uint64_t checksum = checksum_of(saved, e->slot_bytes);
     memcpy(saved + AT_CHECKSUM, &checksum, sizeof checksum);
+    return 0;
 }
 
 static int check_saved(const struct ssm_engine *e, const uint8_t *saved, size_t bytes, const uint8_t *ours,
@@ -221,6 +314,7 @@ int ssm_slot_restore(struct ssm_engine *e, struct ssm_slot slot, const void *buf
     const uint8_t *saved = buf;
     uint8_t ours[HEADER_BYTES];
     assert(live(e, slot));
+    complete(e);
     write_header(e, ours);
     int err = check_saved(e, saved, bytes, ours, reterr);
     if (!err && (err = e->backend->restore(e->self, slot.index, saved + HEADER_BYTES)))
@@ -229,15 +323,4 @@ int ssm_slot_restore(struct ssm_engine *e, struct ssm_slot slot, const void *buf
         *ret_exact = !memcmp(saved + AT_OPS, ours + AT_OPS, NAME_BYTES) &&
                      !memcmp(saved + AT_DTYPE, ours + AT_DTYPE, sizeof(uint32_t));
     return err;
-}
-
-/* ---- advance --------------------------------------------------------------------------------------------- */
-
-int ssm_advance(struct ssm_engine *e, const struct ssm_item *items, uint32_t n_items)
-{
-    for (uint32_t i = 0; i < n_items; i++) {
-        assert(live(e, items[i].slot));
-        assert(items[i].n >= 1);
-    }
-    return n_items ? e->backend->advance(e->self, items, n_items) : 0;
 }

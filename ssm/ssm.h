@@ -13,6 +13,7 @@
  * Threads: a model may be used from any thread. An engine is used by one thread at a time.
  * Errors: functions return 0 or a negative errno; `reterr` (SSM_ERR bytes) receives one line for a person.
  * The library never prints, logs, exits or reads the environment. ssm_advance() allocates nothing.
+ * On a GPU ssm_advance_start() and ssm_advance_wait() let the caller fill one batch while another is computed.
  *
  * Source of the maths: Gu & Dao, "Mamba" (arXiv 2312.00752), sec. 3; equations stand beside the code. */
 #ifndef SSM_SSM_H
@@ -73,9 +74,10 @@ struct ssm_engine_opts {
     const char *ops;            /* CPU op table by name; NULL: the best that this CPU can run for `weights` */
     enum ssm_dtype weights;     /* dtype weights are held in; rounding happens once, at open */
     enum ssm_dtype state;       /* dtype of the SSM state; the CPU holds SSM_F32 only */
-    bool deterministic;         /* promise 1 bitwise (the CPU always keeps it) */
+    bool deterministic;         /* promise 1 bitwise (which is kept without being asked for, too) */
     uint32_t slots;             /* capacity of the slab; memory of a slot is touched when it is first taken */
-    uint32_t threads;           /* worker threads incl. the caller; 0: one per online core */
+    uint32_t threads;           /* worker threads incl. the caller, on a GPU for front ends and heads; 0: one per online
+                                   core, on a GPU 16 at most */
 };
 
 struct ssm_engine;
@@ -87,6 +89,7 @@ const struct ssm_model *ssm_engine_model(const struct ssm_engine *engine);
 const char *ssm_engine_ops(const struct ssm_engine *engine);    /* op table in use, e.g. "avx512" */
 const char *ssm_engine_device(const struct ssm_engine *engine); /* "cpu", "cuda:0", "null" */
 const char *ssm_engine_note(const struct ssm_engine *engine);   /* why device "auto" is the CPU; else "" */
+const char *ssm_engine_failure(const struct ssm_engine *engine); /* what a device that failed said; else "" */
 
 /* ---- slots ---------------------------------------------------------------------------------------------- */
 
@@ -95,7 +98,8 @@ struct ssm_slot {
     uint32_t index, generation;
 };
 
-int ssm_slot_take(struct ssm_engine *engine, struct ssm_slot *ret_slot); /* fresh state; -ENOSPC: all in use */
+/* Fresh state. -ENOSPC: all in use; -ENOMEM: no memory on the device; -EIO: the device failed. Takes nothing then. */
+int ssm_slot_take(struct ssm_engine *engine, struct ssm_slot *ret_slot);
 void ssm_slot_give(struct ssm_engine *engine, struct ssm_slot slot);
 void ssm_slot_reset(struct ssm_engine *engine, struct ssm_slot slot); /* back to the state after take */
 uint32_t ssm_slots_used(const struct ssm_engine *engine);
@@ -107,7 +111,7 @@ struct ssm_section {
 };
 size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
 const struct ssm_section *ssm_slot_sections(const struct ssm_engine *engine, unsigned *ret_n);
-void ssm_slot_save(const struct ssm_engine *engine, struct ssm_slot slot, void *buf);
+int ssm_slot_save(struct ssm_engine *engine, struct ssm_slot slot, void *buf); /* 0; -EIO: the device failed */
 /* Checks magic, version, model shape, size and checksum; -EBADMSG leaves the slot as it was. *ret_exact (may be
  * NULL) is false where the bytes were made by another op table: going on is then not bitwise. */
 int ssm_slot_restore(struct ssm_engine *engine, struct ssm_slot slot, const void *buf, size_t bytes, bool *ret_exact,
@@ -172,6 +176,14 @@ struct ssm_item {
  * (r + n)/patch − r/patch, r = samples since the slot's last reset. 0, or -EIO when the device failed (the slots
  * of this batch are then undefined and are to be reset). Bad tokens, stale slots and n = 0 are the caller's bugs. */
 int ssm_advance(struct ssm_engine *engine, const struct ssm_item *items, uint32_t n_items);
+
+/* ssm_advance() in two halves. start takes the batch in and returns while the device works (the CPU is done then); the
+ * items, their inputs and outputs belong to the engine until the wait for this batch has returned. Two batches may be
+ * under way; each wait completes the oldest and returns its 0 or -EIO, at once where there is none. start itself
+ * returns -EIO where the device failed before: that batch is not under way. Slots may be taken, given back, reset,
+ * saved and restored in between: that completes the batches under way, whose waits then return at once. */
+int ssm_advance_start(struct ssm_engine *engine, const struct ssm_item *items, uint32_t n_items);
+int ssm_advance_wait(struct ssm_engine *engine);
 
 /* Joins the anomaly rows of a stream's channels into rows of the stream as a whole: surprise is the sum (joint
  * density of independent channels), p_value is the Šidák-corrected minimum, 1 − (1 − min p)^C, over the C
