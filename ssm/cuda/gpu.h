@@ -95,6 +95,7 @@ struct gpu_slab {
     size_t stride;                /* bytes of a slot, a multiple of 128 */
     uint32_t per_chunk, n_chunks; /* slots */
     uint8_t **chunks;             /* host array of device pointers; NULL where not allocated yet */
+    uint8_t *image;               /* host, pinned: a slot's bytes on their way to or from the device */
 };
 
 int gpu_slab_open(const struct gpu_model *m, enum ssm_dtype state, uint32_t slots, struct gpu_slab *ret, char *reterr);
@@ -153,7 +154,7 @@ struct gpu_pass {
     float *out; /* [n_picked][ldo] */
     float *f;   /* [rows][E] after the final norm, or NULL: not wanted */
     size_t ldo;
-    /* in between; not every regime uses all. fp16 as uint16_t */
+    /* in between; not every regime uses all. fp16 as uint16_t; in models that are not fast all of these are fp32 */
     float *r;      /* [rows][E] residual stream; with features, gpu_input() writes it before the regime runs */
     uint16_t *u;   /* [rows][E] normed */
     uint16_t *xz;  /* [rows][2D] in_proj's output */
