@@ -86,7 +86,7 @@ static int open_workers(struct cpu *c, uint32_t threads, char *reterr)
 /* The kernel gives a slot's memory when it is first touched. */
 static int open_slab(struct cpu *c, uint32_t slots, char *reterr)
 {
-    ssm_layout_init(&c->layout, c->model);
+    ssm_layout_init(&c->layout, c->model, true);
     c->slab_bytes = slots * c->layout.stride;
     void *slab = mmap(NULL, c->slab_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (slab == MAP_FAILED)

@@ -40,6 +40,11 @@ void ssm_front_reset(const struct ssm_front *f, void *normaliser, void *patch)
     memset(patch, 0, sizeof(struct patch) + f->patch * sizeof(double));
 }
 
+uint32_t ssm_front_fill(const void *patch)
+{
+    return ((const struct patch *)patch)->fill;
+}
+
 /* Exponentially weighted Welford; plain averages until `memory` samples have been seen. */
 static void learn(const struct ssm_front *f, struct normaliser *s, double x)
 {

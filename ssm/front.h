@@ -29,6 +29,9 @@ struct ssm_frame {
 size_t ssm_front_bytes(const struct ssm_front *f, size_t *ret_normaliser, size_t *ret_patch);
 void ssm_front_reset(const struct ssm_front *f, void *normaliser, void *patch);
 
+/* Samples in the unfinished patch. */
+uint32_t ssm_front_fill(const void *patch);
+
 /* Consumes samples *at .. item->n until `max_steps` steps are complete or the item is used up; advances *at. Step k
  * leaves features[k*ldf..], g[k], frames[k] and its raw samples in patches[k*P..]. Returns the number of steps. A step
  * that is not taken (SSM_NAN_SKIP) is returned with taken = false and is to be left out of the backbone. */

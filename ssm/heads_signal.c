@@ -140,12 +140,12 @@ void ssm_signal_write(struct ssm_tile *t, const struct ssm_entry *e)
         .calibrator = e->slot + t->layout->at[SSM_PART_CALIBRATOR],
     };
     for (uint32_t k = 0; k < e->T; k++) {
-        uint32_t row = e->row + k;
+        uint32_t row = e->row + k, line = t->lines ? t->lines[row] : row;
         s.frame = &t->frames[row];
         s.patch = t->patches + (size_t)row * c->front.patch;
-        s.near = t->near + row * t->ldnear;
-        s.far = t->out + picked * t->ldo;
-        s.f = t->f + row * t->ldr;
+        s.near = t->near + line * t->ldnear;
+        s.far = t->out + (t->lines ? line : picked) * t->ldo;
+        s.f = t->f + line * t->ldr;
         s.number = e->step + k + 1;
         if (ssm_signal_wants_far(t, e, k))
             picked++;

@@ -1,5 +1,5 @@
-/* slot.c: where the parts of a slot lie, its fresh state, and its way to saved bytes and back. Called by the CPU
- * backend on the engine's thread; the slab is the backend's. Trap: live states are padded to whole vectors per row of
+/* slot.c: where the parts of a slot lie, its fresh state, and its way to saved bytes and back. Called by a backend on
+ * the engine's thread; the slab is the backend's. Trap: live states are padded to whole vectors per row of
  * channels; the pads are no state and are not saved. */
 #include "ssm/slot.h"
 
@@ -31,16 +31,24 @@ static void sizes(struct ssm_layout *l, const struct ssm_config *c)
     }
 }
 
-void ssm_layout_init(struct ssm_layout *l, const struct ssm_model *model)
+/* Whether part p is in the live slot. */
+static bool is_live(const struct ssm_layout *l, enum ssm_part p)
+{
+    return l->states || (p != SSM_PART_CONV && p != SSM_PART_SSM);
+}
+
+void ssm_layout_init(struct ssm_layout *l, const struct ssm_model *model, bool states)
 {
     const struct ssm_config *c = &model->config;
     size_t live = 0, saved = 0, row = SSM_PADDED(c->D) * sizeof(float);
-    *l = (struct ssm_layout){.model = model};
+    *l = (struct ssm_layout){.model = model, .states = states};
     sizes(l, c);
     for (enum ssm_part p = 0; p < SSM_PARTS; p++) {
         size_t bytes = rows_of(c, p) ? rows_of(c, p) * row : l->bytes[p];
         l->at[p] = live;
-        live += (bytes + SSM_ALIGN - 1) / SSM_ALIGN * SSM_ALIGN;
+        l->saved_at[p] = saved;
+        if (is_live(l, p))
+            live += (bytes + SSM_ALIGN - 1) / SSM_ALIGN * SSM_ALIGN;
         if (!l->bytes[p])
             continue;
         l->sections[l->n_sections++] = (struct ssm_section){names[p], saved, l->bytes[p]};
@@ -68,11 +76,12 @@ void ssm_layout_save(const struct ssm_layout *l, const uint8_t *slot, uint8_t *b
     size_t D = l->model->config.D * sizeof(float), row = SSM_PADDED(l->model->config.D) * sizeof(float);
     for (enum ssm_part p = 0; p < SSM_PARTS; p++) {
         size_t rows = rows_of(&l->model->config, p);
+        if (!is_live(l, p))
+            continue;
         for (size_t i = 0; i < rows; i++)
-            memcpy(buf + i * D, slot + l->at[p] + i * row, D);
+            memcpy(buf + l->saved_at[p] + i * D, slot + l->at[p] + i * row, D);
         if (!rows)
-            memcpy(buf, slot + l->at[p], l->bytes[p]);
-        buf += l->bytes[p];
+            memcpy(buf + l->saved_at[p], slot + l->at[p], l->bytes[p]);
     }
 }
 
@@ -82,10 +91,11 @@ void ssm_layout_restore(const struct ssm_layout *l, uint8_t *slot, const uint8_t
     ssm_layout_reset(l, slot);
     for (enum ssm_part p = 0; p < SSM_PARTS; p++) {
         size_t rows = rows_of(&l->model->config, p);
+        if (!is_live(l, p))
+            continue;
         for (size_t i = 0; i < rows; i++)
-            memcpy(slot + l->at[p] + i * row, buf + i * D, D);
+            memcpy(slot + l->at[p] + i * row, buf + l->saved_at[p] + i * D, D);
         if (!rows)
-            memcpy(slot + l->at[p], buf, l->bytes[p]);
-        buf += l->bytes[p];
+            memcpy(slot + l->at[p], buf + l->saved_at[p], l->bytes[p]);
     }
 }

@@ -1,5 +1,5 @@
-/* slot.h: the bytes of a slot on the CPU, live and saved. A live slot is one contiguous stretch of the engine's slab;
- * saved, it is the non-empty sections back to back, without the padding of the live form, in a layout that every
+/* slot.h: the bytes of a slot on the CPU, live and saved. A live slot is one contiguous stretch of the engine's slab,
+ * without the last two parts where a device has them; saved, it is the non-empty sections back to back, without the padding of the live form, in a layout that every
  * backend shares:
  *
  *   steps       u64, model steps since the reset           forecast    what the next patch is scored under
@@ -25,7 +25,9 @@ enum ssm_part {
 
 struct ssm_layout {
     const struct ssm_model *model;
+    bool states;                  /* conv and ssm are in the live slot */
     size_t at[SSM_PARTS];         /* in a live slot */
+    size_t saved_at[SSM_PARTS];   /* in a saved one */
     size_t bytes[SSM_PARTS];      /* saved; 0: this model has no such part */
     size_t conv_layer, ssm_layer; /* floats per layer, live */
     size_t stride;                /* of live slots */
@@ -33,7 +35,8 @@ struct ssm_layout {
     unsigned n_sections;
 };
 
-void ssm_layout_init(struct ssm_layout *layout, const struct ssm_model *model);
+/* states false: live slots hold all parts but conv and ssm, and those stay untouched in what is saved and restored. */
+void ssm_layout_init(struct ssm_layout *layout, const struct ssm_model *model, bool states);
 void ssm_layout_reset(const struct ssm_layout *layout, uint8_t *slot);
 void ssm_layout_save(const struct ssm_layout *layout, const uint8_t *slot, uint8_t *buf);
 void ssm_layout_restore(const struct ssm_layout *layout, uint8_t *slot, const uint8_t *buf);

@@ -46,6 +46,8 @@ struct ssm_tile {
     float *picked_f;                               /* [n_picked][E] */
     float *near;                                   /* [M][near·Q] head outputs that every row needs */
     float *out;                                    /* [n_picked][outputs] */
+    const uint32_t *lines;                         /* [M] a row's line in near, out and f; NULL: its own, and in out its
+                                                      place among the picked */
     float *g;                                      /* [M] */
     struct ssm_frame *frames;                      /* [M] */
     double *patches;                               /* [M][P] */
