@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "daemon/input.h"
+#include "daemon/publisher.h"
 #include "daemon/reorder.h"
 
 enum outcome { BLOCK_DONE, BLOCK_HELD, BLOCK_LEFT }; /* LEFT: the batch has no room for more of it */
@@ -66,16 +67,54 @@ static void verdict_event(struct md_batch *b, const struct md_entry *e, const st
 
 /* ---- opening and closing ----------------------------------------------------------------------------------------- */
 
+/* The inbox has reserved the slots; the device may have no memory for them all the same. */
+static int take_slots(struct md_scheduler *sch, struct io_stream *s)
+{
+    struct md_course *c = &s->course;
+    uint32_t n = 0;
+
+    c->slots = calloc(s->channels, sizeof *c->slots);
+    while (c->slots && n < s->channels && !ssm_slot_take(sch->engine, &c->slots[n]))
+        n++;
+    if (n == s->channels)
+        return 0;
+    while (n > 0)
+        ssm_slot_give(sch->engine, c->slots[--n]);
+    free(c->slots);
+    c->slots = NULL;
+    return -ENOMEM;
+}
+
+/* What waits of a stream that cannot be opened is discarded; it is tried again with its next block. 1: it has ended. */
+static int refuse_stream(struct md_scheduler *sch, struct io_stream *s)
+{
+    struct md_course *c = &s->course;
+    bool end = c->end_due;
+
+    while (c->mine) {
+        struct io_block *block = c->mine;
+        md_add(&s->input->counters.discarded[IO_R_MEMORY], (uint64_t)block->n * s->channels);
+        md_add(&s->seen.discarded, block->n);
+        end |= (block->flags & IO_END) != 0;
+        c->mine = block->next;
+        io_block_put(sch->inbox.pool, block);
+    }
+    if (!c->refused)
+        md_publisher_notice(sch->publisher, s->id, sch->model, "memory");
+    c->refused = !end;
+    c->end_due = false;
+    if (end)
+        md_inbox_leave(&sch->inbox, s);
+    return end;
+}
+
 static int open_stream(struct md_scheduler *sch, struct io_stream *s)
 {
     struct md_course *c = &s->course;
 
-    c->slots = calloc(s->channels, sizeof *c->slots);
-    if (!c->slots)
+    if (take_slots(sch, s))
         return -ENOMEM;
-    for (uint32_t i = 0; i < s->channels; i++)
-        if (ssm_slot_take(sch->engine, &c->slots[i]))
-            abort(); /* cannot be: the inbox has reserved them */
+    c->refused = false;
     md_timeline_start(&c->time, c->returning);
     c->returning = true;
     c->n_runs = 0;
@@ -341,7 +380,9 @@ int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream
     struct md_entry *e;
     bool end;
 
-    if ((!s->course.slots && open_stream(sch, s)) || md_batch_begin(b, s, &e))
+    if (!s->course.slots && open_stream(sch, s))
+        return refuse_stream(sch, s);
+    if (md_batch_begin(b, s, &e))
         return -ENOMEM;
     end = run_blocks(sch, b, e);
     greet(b, e);

@@ -1,13 +1,15 @@
-/* scheduler.c: the loop of an engine thread: sleep, fill, advance, hand over. Owns its batches in turn with the
- * publisher.
+/* scheduler.c: the loop of an engine thread: sleep, fill, start, land. Owns its batches in turn with the publisher.
  *
- * Leaves room for a device that works by itself: fill() knows nothing of advance(), and what follows an advance
- * (closing, publishing) is done per batch, so that a batch may be under way while the next is filled. */
+ * A device works by itself: while a batch is under way on it (`flying`), the next one is filled, in small portions, so
+ * that the batch lands and is published as soon as it is done. On the CPU a batch is done when it has been started.
+ *
+ * Trap: a batch may be filled on top of one that then fails. Its streams have been reset meanwhile, so it fails too. */
 #include "daemon/scheduler.h"
 
 #include <errno.h>
 
 #include "daemon/course.h"
+#include "daemon/log.h"
 #include "daemon/publisher.h"
 
 enum {
@@ -98,6 +100,49 @@ static void fill_some(struct md_scheduler *s, struct md_batch *b, uint32_t n)
     md_inbox_return(&s->inbox, rest, resting);
 }
 
+/* The results of the batch under way are there: to the publisher with it. */
+static void land(struct md_scheduler *s)
+{
+    struct md_batch *b = s->flying;
+
+    if (!b)
+        return;
+    s->flying = NULL;
+    if (b->items.n) {
+        int r = b->failed ? -EIO : ssm_advance_wait(s->engine);
+        b->advanced_ns = md_now_ns();
+        md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - b->started_ns));
+        if (r) {
+            if (md_read(&s->counters.failures) == 0)
+                md_log(MD_ERROR, s->model, "the device failed: %s", ssm_engine_failure(s->engine));
+            md_bump(&s->counters.failures, 1);
+            s->struck = !b->failed;
+            b->failed = true;
+        }
+    }
+    for (size_t i = 0; i < b->entries.n; i++) {
+        struct md_entry *e = md_batch_entry(b, i);
+        if (b->failed && e->rows)
+            md_course_fail(s, b, e, "device");
+        md_bump(&s->counters.steps, (uint64_t)e->steps * e->stream->channels);
+        if (e->closing)
+            md_course_close(s, e->stream);
+    }
+    atomic_store_explicit(&s->slots_used, ssm_slots_used(s->engine), memory_order_relaxed);
+    md_publisher_push(s->publisher, b);
+}
+
+static void start(struct md_scheduler *s, struct md_batch *b)
+{
+    uint32_t n = md_batch_items(b);
+
+    b->started_ns = b->advanced_ns = md_now_ns();
+    b->failed = n && (s->struck || ssm_advance_start(s->engine, b->items.p, n));
+    s->flying = b;
+    if (b->failed || ssm_advance_done(s->engine))
+        land(s);
+}
+
 /* No more than were ready at the start: a stream stands once in a batch. */
 static void fill(struct md_scheduler *s, struct md_batch *b, uint32_t ready)
 {
@@ -107,29 +152,29 @@ static void fill(struct md_scheduler *s, struct md_batch *b, uint32_t ready)
         uint32_t n = left < COLLECT ? left : COLLECT;
         fill_some(s, b, n);
         left -= n;
+        if (s->flying && ssm_advance_done(s->engine))
+            land(s);
     }
 }
 
-static void advance(struct md_scheduler *s, struct md_batch *b)
+static void count(struct md_scheduler *s, const struct md_batch *b, enum md_cut cut)
 {
-    uint32_t n = md_batch_items(b);
-    int64_t start = md_now_ns();
-    int r = n ? ssm_advance(s->engine, b->items.p, n) : 0;
+    md_bump(&s->counters.batches, 1);
+    md_bump(&s->counters.streams, b->entries.n);
+    md_bump(&s->counters.samples, b->x.n);
+    md_bump(&s->counters.cut[cut], 1);
+}
 
-    b->advanced_ns = md_now_ns();
-    if (n)
-        md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - start));
-    if (r)
-        md_bump(&s->counters.failures, 1);
-    for (size_t i = 0; i < b->entries.n; i++) {
-        struct md_entry *e = md_batch_entry(b, i);
-        if (r && e->rows)
-            md_course_fail(s, b, e, "device");
-        md_bump(&s->counters.steps, (uint64_t)e->steps * e->stream->channels);
-        if (e->closing)
-            md_course_close(s, e->stream);
-    }
-    atomic_store_explicit(&s->slots_used, ssm_slots_used(s->engine), memory_order_relaxed);
+/* Fills `b` from what is ready; with a batch under way it does not wait for more. */
+static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *wake)
+{
+    md_inbox_wait(&s->inbox, s->max_streams, s->max_delay_ns, s->flying ? 0 : s->next_sweep_ns, wake);
+    s->draining = wake->draining;
+    if (wake->stopping)
+        return;
+    if (!s->flying)
+        sweep(s, b);
+    fill(s, b, wake->ready);
 }
 
 static void *run(void *arg)
@@ -140,25 +185,19 @@ static void *run(void *arg)
     while (!last) {
         struct md_batch *b = take_spare(s);
         struct md_wake wake;
+        s->struck = s->struck && s->flying;
         do {
-            md_inbox_wait(&s->inbox, s->max_streams, s->max_delay_ns, s->next_sweep_ns, &wake);
-            s->draining = wake.draining;
-            if (wake.stopping)
-                break;
-            sweep(s, b);
-            fill(s, b, wake.ready);
-            last = wake.draining && wake.ready == 0 && b->entries.n == 0;
+            gather(s, b, &wake);
+            bool idle = b->entries.n == 0 && !s->flying;
+            last = wake.stopping || (wake.draining && wake.ready == 0 && idle);
+            land(s);
         } while (b->entries.n == 0 && !last);
-        last = last || wake.stopping;
         b->last = last;
-        if (b->entries.n) {
-            advance(s, b);
-            md_bump(&s->counters.batches, 1);
-            md_bump(&s->counters.streams, b->entries.n);
-            md_bump(&s->counters.samples, b->x.n);
-            md_bump(&s->counters.cut[wake.cut], 1);
-        }
-        md_publisher_push(s->publisher, b);
+        if (b->entries.n)
+            count(s, b, wake.cut);
+        start(s, b);
+        if (last)
+            land(s);
     }
     return NULL;
 }

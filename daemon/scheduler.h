@@ -1,6 +1,6 @@
 /* scheduler.h: the engine thread of one model. It sleeps until a batch is worth while, takes what is ready, oldest
- * first and a bounded share of each stream, judges it (timeline.h), advances the engine and hands the batch to the
- * publisher. It alone touches the engine and the courses of its streams. */
+ * first and a bounded share of each stream, judges it (timeline.h), has the engine advance it while it fills the next,
+ * and hands it to the publisher. It alone touches the engine and the courses of its streams. */
 #ifndef MD_SCHEDULER_H
 #define MD_SCHEDULER_H
 
@@ -9,7 +9,7 @@
 
 struct md_publisher;
 
-enum { MD_BATCHES = 3 }; /* one is filled, one is advanced, one is published */
+enum { MD_BATCHES = 4 }; /* one is filled, one is advanced, one is published, one waits for that */
 
 struct md_scheduler {
     /* set by the owner */
@@ -27,6 +27,8 @@ struct md_scheduler {
     int64_t next_sweep_ns;  /* when a timer or a hold of some stream may be due */
     uint32_t holding;       /* streams that wait for late rows */
     bool draining;
+    bool struck;             /* a batch failed while the next one was filled */
+    struct md_batch *flying; /* under way on the device */
     pthread_t thread;
     bool running;
     /* batches that the publisher has given back */

@@ -56,6 +56,7 @@ struct md_course {
     bool silent;
     bool end_due;   /* after what is in `mine` */
     bool greeted;   /* `start` was announced */
+    bool refused;   /* could not be opened: its error was announced */
     bool returning; /* the id has been live before */
 };
 

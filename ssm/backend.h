@@ -30,7 +30,9 @@ struct ssm_backend {
     int (*save)(void *self, uint32_t slot, void *buf);
     int (*restore)(void *self, uint32_t slot, const void *buf);
     /* optional: NULL means that start does everything */
-    int (*wait)(void *self); /* until the outputs of the oldest batch under way are written; 0 or -EIO */
+    int (*wait)(void *self);   /* until the outputs of the oldest batch under way are written; 0 or -EIO */
+    bool (*done)(void *self);  /* wait would not have to wait for the device */
+    double (*busy)(void *self); /* seconds that the device has worked on batches since open, by its own clock */
     /* optional, benchmarks only: the device's part of the last batch, which must have been one pass, `times` times on
      * end, inputs and outputs on the device. µs per pass by the device's own clock. States move on, outputs do not
      * leave the device. */

@@ -189,6 +189,16 @@ int ssm_advance_wait(struct ssm_engine *e)
     return err;
 }
 
+bool ssm_advance_done(struct ssm_engine *e)
+{
+    return e->under_way == 0 || e->n_codes > 0 || (e->backend->done && e->backend->done(e->self));
+}
+
+double ssm_engine_busy(struct ssm_engine *e)
+{
+    return e->backend->busy ? e->backend->busy(e->self) : -1.0;
+}
+
 int ssm_advance(struct ssm_engine *e, const struct ssm_item *items, uint32_t n_items)
 {
     assert(!e->under_way && !e->n_codes);

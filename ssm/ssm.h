@@ -184,6 +184,8 @@ int ssm_advance(struct ssm_engine *engine, const struct ssm_item *items, uint32_
  * saved and restored in between: that completes the batches under way, whose waits then return at once. */
 int ssm_advance_start(struct ssm_engine *engine, const struct ssm_item *items, uint32_t n_items);
 int ssm_advance_wait(struct ssm_engine *engine);
+bool ssm_advance_done(struct ssm_engine *engine); /* the next wait would not wait for the device */
+double ssm_engine_busy(struct ssm_engine *engine); /* seconds of work the device has done since open; < 0: unknown */
 
 /* Joins the anomaly rows of a stream's channels into rows of the stream as a whole: surprise is the sum (joint
  * density of independent channels), p_value is the Šidák-corrected minimum, 1 − (1 − min p)^C, over the C
