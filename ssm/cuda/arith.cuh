@@ -165,6 +165,69 @@ template <enum ssm_dtype S> __device__ __forceinline__ uint8_t *state_at(uint8_t
     return layer + (size_t)(d / 32) * state16<S>::VECTORS * 512 + (d % 32) * 16;
 }
 
+/* A quarter of a channel's states, 4q … 4q+3, where four lanes share a channel; the same rounding. */
+template <enum ssm_dtype S> struct state4 {
+    enum { WORDS = S == SSM_F32 ? 4 : 2 };
+    uint32_t raw[WORDS];
+
+    __device__ __forceinline__ void load(const uint8_t *at) /* from state4_at() */
+    {
+        if constexpr (S == SSM_F32) {
+            uint4 v = __ldcs(reinterpret_cast<const uint4 *>(at));
+            raw[0] = v.x, raw[1] = v.y, raw[2] = v.z, raw[3] = v.w;
+        } else {
+            uint2 v = __ldcs(reinterpret_cast<const uint2 *>(at));
+            raw[0] = v.x, raw[1] = v.y;
+        }
+    }
+    __device__ __forceinline__ void store(uint8_t *at) const
+    {
+        if constexpr (S == SSM_F32)
+            __stcs(reinterpret_cast<uint4 *>(at), make_uint4(raw[0], raw[1], raw[2], raw[3]));
+        else
+            __stcs(reinterpret_cast<uint2 *>(at), make_uint2(raw[0], raw[1]));
+    }
+    __device__ __forceinline__ void unpack(float h[4]) const
+    {
+#pragma unroll
+        for (int j = 0; j < WORDS; j++) {
+            if constexpr (S == SSM_F32) {
+                h[j] = __uint_as_float(raw[j]);
+            } else if constexpr (S == SSM_BF16) {
+                h[2 * j] = __uint_as_float(raw[j] << 16);
+                h[2 * j + 1] = __uint_as_float(raw[j] & 0xffff0000u);
+            } else {
+                float2 f = __half22float2(*reinterpret_cast<const __half2 *>(&raw[j]));
+                h[2 * j] = f.x;
+                h[2 * j + 1] = f.y;
+            }
+        }
+    }
+    __device__ __forceinline__ void pack(float h[4])
+    {
+#pragma unroll
+        for (int j = 0; j < WORDS; j++) {
+            if constexpr (S == SSM_F32) {
+                raw[j] = __float_as_uint(h[j]);
+            } else if constexpr (S == SSM_BF16) {
+                __nv_bfloat162 b = __floats2bfloat162_rn(h[2 * j], h[2 * j + 1]);
+                raw[j] = *reinterpret_cast<uint32_t *>(&b);
+            } else {
+                __half2 b = to_half2(h[2 * j], h[2 * j + 1]);
+                raw[j] = *reinterpret_cast<uint32_t *>(&b);
+            }
+        }
+        if (S != SSM_F32)
+            unpack(h);
+    }
+};
+
+template <enum ssm_dtype S> __device__ __forceinline__ uint8_t *state4_at(uint8_t *layer, uint32_t d, uint32_t q)
+{
+    enum { BYTES = state4<S>::WORDS * 4, PER_VECTOR = 16 / BYTES };
+    return layer + ((size_t)(d / 32) * state16<S>::VECTORS + q / PER_VECTOR) * 512 + (d % 32) * 16 + q % PER_VECTOR * BYTES;
+}
+
 /* A of channel d, from the layer's table in fp32 state layout. */
 __device__ __forceinline__ void load_A(const float *table, uint32_t d, float A[16])
 {
