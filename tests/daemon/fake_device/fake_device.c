@@ -1,0 +1,143 @@
+/* fake_device.c: a libmambad_cuda.so without a GPU: the CPU backend on a thread of its own, so that batches are under
+ * way for a while as on a device, and so that it can fail. Environment:
+ *
+ *   FAKE_DEVICE_FAIL_AT=N   the N-th batch fails (counted from 1)
+ *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only */
+#include "ssm/backend.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <time.h>
+
+struct fake {
+    void *cpu;
+    pthread_t thread;
+    bool running;
+    _Atomic bool done;
+    const struct ssm_item *items;
+    uint32_t n_items, memory;
+    unsigned long batch, fail_at;
+    bool failed;
+};
+
+static unsigned long number(const char *name)
+{
+    const char *text = getenv(name);
+    return text ? strtoul(text, NULL, 10) : 0;
+}
+
+static int fake_open(const struct ssm_model *model, const struct ssm_engine_opts *opts, void **ret_self, char *reterr)
+{
+    struct fake *f = calloc(1, sizeof *f);
+    if (!f)
+        return -ENOMEM;
+    f->fail_at = number("FAKE_DEVICE_FAIL_AT");
+    f->memory = number("FAKE_DEVICE_SLOTS") ? (uint32_t)number("FAKE_DEVICE_SLOTS") : UINT32_MAX;
+    int err = ssm_backend_cpu.open(model, opts, &f->cpu, reterr);
+    if (err) {
+        free(f);
+        return err;
+    }
+    *ret_self = f;
+    return 0;
+}
+
+static void fake_close(void *self)
+{
+    struct fake *f = self;
+    if (f->running)
+        pthread_join(f->thread, NULL);
+    ssm_backend_cpu.close(f->cpu);
+    free(f);
+}
+
+static const char *fake_ops(const void *self)
+{
+    return ssm_backend_cpu.ops(((const struct fake *)self)->cpu);
+}
+
+static const char *fake_device(const void *self)
+{
+    return "cuda:0";
+}
+
+static int fake_reset(void *self, uint32_t slot)
+{
+    struct fake *f = self;
+    return slot >= f->memory ? -ENOMEM : ssm_backend_cpu.reset(f->cpu, slot);
+}
+
+static void *work(void *arg)
+{
+    struct fake *f = arg;
+    nanosleep(&(struct timespec){0, 3000000}, NULL);
+    f->failed = f->batch == f->fail_at;
+    if (!f->failed)
+        ssm_backend_cpu.start(f->cpu, f->items, f->n_items);
+    atomic_store(&f->done, true);
+    return NULL;
+}
+
+static int fake_start(void *self, const struct ssm_item *items, uint32_t n_items)
+{
+    struct fake *f = self;
+    f->items = items;
+    f->n_items = n_items;
+    f->batch++;
+    atomic_store(&f->done, false);
+    f->running = pthread_create(&f->thread, NULL, work, f) == 0;
+    return f->running ? 0 : -EIO;
+}
+
+static bool fake_done(void *self)
+{
+    return atomic_load(&((struct fake *)self)->done);
+}
+
+static int fake_wait(void *self)
+{
+    struct fake *f = self;
+    pthread_join(f->thread, NULL);
+    f->running = false;
+    return f->failed ? -EIO : 0;
+}
+
+static const struct ssm_section *fake_sections(const void *self, unsigned *ret_n)
+{
+    return ssm_backend_cpu.sections(((const struct fake *)self)->cpu, ret_n);
+}
+
+static int fake_save(void *self, uint32_t slot, void *buf)
+{
+    return ssm_backend_cpu.save(((struct fake *)self)->cpu, slot, buf);
+}
+
+static int fake_restore(void *self, uint32_t slot, const void *buf)
+{
+    return ssm_backend_cpu.restore(((struct fake *)self)->cpu, slot, buf);
+}
+
+static const char *fake_failure(const void *self)
+{
+    return ((const struct fake *)self)->failed ? "it was told to" : "";
+}
+
+extern const struct ssm_backend ssm_backend_cuda;
+__attribute__((visibility("default"))) const struct ssm_backend ssm_backend_cuda = {
+    .abi = SSM_BACKEND_ABI,
+    .name = "cuda",
+    .open = fake_open,
+    .close = fake_close,
+    .ops = fake_ops,
+    .device = fake_device,
+    .reset = fake_reset,
+    .start = fake_start,
+    .done = fake_done,
+    .wait = fake_wait,
+    .sections = fake_sections,
+    .save = fake_save,
+    .restore = fake_restore,
+    .failure = fake_failure,
+};
