@@ -33,6 +33,15 @@ __device__ __forceinline__ void ldmatrix_x2(uint32_t r[2], uint32_t address)
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
 }
 
+/* Four 8×8 matrices of 16-bit elements, transposed: lane 4g+t holds elements 2t and 2t+1 of row g, which become element g
+ * of rows 2t and 2t+1 in memory; lane 8i+j gives the address of row j there of matrix i. */
+__device__ __forceinline__ void stmatrix_x4_trans(uint32_t address, const uint32_t r[4])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r[0]), "r"(r[1]),
+                 "r"(r[2]), "r"(r[3])
+                 : "memory");
+}
+
 /* ---- mbarriers and bulk copies ---- */
 
 __device__ __forceinline__ void mbarrier_init(uint32_t bar, uint32_t arrivals)
