@@ -64,14 +64,16 @@ static int take_vector(struct packer *p, const struct ssm_tensor *t, size_t n, c
 static int round_rows(const struct packer *p, const struct ssm_tensor *t, float *rows, size_t n, float *largest)
 {
     enum ssm_dtype dtype = p->m->dtype;
+    uint32_t most = ssm_bits_of_float(*largest); /* magnitudes order as their bits do */
     for (size_t i = 0; i < n; i++) {
         rows[i] = ssm_rounded(dtype, rows[i]);
-        if (!std::isfinite(rows[i]))
-            return ssm_fail(p->reterr, -EBADMSG, "tensor '%s': a value does not fit %s", t->name,
-                            ssm_dtype_name(dtype));
-        *largest = fmaxf(*largest, fabsf(rows[i]));
+        uint32_t bits = ssm_bits_of_float(rows[i]) & 0x7fffffffu;
+        most = bits > most ? bits : most;
     }
-    return 0;
+    *largest = ssm_float_of_bits(most);
+    if (std::isfinite(*largest))
+        return 0;
+    return ssm_fail(p->reterr, -EBADMSG, "tensor '%s': a value does not fit %s", t->name, ssm_dtype_name(dtype));
 }
 
 /* The matrix [n][k] into p->rows. */
