@@ -20,7 +20,7 @@ enum gpu_gemm_end {
 };
 
 struct gpu_gemm {
-    CUtensorMap x, w; /* first: 64-byte aligned */
+    CUtensorMap x, w; /* 64-byte aligned, and so must this be: new or aligned_alloc */
     const struct gpu_matrix *matrix;
     uint32_t sms;
 };
