@@ -109,16 +109,17 @@ __device__ __forceinline__ void stmatrix_x4(uint32_t address, const uint32_t r[4
                  : "memory");
 }
 
-/* 64 rows × 64 k's, swizzled; 32 bytes on per 16 k's. */
+/* Of a matrix in this block's shared memory; in a cluster an address says of which block it is, in its upper bits.
+ * 64 rows × 64 k's, swizzled; 32 bytes on per 16 k's. */
 __device__ __forceinline__ uint64_t x_descriptor(uint32_t address)
 {
-    return (uint64_t)(address >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
 }
 
 /* [outputs/8][8][8][8]; 256 bytes on per 16 k's. */
 __device__ __forceinline__ uint64_t w_descriptor(uint32_t address)
 {
-    return (uint64_t)(address >> 4) | (uint64_t)(128 >> 4) << 16 | (uint64_t)(1024 >> 4) << 32;
+    return (uint64_t)((address & 0x3ffff) >> 4) | (uint64_t)(128 >> 4) << 16 | (uint64_t)(1024 >> 4) << 32;
 }
 
 __device__ __forceinline__ void wgmma_fence(void)
