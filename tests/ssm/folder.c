@@ -140,9 +140,9 @@ bool folder_edit(const char *dir, const char *file, const char *from, const char
     return at != NULL;
 }
 
-struct ssm_model *folder_signal_model(uint32_t patch, uint32_t horizon, uint32_t n_quantiles, bool mask)
+struct ssm_model *folder_sized_model(const char *size, uint32_t patch, uint32_t horizon, uint32_t n_quantiles, bool mask)
 {
-    struct ssm_model *random = rig_random("20x2,5,0"), *m = NULL;
+    struct ssm_model *random = rig_random(size), *m = NULL;
     struct ssm_config c = random->config;
     char why[SSM_ERR] = "";
     const char *dir = rig_folder();
@@ -164,4 +164,9 @@ struct ssm_model *folder_signal_model(uint32_t patch, uint32_t horizon, uint32_t
         fprintf(stderr, "%s\n", why);
     assert(!err);
     return m;
+}
+
+struct ssm_model *folder_signal_model(uint32_t patch, uint32_t horizon, uint32_t n_quantiles, bool mask)
+{
+    return folder_sized_model("20x2,5,0", patch, horizon, n_quantiles, mask);
 }

@@ -2,6 +2,7 @@
 #include "tests/ssm/rig.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <ftw.h>
 #include <math.h>
 #include <stdio.h>
@@ -9,6 +10,9 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "ssm/dtype.h"
+#include "ssm/model.h"
 
 struct rng rig_rng(const char *test)
 {
@@ -47,14 +51,30 @@ struct ssm_model *rig_random(const char *preset)
     return m;
 }
 
-struct ssm_engine *rig_engine(const struct ssm_model *m, const char *ops, enum ssm_dtype dtype, uint32_t threads,
-                              uint32_t slots)
+struct ssm_model *rig_vivid(const char *preset)
 {
-    struct ssm_engine_opts opts = {.device = "cpu", .ops = ops, .weights = dtype, .slots = slots, .threads = threads};
+    struct ssm_model *m = rig_random(preset);
+    for (uint32_t l = 0; l < m->config.L; l++) {
+        m->layers[l].D.scale = 0.1f;
+        m->layers[l].x_proj.scale *= 6.0f;
+        m->layers[l].out_proj.scale *= 4.0f;
+    }
+    return m;
+}
+
+struct ssm_engine *rig_engine(const struct ssm_model *m, const struct rig_variant *v, uint32_t threads, uint32_t slots)
+{
+    struct ssm_engine_opts opts = {.device = v->device,
+                                   .ops = v->ops,
+                                   .weights = v->weights,
+                                   .state = v->state,
+                                   .deterministic = true,
+                                   .slots = slots,
+                                   .threads = threads};
     struct ssm_engine *e = NULL;
     char why[SSM_ERR] = "";
     if (ssm_engine_open(m, &opts, &e, why))
-        fprintf(stderr, "%s\n", why);
+        fprintf(stderr, "%s: %s\n", rig_name(v), why);
     assert(e);
     return e;
 }
@@ -67,19 +87,120 @@ struct ssm_slot rig_slot(struct ssm_engine *e)
     return slot;
 }
 
-bool rig_variant(unsigned i, const char **ret_ops, enum ssm_dtype *ret_dtype)
+/* ---- variants -------------------------------------------------------------------------------------------- */
+
+static bool on_cuda, light;
+
+static bool take_argument(int *argc, char **argv, const char *name)
+{
+    for (int i = 1; i < *argc; i++) {
+        if (strcmp(argv[i], name))
+            continue;
+        memmove(argv + i, argv + i + 1, (size_t)(*argc - i) * sizeof *argv);
+        --*argc;
+        return true;
+    }
+    return false;
+}
+
+int rig_begin(int *argc, char **argv)
+{
+    const char *required = getenv("MAMBAD_REQUIRE_GPU");
+    char why[SSM_ERR] = "";
+    light = take_argument(argc, argv, "light");
+    on_cuda = take_argument(argc, argv, "cuda");
+    setvbuf(stdout, NULL, _IOLBF, 0); /* in order with what goes to stderr */
+    if (!on_cuda)
+        return 0;
+    struct ssm_engine_opts opts = {.device = "cuda", .slots = 1};
+    struct ssm_model *m = rig_random("3x1,5,7");
+    struct ssm_engine *e = NULL;
+    int err = ssm_engine_open(m, &opts, &e, why);
+    ssm_engine_close(&e);
+    ssm_model_close(&m);
+    if (!err)
+        return 0;
+    if (err != -ENODEV || (required && !strcmp(required, "1"))) {
+        fprintf(stderr, "no GPU to test: %s\n", why);
+        return 1;
+    }
+    printf("skipped: %s\n", why);
+    return 77;
+}
+
+bool rig_cuda(void)
+{
+    return on_cuda;
+}
+
+bool rig_light(void)
+{
+    return light;
+}
+
+static bool cuda_variant(unsigned i, struct rig_variant *ret)
+{
+    static const struct rig_variant few[] = {{"cuda", NULL, SSM_F32, SSM_F32},
+                                             {"cuda", NULL, SSM_BF16, SSM_F32},
+                                             {"cuda", NULL, SSM_BF16, SSM_BF16},
+                                             {"cuda", NULL, SSM_F16, SSM_F16}};
+    if (i >= (light ? 4 : 9))
+        return false;
+    *ret = light ? few[i] : (struct rig_variant){"cuda", NULL, (enum ssm_dtype)(i / 3), (enum ssm_dtype)(i % 3)};
+    return true;
+}
+
+bool rig_variant(unsigned i, struct rig_variant *ret)
 {
     const struct ssm_ops *ops;
+    if (on_cuda)
+        return cuda_variant(i, ret);
     for (unsigned k = 0; (ops = ssm_ops_at(k)); k++) {
         for (enum ssm_dtype d = SSM_F32; d <= SSM_F16; d++) {
             if (!ops->usable() || !ops->takes(d) || i-- > 0)
                 continue;
-            *ret_ops = ops->name;
-            *ret_dtype = d;
+            *ret = rig_cpu(ops->name, d);
             return true;
         }
     }
     return false;
+}
+
+struct rig_variant rig_common(void)
+{
+    return on_cuda ? (struct rig_variant){"cuda", NULL, SSM_BF16, SSM_F32} : rig_cpu(NULL, SSM_F32);
+}
+
+const struct rig_variant rig_ref = {"cpu", "ref", SSM_F32, SSM_F32};
+
+struct rig_variant rig_cpu(const char *ops, enum ssm_dtype weights)
+{
+    return (struct rig_variant){"cpu", ops, weights, SSM_F32};
+}
+
+struct rig_variant rig_truth(enum ssm_dtype weights)
+{
+    static const char *const names[] = {"avx512", "avx2"};
+    const struct ssm_ops *ops;
+    for (unsigned n = 0; n < 2; n++)
+        for (unsigned i = 0; (ops = ssm_ops_at(i)); i++)
+            if (!strcmp(ops->name, names[n]) && ops->usable() && ops->takes(weights))
+                return rig_cpu(ops->name, weights);
+    return rig_cpu("ref", weights);
+}
+
+const char *rig_signal_size(unsigned i)
+{
+    static const char *const sizes[] = {"20x2,5,0", "64x2,16,0", "768x1,16,0"};
+    return i < (!on_cuda ? 1 : light ? 2 : 3) ? sizes[i] : NULL;
+}
+
+const char *rig_name(const struct rig_variant *v)
+{
+    static char text[64];
+    snprintf(text, sizeof text, "%s%s%s %s weights %s state", v->device, v->ops ? " " : "", v->ops ? v->ops : "",
+             ssm_dtype_name(v->weights), ssm_dtype_name(v->state));
+    return text;
 }
 
 /* ---- folders --------------------------------------------------------------------------------------------- */

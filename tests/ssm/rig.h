@@ -1,4 +1,8 @@
-/* rig.h: what the engine's tests are set up with: seeded random numbers, engines, folders that vanish. */
+/* rig.h: what the engine's tests are set up with: what they run on, seeded random numbers, engines, folders that vanish.
+ *
+ * One suite for every device. A test program takes, beside its own arguments, "cuda" (it runs on the GPU with every
+ * dtype of weights and states instead of on the CPU's op tables; without a GPU it exits with 77, or fails where
+ * MAMBAD_REQUIRE_GPU=1) and "light" (a few small cases, for compute-sanitizer). */
 #ifndef TEST_SSM_RIG_H
 #define TEST_SSM_RIG_H
 
@@ -13,13 +17,34 @@ struct rng rig_rng(const char *test);          /* seed from MAMBAD_TEST_SEED or 
 uint32_t rig_below(struct rng *r, uint32_t n); /* uniform in [0, n) */
 double rig_normal(struct rng *r);
 
-struct ssm_model *rig_random(const char *preset);
-struct ssm_engine *rig_engine(const struct ssm_model *m, const char *ops, enum ssm_dtype dtype, uint32_t threads,
-                              uint32_t slots);
-struct ssm_slot rig_slot(struct ssm_engine *e);
+/* What a case runs on. */
+struct rig_variant {
+    const char *device, *ops; /* ops: of the CPU, NULL for the best */
+    enum ssm_dtype weights, state;
+};
 
-/* The i-th (table, dtype) pair that this machine can run; false past the last. */
-bool rig_variant(unsigned i, const char **ret_ops, enum ssm_dtype *ret_dtype);
+/* Takes "cuda" and "light" out of argv. 0: go on; else the code to exit with, the reason printed. */
+int rig_begin(int *argc, char **argv);
+bool rig_cuda(void);
+bool rig_light(void);
+
+bool rig_variant(unsigned i, struct rig_variant *ret); /* the i-th that this machine can run; false past the last */
+struct rig_variant rig_common(void);                   /* the one for tests that need no more than one */
+struct rig_variant rig_cpu(const char *ops, enum ssm_dtype weights);
+extern const struct rig_variant rig_ref; /* the scalar truth, fp32 */
+struct rig_variant rig_truth(enum ssm_dtype weights); /* the fastest CPU table that keeps activations in fp32 */
+const char *rig_name(const struct rig_variant *v);    /* "cuda bf16 weights fp32 state"; valid until the next call */
+
+/* The i-th size of a small signal model, as of ssm_model_random(): one for each way that the device has through such
+ * models; NULL past the last. */
+const char *rig_signal_size(unsigned i);
+
+struct ssm_model *rig_random(const char *preset);
+/* The same with smaller skips and larger projections: in freshly initialised models the states say next to nothing in
+ * the outputs, and what is wrong with them would not be seen there. */
+struct ssm_model *rig_vivid(const char *preset);
+struct ssm_engine *rig_engine(const struct ssm_model *m, const struct rig_variant *v, uint32_t threads, uint32_t slots);
+struct ssm_slot rig_slot(struct ssm_engine *e);
 
 /* A new folder below TMPDIR; rig_sweep() removes all of them. */
 const char *rig_folder(void);

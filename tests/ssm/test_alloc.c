@@ -61,10 +61,10 @@ static int32_t tokens[MOST];
 static float forecast[STREAMS][MOST * HORIZON * Q], anomaly[STREAMS][MOST * 3], logits[STREAMS][MOST * 40];
 static uint8_t warmup[STREAMS][MOST];
 
-static void run_batches(const struct ssm_model *m, const char *ops, enum ssm_dtype dtype, struct rng *r)
+static void run_batches(const struct ssm_model *m, const struct rig_variant *v, struct rng *r)
 {
     struct ssm_item items[STREAMS];
-    struct ssm_engine *e = rig_engine(m, ops, dtype, 2, STREAMS);
+    struct ssm_engine *e = rig_engine(m, v, 2, STREAMS);
     uint8_t *saved = malloc(ssm_slot_bytes(e));
     for (unsigned i = 0; i < STREAMS; i++)
         items[i] = (struct ssm_item){.slot = rig_slot(e), .x = samples, .x_stride = 1, .tokens = tokens, .interval = 1};
@@ -100,16 +100,15 @@ static void run_batches(const struct ssm_model *m, const char *ops, enum ssm_dty
 static void nothing_after_open(void **state)
 {
     struct rng r = rig_rng("alloc");
-    const char *ops;
-    enum ssm_dtype dtype;
+    struct rig_variant v;
     struct ssm_model *signal = folder_signal_model(4, HORIZON, Q, true), *language = rig_random("24x2,5,40");
     for (unsigned i = 0; i < MOST; i++) {
         samples[i] = i % 17 ? rig_normal(&r) : NAN;
         tokens[i] = (int32_t)rig_below(&r, 40);
     }
-    for (unsigned i = 0; rig_variant(i, &ops, &dtype); i++) {
-        run_batches(signal, ops, dtype, &r);
-        run_batches(language, ops, dtype, &r);
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        run_batches(signal, &v, &r);
+        run_batches(language, &v, &r);
     }
     ssm_model_close(&signal);
     ssm_model_close(&language);

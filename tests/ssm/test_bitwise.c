@@ -1,5 +1,5 @@
 /* test_bitwise.c: a stream's outputs depend on its own inputs only: step by step = any chunks = any batch mix = any
- * number of threads, bit for bit, on every op table and weight dtype. */
+ * number of threads, bit for bit, on every variant. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -8,20 +8,19 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "ssm/dtype.h"
 #include "tests/ssm/ladder.h"
 
 static struct rng rng;
 
 static void run_preset(const char *preset, bool with_ref)
 {
-    const char *ops;
-    enum ssm_dtype dtype;
-    for (unsigned i = 0; rig_variant(i, &ops, &dtype); i++) {
-        if (!with_ref && !strcmp(ops, "ref"))
+    char why[PLAY_WHY];
+    struct rig_variant v;
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        if (!with_ref && v.ops && !strcmp(v.ops, "ref"))
             continue; /* too slow for this size */
-        if (!bitwise_run(preset, ops, dtype, &rng))
-            fail_msg("%s on %s with %s weights: outputs depend on the batch", preset, ops, ssm_dtype_name(dtype));
+        if (!bitwise_run(preset, &v, &rng, why))
+            fail_msg("%s on %s: outputs depend on the batch: %s", preset, rig_name(&v), why);
     }
 }
 
@@ -46,7 +45,7 @@ static void large(void **state)
     run_preset("260x2,16,50", false);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_sizes),
@@ -54,6 +53,9 @@ int main(void)
         cmocka_unit_test(signal_sized),
         cmocka_unit_test(large),
     };
+    int code = rig_begin(&argc, argv);
+    if (code)
+        return code;
     rng = rig_rng("bitwise");
     return cmocka_run_group_tests_name("bitwise", tests, NULL, NULL);
 }

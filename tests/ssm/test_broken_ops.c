@@ -15,6 +15,7 @@
 #include "tests/ssm/ladder.h"
 
 static struct ssm_ops broken;
+static const struct rig_variant on_broken = {"cpu", "broken", SSM_F32, SSM_F32};
 static const char *golden;
 static struct rng rng;
 
@@ -32,13 +33,14 @@ static bool golden_holds(void)
 {
     char dir[4096];
     snprintf(dir, sizeof dir, "%s/plain", golden);
-    struct golden_errors e = golden_run(dir, "broken", SSM_F32);
+    struct golden_errors e = golden_run(dir, &on_broken);
     return within(e.logits, TOLERANCE_F32) && within(e.conv, TOLERANCE_F32) && within(e.ssm, TOLERANCE_F32);
 }
 
 static bool bitwise_holds(void)
 {
-    return bitwise_run("24x2,5,30", "broken", SSM_F32, &rng);
+    char why[PLAY_WHY];
+    return bitwise_run("24x2,5,30", &on_broken, &rng, why);
 }
 
 static void the_truth_passes(void **state)

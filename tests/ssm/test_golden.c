@@ -1,5 +1,5 @@
-/* test_golden.c: the engine against Hugging Face's MambaForCausalLM (tools/make_golden.py), on every op table and
- * weight dtype that this machine can run. argv[1]: the folder of golden files. */
+/* test_golden.c: the engine against Hugging Face's MambaForCausalLM (tools/make_golden.py), on every variant
+ * that this machine can run. argv[1]: the folder of golden files. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,7 +7,6 @@
 #include <cmocka.h>
 #include <stdio.h>
 
-#include "ssm/dtype.h"
 #include "tests/ssm/compare.h"
 #include "tests/ssm/ladder.h"
 
@@ -16,14 +15,12 @@ static const char *golden;
 static void run_folder(const char *name)
 {
     char dir[4096];
-    const char *ops;
-    enum ssm_dtype dtype;
+    struct rig_variant v;
     snprintf(dir, sizeof dir, "%s/%s", golden, name);
-    for (unsigned i = 0; rig_variant(i, &ops, &dtype); i++) {
-        struct golden_errors e = golden_run(dir, ops, dtype);
-        printf("%-16s %-10s %s: logits %.2g conv %.2g ssm %.2g\n", name, ops, ssm_dtype_name(dtype), e.logits, e.conv,
-               e.ssm);
-        assert_true(within(e.logits, bound_of(dtype)));
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        struct golden_errors e = golden_run(dir, &v);
+        printf("%-16s %-40s: logits %.2g conv %.2g ssm %.2g\n", name, rig_name(&v), e.logits, e.conv, e.ssm);
+        assert_true(within(e.logits, bound_of(&v, 2)));
         assert_true(within(e.conv, TOLERANCE_F32));
         assert_true(within(e.ssm, TOLERANCE_F32));
     }
@@ -69,8 +66,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(original_names),
         cmocka_unit_test(sharded_and_stored_as_f16),
     };
-    if (argc != 2)
-        return 64;
+    int code = rig_begin(&argc, argv);
+    if (code || argc != 2)
+        return code ? code : 64;
     golden = argv[1];
     return cmocka_run_group_tests_name("golden", tests, NULL, NULL);
 }

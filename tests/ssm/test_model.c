@@ -24,7 +24,7 @@ static struct rng rng;
 static void logits_of(const struct ssm_model *m, float *logits, uint32_t T)
 {
     int32_t tokens[16];
-    struct ssm_engine *e = rig_engine(m, "ref", SSM_F32, 1, 1);
+    struct ssm_engine *e = rig_engine(m, &rig_ref, 1, 1);
     for (uint32_t t = 0; t < T; t++)
         tokens[t] = (int32_t)(t * 5 % 30);
     struct ssm_item item = {.slot = rig_slot(e), .n = T, .tokens = tokens, .interval = 1};

@@ -16,19 +16,22 @@
 #include "tests/ssm/folder.h"
 #include "tests/ssm/rig.h"
 
-enum { P = 4, HORIZON = 10, Q = 5, E = 20, N = 1201, STEPS = N / P, CHANNELS = 3 };
+enum { P = 4, HORIZON = 10, Q = 5, E_MAX = 768, N = 1201, STEPS = N / P, CHANNELS = 3 };
 static struct rng rng;
+static const char *size;
 static struct ssm_model *model;
+static uint32_t E; /* floats of an embedding */
 static double signals[N][CHANNELS]; /* interleaved, as a source delivers them */
 
 struct outputs {
-    float forecast[STEPS][HORIZON][Q], embedding[STEPS][E], anomaly[STEPS * P][3];
+    float forecast[STEPS][HORIZON][Q], embedding[STEPS][E_MAX], anomaly[STEPS * P][3];
     uint8_t warmup[STEPS];
 };
 
 static int set_up(void **state)
 {
-    model = folder_signal_model(P, HORIZON, Q, true);
+    model = folder_sized_model(size, P, HORIZON, Q, true);
+    E = ssm_model_info(model)->embedding;
     for (unsigned i = 0; i < N; i++)
         for (unsigned c = 0; c < CHANNELS; c++)
             signals[i][c] = 1e3 * c + sin(0.07 * (c + 1) * i) + 0.1 * rig_normal(&rng);
@@ -64,7 +67,7 @@ static struct ssm_item item_of(struct ssm_slot slot, unsigned c, uint32_t from, 
         .n_q = Q,
         .q = {0, 1, 2, 3, 4},
         .embedding = o->embedding[k],
-        .embedding_stride = E,
+        .embedding_stride = E_MAX,
         .anomaly = o->anomaly[k * P],
         .anomaly_stride = 3,
         .warmup = &o->warmup[k],
@@ -82,10 +85,9 @@ static void run_channel(struct ssm_engine *e, unsigned c, enum ssm_nan policy, s
 
 static void chunks_and_batches_do_not_matter(void **state)
 {
-    const char *ops;
-    enum ssm_dtype dtype;
-    for (unsigned v = 0; rig_variant(v, &ops, &dtype); v++) {
-        struct ssm_engine *e = rig_engine(model, ops, dtype, 1 + v % 3, CHANNELS + 1);
+    struct rig_variant v;
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        struct ssm_engine *e = rig_engine(model, &v, 1 + i % 3, CHANNELS + 1);
         struct outputs *whole = outputs_new(), *cut[CHANNELS];
         struct ssm_slot slots[CHANNELS];
         uint32_t at[CHANNELS] = {0}, n = 1;
@@ -120,7 +122,8 @@ static void choices_are_subsets(void **state)
 {
     enum { EVERY = 3, SHORT = 7, CHUNK = 11 };
     static const uint32_t horizons[] = {SHORT, 2, 1}; /* beyond, within and at the edge of the near part */
-    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, 2);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, 2);
     struct outputs *all = outputs_new();
     uint8_t *state_all = malloc(ssm_slot_bytes(e)), *state_some = malloc(ssm_slot_bytes(e));
     struct ssm_slot slot = rig_slot(e);
@@ -128,7 +131,7 @@ static void choices_are_subsets(void **state)
     ssm_advance(e, &item, 1);
     ssm_slot_save(e, slot, state_all);
     for (unsigned h = 0; h < 3; h++) {
-        static float forecast[STEPS / EVERY][SHORT][2], anomaly[STEPS / 2 * P][3], embedding[STEPS / 5][E];
+        static float forecast[STEPS / EVERY][SHORT][2], anomaly[STEPS / 2 * P][3], embedding[STEPS / 5][E_MAX];
         uint32_t H = horizons[h], f = 0, a = 0, m = 0;
         ssm_slot_reset(e, slot);
         for (uint32_t at = 0; at < N; at += CHUNK) {
@@ -144,7 +147,7 @@ static void choices_are_subsets(void **state)
                                         .anomaly_stride = 3,
                                         .anomaly_every = 2,
                                         .embedding = embedding[m],
-                                        .embedding_stride = E,
+                                        .embedding_stride = E_MAX,
                                         .embedding_every = 5};
             ssm_advance(e, &item, 1);
             f += to / EVERY - from / EVERY;
@@ -159,7 +162,7 @@ static void choices_are_subsets(void **state)
         for (uint32_t k = 0; k < a / P; k++)
             assert_memory_equal(anomaly[k * P], all->anomaly[((k + 1) * 2 - 1) * P], P * 3 * sizeof(float));
         for (uint32_t k = 0; k < m; k++)
-            assert_memory_equal(embedding[k], all->embedding[(k + 1) * 5 - 1], sizeof embedding[k]);
+            assert_memory_equal(embedding[k], all->embedding[(k + 1) * 5 - 1], E * sizeof(float));
         ssm_slot_save(e, slot, state_some);
         assert_memory_equal(state_all, state_some, ssm_slot_bytes(e));
     }
@@ -173,7 +176,8 @@ static void choices_are_subsets(void **state)
 static void channels_interleave(void **state)
 {
     static float rows[STEPS][CHANNELS][HORIZON * Q];
-    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, CHANNELS + 1);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, CHANNELS + 1);
     struct outputs *alone = outputs_new();
     struct ssm_item items[CHANNELS];
     for (unsigned c = 0; c < CHANNELS; c++) {
@@ -197,7 +201,8 @@ static void channels_interleave(void **state)
 /* From the published forecasts and frames, in double, with the public functions: the anomaly rows must come out. */
 static void anomaly_rows_follow_from_forecasts(void **state)
 {
-    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, 1);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, 1);
     const struct ssm_model_info *info = ssm_model_info(model);
     struct outputs *o = outputs_new();
     struct ssm_calibration calibration = {.warmup = info->warmup, .memory = 1000};
@@ -247,7 +252,8 @@ static void with_missing(struct outputs *o, enum ssm_nan policy)
 {
     static const unsigned later[] = {400, 401, 402, 403, 500, 507};
     double kept[N];
-    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, 1);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, 1);
     for (unsigned i = 0; i < N; i++)
         kept[i] = signals[i][0];
     for (unsigned i = 0; i < 10; i++)
@@ -310,7 +316,8 @@ static void held_samples(void **state)
 static void extreme_values_stay_finite(void **state)
 {
     static const double values[] = {0.0, 1e308, -1e308, 5e-324, 1e9, 1e-30, -1.0};
-    struct ssm_engine *e = rig_engine(model, NULL, SSM_F32, 1, 1);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, 1);
     struct outputs *o = outputs_new();
     struct ssm_slot slot = rig_slot(e);
     double x[STEPS * P];
@@ -337,7 +344,8 @@ static void extreme_values_stay_finite(void **state)
 static void short_horizons(void **state)
 {
     struct ssm_model *m = folder_signal_model(6, 2, 3, false);
-    struct ssm_engine *e = rig_engine(m, NULL, SSM_F32, 1, 1);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(m, &v, 1, 1);
     static float anomaly[60][3], forecast[10][2][3];
     struct ssm_item item = {
         .slot = rig_slot(e), .n = 60, .x = &signals[0][1], .x_stride = CHANNELS, .interval = 1, .nan = SSM_NAN_SKIP};
@@ -406,7 +414,7 @@ static void null_device_counts_steps(void **state)
     ssm_engine_close(&e);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chunks_and_batches_do_not_matter),
@@ -421,6 +429,11 @@ int main(void)
         cmocka_unit_test(channels_join),
         cmocka_unit_test(null_device_counts_steps),
     };
+    int failed = 0, code = rig_begin(&argc, argv);
+    if (code)
+        return code;
     rng = rig_rng("signal_engine");
-    return cmocka_run_group_tests_name("signal_engine", tests, set_up, tear_down);
+    for (unsigned i = 0; (size = rig_signal_size(i)); i++)
+        failed += cmocka_run_group_tests_name(size, tests, set_up, tear_down);
+    return failed;
 }

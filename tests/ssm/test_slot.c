@@ -26,13 +26,14 @@
 #define THREAD_SANITIZER false
 #endif
 
-enum { N = 700, CUT = 333, HORIZON = 7, Q = 5 };
+enum { N = 700, CUT = 333, HORIZON = 7, Q = 5, E_MAX = 768 };
 static struct rng rng;
+static const char *size;
 static struct ssm_model *model;
 static double x[N];
 
 struct rows {
-    float forecast[N * HORIZON * Q], anomaly[N * 3];
+    float forecast[N * HORIZON * Q], anomaly[N * 3], embedding[(N / 3 + 1) * E_MAX];
 };
 
 static void feed(struct ssm_engine *e, struct ssm_slot slot, uint32_t from, uint32_t to, struct rows *r)
@@ -45,15 +46,18 @@ static void feed(struct ssm_engine *e, struct ssm_slot slot, uint32_t from, uint
                                 .n_q = Q,
                                 .q = {0, 1, 2, 3, 4},
                                 .anomaly = r->anomaly,
-                                .anomaly_stride = 3};
+                                .anomaly_stride = 3,
+                                .embedding = r->embedding,
+                                .embedding_stride = ssm_model_info(model)->embedding};
     poison(r->forecast, N * HORIZON * Q);
     poison(r->anomaly, N * 3);
+    poison(r->embedding, (N / 3 + 1) * E_MAX);
     ssm_advance(e, &item, 1);
 }
 
 static int set_up(void **state)
 {
-    model = folder_signal_model(3, HORIZON, Q, true);
+    model = folder_sized_model(size, 3, HORIZON, Q, true);
     for (unsigned i = 0; i < N; i++)
         x[i] = 1e6 + 50.0 * sin(i * 0.2) + rig_normal(&rng);
     x[200] = NAN;
@@ -71,10 +75,9 @@ static int tear_down(void **state)
 static void goes_on_bitwise(void **state)
 {
     struct rows *whole = malloc(sizeof *whole), *rest = malloc(sizeof *rest);
-    const char *ops;
-    enum ssm_dtype dtype;
-    for (unsigned v = 0; rig_variant(v, &ops, &dtype); v++) {
-        struct ssm_engine *a = rig_engine(model, ops, dtype, 1, 4), *b = rig_engine(model, ops, dtype, 2, 4);
+    struct rig_variant v;
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        struct ssm_engine *a = rig_engine(model, &v, 1, 4), *b = rig_engine(model, &v, 2, 4);
         struct ssm_slot sa = rig_slot(a), sb = (rig_slot(b), rig_slot(b));
         size_t bytes = ssm_slot_bytes(a);
         uint8_t *cut = malloc(bytes), *again = malloc(bytes), *end = malloc(bytes);
@@ -104,7 +107,8 @@ static void goes_on_bitwise(void **state)
 
 static void sections_tile_the_bytes(void **state)
 {
-    struct ssm_engine *e = rig_engine(model, "ref", SSM_F32, 1, 1);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, 1);
     unsigned n;
     size_t at = 0;
     const struct ssm_section *s = ssm_slot_sections(e, &n);
@@ -121,14 +125,14 @@ static void sections_tile_the_bytes(void **state)
 
 static void refuse(struct ssm_engine *e, struct ssm_slot slot, const uint8_t *bytes, size_t n, const char *reason)
 {
-    size_t size = ssm_slot_bytes(e);
-    uint8_t *before = malloc(size), *after = malloc(size);
+    size_t all = ssm_slot_bytes(e);
+    uint8_t *before = malloc(all), *after = malloc(all);
     char why[SSM_ERR] = "";
     bool exact = true;
     ssm_slot_save(e, slot, before);
     assert_int_equal(ssm_slot_restore(e, slot, bytes, n, &exact, why), -EBADMSG);
     ssm_slot_save(e, slot, after);
-    assert_memory_equal(before, after, size);
+    assert_memory_equal(before, after, all);
     assert_non_null(strstr(why, reason));
     free(before);
     free(after);
@@ -137,7 +141,8 @@ static void refuse(struct ssm_engine *e, struct ssm_slot slot, const uint8_t *by
 static void damaged_bytes_are_refused(void **state)
 {
     struct rows *r = malloc(sizeof *r);
-    struct ssm_engine *e = rig_engine(model, "ref", SSM_F32, 1, 2);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, 2);
     struct ssm_slot slot = rig_slot(e), other = rig_slot(e);
     size_t bytes = ssm_slot_bytes(e);
     uint8_t *saved = malloc(bytes);
@@ -162,7 +167,8 @@ static void damaged_bytes_are_refused(void **state)
 static void another_model_is_refused(void **state)
 {
     struct ssm_model *wider = rig_random("24x2,5,0");
-    struct ssm_engine *a = rig_engine(wider, "ref", SSM_F32, 1, 1), *b = rig_engine(model, "ref", SSM_F32, 1, 1);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *a = rig_engine(wider, &v, 1, 1), *b = rig_engine(model, &v, 1, 1);
     uint8_t *saved = malloc(ssm_slot_bytes(a));
     ssm_slot_save(a, rig_slot(a), saved);
     refuse(b, rig_slot(b), saved, ssm_slot_bytes(a), "another shape");
@@ -174,27 +180,85 @@ static void another_model_is_refused(void **state)
 
 static void another_arithmetic_is_said(void **state)
 {
-    const char *ops;
-    enum ssm_dtype dtype;
-    struct ssm_engine *ref = rig_engine(model, "ref", SSM_F32, 1, 1);
+    struct rig_variant v;
+    struct ssm_engine *ref = rig_engine(model, &rig_ref, 1, 1);
     struct ssm_slot slot = rig_slot(ref);
     uint8_t *saved = malloc(ssm_slot_bytes(ref));
     ssm_slot_save(ref, slot, saved);
-    for (unsigned v = 0; rig_variant(v, &ops, &dtype); v++) {
-        bool exact;
-        struct ssm_engine *e = rig_engine(model, ops, dtype, 1, 1);
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        bool exact, same = v.ops && !strcmp(v.ops, "ref") && v.weights == SSM_F32;
+        struct ssm_engine *e = rig_engine(model, &v, 1, 1);
         assert_int_equal(ssm_slot_restore(e, rig_slot(e), saved, ssm_slot_bytes(e), &exact, NULL), 0);
-        assert_int_equal(exact, !strcmp(ops, "ref") && dtype == SSM_F32);
+        assert_int_equal(exact, same);
         ssm_engine_close(&e);
     }
     free(saved);
     ssm_engine_close(&ref);
 }
 
+/* Feeds [0, CUT) on `from`, restores into `to` and goes on there; the state after that, and the rows since in r. */
+static void feed_across(const struct rig_variant *from, const struct rig_variant *to, struct rows *r, uint8_t *saved)
+{
+    struct ssm_engine *a = rig_engine(model, from, 1, 1), *b = rig_engine(model, to, 1, 1);
+    struct ssm_slot sa = rig_slot(a), sb = rig_slot(b);
+    size_t bytes = ssm_slot_bytes(a);
+    assert_int_equal(bytes, ssm_slot_bytes(b));
+    feed(a, sa, 0, CUT, r);
+    ssm_slot_save(a, sa, saved);
+    assert_int_equal(ssm_slot_restore(b, sb, saved, bytes, NULL, NULL), 0);
+    feed(b, sb, CUT, N, r);
+    ssm_slot_save(b, sb, saved);
+    ssm_engine_close(&a);
+    ssm_engine_close(&b);
+}
+
+static void check_close(const struct rig_variant *v, const struct rows *got, const uint8_t *got_state,
+                        const struct rows *want, const uint8_t *want_state)
+{
+    double bound = bound_of(v, 2);
+    size_t rows = N / 3 - CUT / 3;
+    double error = relative_error(got->embedding, want->embedding, rows * ssm_model_info(model)->embedding);
+    if (!within(error, bound))
+        fail_msg("%s, %s: embeddings across devices differ by %.3g > %.3g", size, rig_name(v), error, bound);
+    struct ssm_engine *e = rig_engine(model, &rig_ref, 1, 1);
+    unsigned n;
+    const struct ssm_section *s = ssm_slot_sections(e, &n);
+    for (unsigned i = n - 2; i < n; i++) { /* "conv", "ssm" */
+        error = relative_error((const float *)(const void *)(got_state + s[i].offset),
+                               (const float *)(const void *)(want_state + s[i].offset), s[i].bytes / sizeof(float));
+        if (!within(error, bound))
+            fail_msg("%s, %s: %s across devices differs by %.3g > %.3g", size, rig_name(v), s[i].name, error, bound);
+    }
+    ssm_engine_close(&e);
+}
+
+/* A stream that moves from the scalar table to a device, or back, goes on within that device's tolerance. */
+static void streams_move_between_devices(void **state)
+{
+    struct rows *stays = malloc(sizeof *stays), *moves = malloc(sizeof *moves);
+    struct rig_variant v;
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        struct rig_variant truth = rig_truth(v.weights);
+        struct ssm_engine *e = rig_engine(model, &truth, 1, 1);
+        uint8_t *want = malloc(ssm_slot_bytes(e)), *got = malloc(ssm_slot_bytes(e));
+        ssm_engine_close(&e);
+        feed_across(&truth, &truth, stays, want);
+        feed_across(&truth, &v, moves, got);
+        check_close(&v, moves, got, stays, want);
+        feed_across(&v, &truth, moves, got);
+        check_close(&v, moves, got, stays, want);
+        free(want);
+        free(got);
+    }
+    free(stays);
+    free(moves);
+}
+
 static void slots_are_recycled_fresh(void **state)
 {
     struct rows *r = malloc(sizeof *r);
-    struct ssm_engine *e = rig_engine(model, "ref", SSM_F32, 1, 2);
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, 2);
     struct ssm_slot a = rig_slot(e), b = rig_slot(e), c;
     size_t bytes = ssm_slot_bytes(e);
     uint8_t *fresh = malloc(bytes), *now = malloc(bytes);
@@ -237,7 +301,7 @@ static bool dies(struct ssm_engine *e, struct ssm_slot slot)
 
 static void stale_handles_are_caught(void **state)
 {
-    struct ssm_engine *e = rig_engine(model, "ref", SSM_F32, 1, 2);
+    struct ssm_engine *e = rig_engine(model, &rig_ref, 1, 2);
     struct ssm_slot a = rig_slot(e);
     assert_false(dies(e, a));
     ssm_slot_give(e, a);
@@ -268,7 +332,7 @@ static void untouched_slots_cost_nothing(void **state)
         skip();
     enum { SLOTS = 100000, TAKEN = 1000 };
     struct ssm_slot slot;
-    struct ssm_engine *e = rig_engine(model, "ref", SSM_F32, 1, SLOTS);
+    struct ssm_engine *e = rig_engine(model, &rig_ref, 1, SLOTS);
     size_t before = resident();
     for (unsigned i = 0; i < TAKEN; i++)
         assert_int_equal(ssm_slot_take(e, &slot), 0);
@@ -277,10 +341,11 @@ static void untouched_slots_cost_nothing(void **state)
     ssm_engine_close(&e);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(goes_on_bitwise),
+        cmocka_unit_test(streams_move_between_devices),
         cmocka_unit_test(sections_tile_the_bytes),
         cmocka_unit_test(damaged_bytes_are_refused),
         cmocka_unit_test(another_model_is_refused),
@@ -289,6 +354,11 @@ int main(void)
         cmocka_unit_test(stale_handles_are_caught),
         cmocka_unit_test(untouched_slots_cost_nothing),
     };
+    int failed = 0, code = rig_begin(&argc, argv);
+    if (code)
+        return code;
     rng = rig_rng("slot");
-    return cmocka_run_group_tests_name("slot", tests, set_up, tear_down);
+    for (unsigned i = 0; (size = rig_signal_size(i)); i++)
+        failed += cmocka_run_group_tests_name(size, tests, set_up, tear_down);
+    return failed;
 }
