@@ -47,9 +47,13 @@ __device__ __forceinline__ float silu(float x)
     return __fdividef(x, __fadd_rn(1.0f, ex2(__fmul_rn(-LOG2E, x))));
 }
 
+/* Without branches, so that several go on at once: log1pf's special cases are infinities and below zero. */
 __device__ __forceinline__ float softplus(float x)
 {
-    return x > 20.0f ? x : log1pf(ex2(__fmul_rn(LOG2E, x)));
+    float e = ex2(__fmul_rn(LOG2E, fminf(x, 20.0f)));
+    __builtin_assume(__float_as_uint(e) < 0x7f800000u);
+    float y = log1pf(e);
+    return x > 20.0f ? x : y;
 }
 
 /* Causal convolution of width 4 and SiLU; x0 is the oldest input. */
