@@ -41,6 +41,18 @@ static inline double masked_error(const float *a, const float *b, size_t n)
     return difference == 0.0 ? 0.0 : sqrt(difference / size);
 }
 
+/* The share of values that lie beyond bound · (1 + their size); 1 where one is missing and the other is not. */
+static inline double share_beyond(const float *a, const float *b, size_t n, double bound)
+{
+    size_t beyond = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (isnan(a[i]) != isnan(b[i]))
+            return 1.0;
+        beyond += !isnan(a[i]) && !(fabs((double)a[i] - (double)b[i]) <= bound * (1.0 + fabs((double)b[i])));
+    }
+    return (double)beyond / (double)n;
+}
+
 /* Of what a variant puts out, from a model of so many layers. */
 static inline double bound_of(const struct rig_variant *v, uint32_t n_layer)
 {

@@ -1,0 +1,162 @@
+/* test_rows.c: how many rows go through a model together, and in runs of what length, leaves no trace: from one stream to
+ * thousands, from one step to thousands, every stream has the bits that it has alone. On a GPU each number of rows takes
+ * the way that is fastest for it, and this is where they meet. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/ssm/compare.h"
+#include "tests/ssm/play.h"
+
+enum { STEPS = 2, RUNS = 10, SAVED = 24 };
+static struct rng rng;
+
+static const char *const shapes[] = {"30x2,5,77", "sig-64x4", "sig-128x4", "768x2,16,100"};
+
+/* Every shape on every variant; on CPU tables one of ref and the best, on the smaller shapes. */
+static void for_each(void (*check)(const struct ssm_model *, const char *, const struct rig_variant *))
+{
+    struct rig_variant v;
+    unsigned n = !rig_cuda() ? 2 : rig_light() ? 3 : 4;
+    for (unsigned s = 0; s < n; s++) {
+        struct ssm_model *m = rig_vivid(shapes[s]);
+        for (unsigned i = 0; rig_variant(i, &v); i++) {
+            if (v.ops && strcmp(v.ops, rig_truth(v.weights).ops) && strcmp(v.ops, "amx"))
+                continue;
+            check(m, shapes[s], &v);
+        }
+        ssm_model_close(&m);
+    }
+}
+
+/* ---- rows ------------------------------------------------------------------------------------------------ */
+
+struct crowd {
+    struct play alone, now;
+    struct ssm_slot *slots;
+    struct ssm_item *items;
+    uint32_t n;
+};
+
+static void crowd_open(struct crowd *c, const struct ssm_model *m, struct ssm_engine *e, uint32_t n)
+{
+    uint32_t *T = malloc(n * sizeof *T);
+    for (uint32_t i = 0; i < n; i++)
+        T[i] = STEPS;
+    c->n = n;
+    play_new(&c->alone, m, T, n, &rng);
+    play_alone(&c->alone, e, 1);
+    play_again(&c->now, &c->alone);
+    c->slots = malloc(n * sizeof *c->slots);
+    c->items = malloc(n * sizeof *c->items);
+    for (uint32_t i = 0; i < n; i++)
+        c->slots[i] = rig_slot(e);
+    free(T);
+}
+
+static void crowd_close(struct crowd *c)
+{
+    play_done(&c->now);
+    play_done(&c->alone);
+    free(c->slots);
+    free(c->items);
+}
+
+/* The first `rows` streams, a few of which are saved at the end. */
+static void step_together(struct crowd *c, struct ssm_engine *e, uint32_t rows)
+{
+    for (uint32_t i = 0; i < rows; i++)
+        ssm_slot_reset(e, c->slots[i]);
+    for (uint32_t t = 0; t < STEPS; t++) {
+        for (uint32_t i = 0; i < rows; i++)
+            c->items[i] = play_item(&c->now, i, t, 1, c->slots[i]);
+        assert_int_equal(ssm_advance(e, c->items, rows), 0);
+    }
+}
+
+static void check_together(struct crowd *c, struct ssm_engine *e, uint32_t rows, const char *shape,
+                           const struct rig_variant *v)
+{
+    char place[160];
+    uint8_t *saved = malloc(ssm_slot_bytes(e));
+    for (uint32_t i = 0; i < rows; i++)
+        for (uint32_t t = 0; t < STEPS; t++) {
+            const float *got = c->now.streams[i].logits + t * c->now.V, *want = c->alone.streams[i].logits + t * c->now.V;
+            if (first_difference(got, want, c->now.V, place, sizeof place))
+                fail_msg("%s on %s: %u rows, stream %u, step %u: logits %s", shape, rig_name(v), rows, i, t, place);
+        }
+    for (uint32_t k = 0; k < SAVED && k < rows; k++) {
+        uint32_t i = k == 0 ? rows - 1 : k == 1 ? 0 : rig_below(&rng, rows);
+        ssm_slot_save(e, c->slots[i], saved);
+        if (memcmp(saved, c->alone.streams[i].saved, ssm_slot_bytes(e)))
+            fail_msg("%s on %s: %u rows, stream %u: saved slot differs", shape, rig_name(v), rows, i);
+    }
+    free(saved);
+}
+
+static void check_rows(const struct ssm_model *m, const char *shape, const struct rig_variant *v)
+{
+    static const uint32_t rows[] = {3000, 1, 2, 7, 8, 9, 31, 64, 65, 200, 1024, 3000};
+    uint32_t most = !rig_cuda() ? 200 : rig_light() ? 65 : 3000;
+    struct ssm_engine *e = rig_engine(m, v, 2, most);
+    struct crowd c;
+    crowd_open(&c, m, e, most);
+    for (unsigned k = 0; k < sizeof rows / sizeof *rows; k++) {
+        if (rows[k] > most)
+            continue;
+        step_together(&c, e, rows[k]);
+        check_together(&c, e, rows[k], shape, v);
+    }
+    crowd_close(&c);
+    ssm_engine_close(&e);
+}
+
+static void any_number_of_rows(void **state)
+{
+    for_each(check_rows);
+}
+
+/* ---- runs ------------------------------------------------------------------------------------------------ */
+
+static void check_runs(const struct ssm_model *m, const char *shape, const struct rig_variant *v)
+{
+    static const uint32_t lengths[RUNS] = {63, 1, 600, 2, 3000, 3, 5, 64, 8, 65};
+    char why[PLAY_WHY];
+    uint32_t T[RUNS], longest = !rig_cuda() ? 600 : rig_light() ? 65 : 3000;
+    struct ssm_engine *e = rig_engine(m, v, 2, RUNS);
+    struct play alone, mixed;
+    for (unsigned i = 0; i < RUNS; i++)
+        T[i] = lengths[i] < longest ? lengths[i] : longest;
+    play_new(&alone, m, T, RUNS, &rng);
+    play_alone(&alone, e, 1);
+    for (unsigned k = 0; k < 3; k++) {
+        static const uint32_t chunks[] = {UINT32_MAX, 64, 7};
+        play_again(&mixed, &alone);
+        play_together(&mixed, e, chunks[k]);
+        if (!play_same(&mixed, &alone, why))
+            fail_msg("%s on %s: runs in chunks of %u: %s", shape, rig_name(v), chunks[k], why);
+        play_done(&mixed);
+    }
+    play_done(&alone);
+    ssm_engine_close(&e);
+}
+
+static void runs_of_any_length(void **state)
+{
+    for_each(check_runs);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(any_number_of_rows), cmocka_unit_test(runs_of_any_length)};
+    int code = rig_begin(&argc, argv);
+    if (code)
+        return code;
+    rng = rig_rng("rows");
+    return cmocka_run_group_tests_name("rows", tests, NULL, NULL);
+}
