@@ -59,6 +59,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
         return refuse(reterr, r == -EINVAL ? EX_CONFIG : EX_UNAVAILABLE, "model", conf->id, text);
     m->scheduler.model = conf->id;
     m->scheduler.info = info;
+    m->scheduler.exact = ssm_engine_exact(m->scheduler.engine);
     m->scheduler.publisher = &d->publisher;
     m->scheduler.max_delay_ns = d->config->max_delay_ns;
     m->scheduler.max_streams = d->config->max_streams;

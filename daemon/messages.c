@@ -368,7 +368,7 @@ void md_publish_entry(struct md_publisher *p, const struct md_batch *b, const st
                               .run = p->run,
                               .epoch = e->epoch,
                               .rate = s->irregular ? 0 : s->rate,
-                              .exact = true,
+                              .exact = b->owner->exact,
                               .from_seq = IO_SEQ_NONE,
                               .to_seq = IO_SEQ_NONE,
                               .count = -1};

@@ -16,6 +16,7 @@ struct md_scheduler {
     const char *model; /* id */
     struct ssm_engine *engine;
     const struct ssm_model_info *info;
+    bool exact; /* ssm_engine_exact() */
     struct md_publisher *publisher;
     int64_t max_delay_ns;
     uint32_t max_streams;

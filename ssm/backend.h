@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum { SSM_BACKEND_ABI = 2 };
+enum { SSM_BACKEND_ABI = 3 };
 
 struct ssm_backend {
     uint32_t abi; /* SSM_BACKEND_ABI */
@@ -39,6 +39,9 @@ struct ssm_backend {
     int (*replay)(void *self, uint32_t times, float *ret_us);
     /* optional: the line for a person behind an -EIO; "" while all is well */
     const char *(*failure)(const void *self);
+    /* optional: whether outputs are bitwise independent of batch, chunking and threads, here where
+     * opts->deterministic was false; NULL: they always are */
+    bool (*exact)(const void *self);
 };
 
 extern const struct ssm_backend ssm_backend_cpu;

@@ -161,6 +161,11 @@ const char *ssm_engine_failure(const struct ssm_engine *e)
     return e->backend->failure ? e->backend->failure(e->self) : "";
 }
 
+bool ssm_engine_exact(const struct ssm_engine *e)
+{
+    return !e->backend->exact || e->backend->exact(e->self);
+}
+
 /* ---- advance --------------------------------------------------------------------------------------------- */
 
 int ssm_advance_start(struct ssm_engine *e, const struct ssm_item *items, uint32_t n_items)

@@ -8,7 +8,7 @@
  * Everything a stream needs to go on is in its slots. All work goes through ssm_advance(): a ragged batch of
  * items, each with its slot and n ≥ 1 new samples (or tokens). For one engine the outputs of a slot depend
  * bitwise on that slot's own inputs only: not on how they were cut into calls, on what shared the batch, or on
- * the number of threads.
+ * the number of threads. (Unless ssm_engine_exact() says otherwise.)
  *
  * Threads: a model may be used from any thread. An engine is used by one thread at a time.
  * Errors: functions return 0 or a negative errno; `reterr` (SSM_ERR bytes) receives one line for a person.
@@ -74,7 +74,7 @@ struct ssm_engine_opts {
     const char *ops;            /* CPU op table by name; NULL: the best that this CPU can run for `weights` */
     enum ssm_dtype weights;     /* dtype weights are held in; rounding happens once, at open */
     enum ssm_dtype state;       /* dtype of the SSM state; the CPU holds SSM_F32 only */
-    bool deterministic;         /* promise 1 bitwise (which is kept without being asked for, too) */
+    bool deterministic;         /* false: a GPU may pick the faster arithmetic for each shape; see ssm_engine_exact() */
     uint32_t slots;             /* capacity of the slab; memory of a slot is touched when it is first taken */
     uint32_t threads;           /* worker threads incl. the caller, on a GPU for front ends and heads; 0: one per online
                                    core, on a GPU 16 at most */
@@ -90,6 +90,9 @@ const char *ssm_engine_ops(const struct ssm_engine *engine);    /* op table in u
 const char *ssm_engine_device(const struct ssm_engine *engine); /* "cpu", "cuda:0", "null" */
 const char *ssm_engine_note(const struct ssm_engine *engine);   /* why device "auto" is the CPU; else "" */
 const char *ssm_engine_failure(const struct ssm_engine *engine); /* what a device that failed said; else "" */
+/* Fixed at open. False only where `deterministic` was false and the device uses it: a slot's outputs then depend on
+ * what shares its batches and how they are cut, within the bounds between implementations. */
+bool ssm_engine_exact(const struct ssm_engine *engine);
 
 /* ---- slots ---------------------------------------------------------------------------------------------- */
 

@@ -1,5 +1,5 @@
 /* test_device.c: a daemon on a device that works by itself (fake_device/): batches overlap and every row is the same;
- * a batch that fails, and memory that ends, are errors of the streams they hit. */
+ * a batch that fails, and memory that ends, are errors of the streams they hit; what is not exact is said to be. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -137,12 +137,47 @@ static void test_no_memory(void **state)
     service_done(&s);
 }
 
+/* How many rows and events of streams there are, and how many of them say `exact: false`. */
+static size_t count_messages(const char *device, size_t *ret_inexact)
+{
+    json_t *lines = run(device), *line;
+    size_t i, n = 0;
+
+    *ret_inexact = 0;
+    json_array_foreach(lines, i, line)
+    {
+        json_t *exact = json_object_get(line, "exact");
+        assert_true(!exact || json_is_false(exact));
+        if (!strncmp(json_string_value(json_object_get(line, "topic")), "sys/", 4))
+            continue;
+        n++;
+        *ret_inexact += exact != NULL;
+    }
+    json_decref(lines);
+    return n;
+}
+
+static void test_exact(void **state)
+{
+    size_t inexact, n;
+
+    (void)state;
+    n = count_messages("cuda, deterministic: false", &inexact);
+    assert_true(n > 2 * STREAMS);
+    assert_int_equal(inexact, n);
+    count_messages("cuda, deterministic: true", &inexact);
+    assert_int_equal(inexact, 0);
+    count_messages("cpu, deterministic: false", &inexact);
+    assert_int_equal(inexact, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_rows),
         cmocka_unit_test(test_failed_batch),
         cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_exact),
     };
     int r = cmocka_run_group_tests(tests, NULL, NULL);
 

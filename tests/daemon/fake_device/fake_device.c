@@ -2,7 +2,9 @@
  * way for a while as on a device, and so that it can fail. Environment:
  *
  *   FAKE_DEVICE_FAIL_AT=N   the N-th batch fails (counted from 1)
- *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only */
+ *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only
+ *
+ * With `deterministic` false it says that it is not exact, as the real one does. */
 #include "ssm/backend.h"
 
 #include <errno.h>
@@ -19,7 +21,7 @@ struct fake {
     const struct ssm_item *items;
     uint32_t n_items, memory;
     unsigned long batch, fail_at;
-    bool failed;
+    bool failed, exact;
 };
 
 static unsigned long number(const char *name)
@@ -33,6 +35,7 @@ static int fake_open(const struct ssm_model *model, const struct ssm_engine_opts
     struct fake *f = calloc(1, sizeof *f);
     if (!f)
         return -ENOMEM;
+    f->exact = opts->deterministic;
     f->fail_at = number("FAKE_DEVICE_FAIL_AT");
     f->memory = number("FAKE_DEVICE_SLOTS") ? (uint32_t)number("FAKE_DEVICE_SLOTS") : UINT32_MAX;
     int err = ssm_backend_cpu.open(model, opts, &f->cpu, reterr);
@@ -124,6 +127,11 @@ static const char *fake_failure(const void *self)
     return ((const struct fake *)self)->failed ? "it was told to" : "";
 }
 
+static bool fake_exact(const void *self)
+{
+    return ((const struct fake *)self)->exact;
+}
+
 extern const struct ssm_backend ssm_backend_cuda;
 __attribute__((visibility("default"))) const struct ssm_backend ssm_backend_cuda = {
     .abi = SSM_BACKEND_ABI,
@@ -140,4 +148,5 @@ __attribute__((visibility("default"))) const struct ssm_backend ssm_backend_cuda
     .save = fake_save,
     .restore = fake_restore,
     .failure = fake_failure,
+    .exact = fake_exact,
 };
