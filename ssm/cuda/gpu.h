@@ -44,6 +44,7 @@ struct gpu_matrix {
     const float *columns;      /* device, fp32 [k][np]: plain models only, else NULL */
     float scale;
     const float *bias; /* device [np], zeros where the model has none */
+    const struct gpu_cublas_matrix *cublas; /* see cublas.h; NULL: its products are those of arith.cuh for any rows */
 };
 
 struct gpu_layer {
@@ -77,6 +78,7 @@ struct gpu_model {
     struct gpu_matrix head;         /* [outputs][E]; n = 0: none */
     void *block;                    /* the one device allocation behind all of it */
     size_t bytes;
+    struct gpu_cublas *cublas; /* gpu_cublas_open(); NULL: deterministic */
 };
 
 int gpu_model_open(const struct ssm_model *model, enum ssm_dtype dtype, struct gpu_model *ret, char *reterr);
