@@ -15,6 +15,7 @@
 #include "ssm/cuda/gemm.h"
 
 #include "ssm/cuda/arith.cuh"
+#include "ssm/cuda/cublas.h"
 #include "ssm/cuda/mma.cuh"
 
 enum {
@@ -567,6 +568,9 @@ cudaError_t gpu_gemm_open(struct gpu_gemm *ret, const struct gpu_matrix *matrix,
     struct gpu_gemm g = {};
     g.matrix = matrix;
     g.sms = sms;
+    g.activations = x;
+    g.ldx = ldx;
+    g.capacity = capacity;
     const cuuint64_t x_dims[] = {matrix->k, capacity}, x_strides[] = {ldx * 2};
     const cuuint32_t x_box[] = {STEP, 64};
     const cuuint64_t w_dims[] = {64, matrix->kp / 8, matrix->np / 8}, w_strides[] = {128, (cuuint64_t)matrix->kp * 16};
@@ -584,6 +588,8 @@ void gpu_gemm_run(const struct gpu_gemm *g, enum gpu_gemm_end end, void *y, size
 {
     const struct gpu_matrix *m = g->matrix;
     const struct product_args p = {rows, m->bias, y, ldy, rows_bound, n_out, (m->kp + STEP - 1) / STEP, m->scale};
-    if (rows_bound && n_out)
+    if (!rows_bound || !n_out)
+        return;
+    if (!m->cublas || !gpu_cublas_run(g, end, y, ldy, n_out, rows_bound, stream))
         tiles[cheapest(rows_bound, n_out, p.steps, g->sms)].launch[end](g, p, stream);
 }
