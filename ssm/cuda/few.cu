@@ -1,0 +1,1011 @@
+/* few.cu: large models, few rows: a pass of up to 8 rows through the whole model in one launch. One block per SM, all
+ * resident (cooperative launch). Weights flow through a ring of panels in shared memory without a pause, across phases
+ * and layers and into the head; activations go from block to block through L2.
+ *
+ * Work. A panel is 16 outputs × up to 256 k's of a matrix (8 KB): one warp, one mma accumulator, one partial sum. Each
+ * block owns the same channels and outputs in every layer, so its states, windows and residual are its own:
+ *
+ *   item   8 channels: their x and z rows of in_proj (as one panel's 16 outputs), convolution, Δ, scan      D/8 items
+ *   tile   16 outputs of out_proj, x_proj or the head                                                       n/16 tiles
+ *
+ *   in      u = norm(r), x and z = in_proj·u, convolution    waits for r,          tells xc    own items
+ *   select  x_proj·xc                                        waits for xc,         tells Δ's input, B, C    own tiles
+ *   scan    Δ, states, gate                                  waits for Δ's, B, C,  tells y     own items
+ *   out     r += out_proj·y                                  waits for y,          tells r     own tiles
+ *
+ * Items go round the blocks from the first, tiles from the last, so that bytes per block come out even.
+ *
+ * Between blocks there is no barrier and no flag: every 32-bit word that one block tells the others has a place of its
+ * own in p.partial, filled with ABSENT at the start of the launch, and readers ask until it is there. No arithmetic
+ * makes ABSENT: a NaN comes out as 0x7fffffff, and to_half() makes none. A word is all that a reader needs, so relaxed
+ * loads and stores do. One barrier over the grid, hidden behind the first weights' way, parts ABSENT from the first
+ * words told. A phase costs one way through L2 (about 1000 clk) instead of release, barrier and load (about 2700).
+ *
+ * Warps 0…7 compute, warp 8 feeds: panel n of the block's list goes to warp n % 8, stage n / 8 % depth; the order of the
+ * list is that of the loops in feed(), and panels() counts along. Traps: (1) a stage of the ring is waited for by one
+ * warp only, each time in turn, because a parity wait that skips a turn can return early; (2) loads that do not depend on
+ * other blocks are issued before the wait for words: behind it they would cost their own way from HBM; (3) between two
+ * uses of `sums` or `act` there is always a meet().
+ *
+ * Counts, B = 1, bf16 weights, fp32 state (µs at 3.0 TB/s; the chain of a layer: 4 ways of 1000 clk, three sums of 16
+ * mma of 33 clk, norm 500, epilogues and meetings 1500: 7300 clk, 3.7 µs):
+ *
+ *                    weights     state rw   HBM      chain of all layers     ring            expected
+ *   mamba-130m       258 MB      5 MB       88 µs    24 × 3.7 = 89 µs        25 MB           88 + 26 (head) − 6 + 5 = 115
+ *   MambaByte-972M   1945 MB     23 MB      656 µs   48 × 4.5 = 216 µs       25 MB, 8.4 µs   656 + 10
+ *   MambaByte-1.6B   3210 MB     29 MB      1080 µs  48 × 5 = 240 µs         25 MB, 8.4 µs   1080 + 10
+ *
+ * Ladder:
+ *   (versions and their measured times) */
+#include "ssm/cuda/arith.cuh"
+#include "ssm/cuda/mma.cuh"
+
+#include <algorithm>
+
+enum {
+    WARPS = 8,
+    THREADS = 32 * WARPS, /* that compute */
+    BLOCK = THREADS + 32,
+    ITEM = 8,
+    TILE = 16,
+    SEGMENT = ITEM * GPU_CHUNK * 2, /* bytes of 8 outputs × 256 k's: contiguous in gpu_matrix.tiled */
+    PANEL = 2 * SEGMENT,
+    DEPTH_MAX = 3, /* stages per warp; 3 fill the shared memory */
+    VECTORS = 8, /* of 4 floats, held per lane */
+    SPAN = 128 * VECTORS, /* … per warp: a residual of up to so many elements is read once, a longer one twice */
+    CORES = 24,   /* eights of k's of dt_proj: Rp ≤ 192, which goes with E ≤ 3072 */
+    PAD = 8,      /* halves after a row of operands: rows fall into different banks */
+    CHUNK_ROW = (GPU_CHUNK + PAD) * 2,
+    SUM_ROW = 20, /* floats from a row of a panel's 16 sums to the next, likewise */
+    HEAD_PANELS = 24,
+    SHARED_BYTES = 227 * 1024,
+    ASKS_MAX = 1 << 24 /* some seconds: a word that never comes is an error of the launch, not a hang */
+};
+#define ABSENT 0xffffffffu
+
+struct few_model {
+    uint32_t E, D, L, Rp;
+    float eps;
+    enum ssm_dtype dtype;
+    const void *embedding;
+    const struct gpu_layer *layers;
+    const float *norm_f;
+    const uint16_t *head;
+    const float *head_bias;
+    float head_scale;
+};
+
+/* What a layer's phases need of struct gpu_layer, in shared memory. */
+struct few_layer {
+    const float *norm;
+    const uint16_t *in, *x, *dt, *out;
+    const float *in_bias, *x_bias, *dt_bias, *out_bias;
+    const float *conv, *conv_bias, *A, *skip;
+    float in_scale, x_scale, dt_scale, out_scale;
+};
+
+/* At the start of shared memory. */
+struct control {
+    uint64_t full[DEPTH_MAX * WARPS], empty[DEPTH_MAX * WARPS], norm_full[2], norm_empty[2]; /* mbarriers */
+    uint4 zero;                                                                              /* operands of absent rows */
+    struct gpu_run runs[GPU_FEW_ROWS];
+    uint32_t run_of[GPU_FEW_ROWS], pick[GPU_FEW_ROWS];
+    float g[GPU_FEW_ROWS];
+};
+
+/* Offsets into shared memory. */
+struct layout {
+    uint32_t layers; /* struct few_layer [L] */
+    uint32_t norm;   /* fp32 [2][E]: weights of this layer's norm and the next one's */
+    uint32_t dt;     /* fp16 [rows][Rp + PAD] */
+    uint32_t bc;     /* fp32 [rows][2·16] */
+    uint32_t x, z;   /* fp16 [items][rows][ITEM] */
+    uint32_t sums;   /* fp32 [panels][rows][SUM_ROW] */
+    uint32_t act;    /* fp16, in and head: u [rows][E + PAD]; select and out: a chunk per warp, [WARPS][rows][CHUNK_ROW/2] */
+    uint32_t ring;   /* [depth][WARPS] panels */
+    uint32_t panels, depth;
+};
+
+static __host__ __device__ uint32_t share(uint32_t n, uint32_t parts)
+{
+    return (n + parts - 1) / parts;
+}
+
+static __host__ __device__ uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static __host__ __device__ uint32_t select_tiles(const struct few_model &m)
+{
+    return m.Rp / TILE + 2;
+}
+
+static __host__ __device__ struct layout lay_out(const struct few_model &m, uint32_t blocks, uint32_t rows)
+{
+    uint32_t items = share(m.D / ITEM, blocks), e_chunks = share(m.E, GPU_CHUNK), d_chunks = share(m.D, GPU_CHUNK);
+    uint32_t tiles = larger(share(m.E / TILE, blocks), share(select_tiles(m), blocks));
+    struct layout at;
+    at.panels = larger(larger(items * e_chunks, tiles * d_chunks), HEAD_PANELS);
+    at.layers = sizeof(struct control);
+    at.norm = (at.layers + m.L * (uint32_t)sizeof(struct few_layer) + 127) / 128 * 128;
+    at.dt = at.norm + 2 * m.E * 4;
+    at.bc = at.dt + rows * (m.Rp + PAD) * 2;
+    at.x = at.bc + rows * 2 * 16 * 4;
+    at.z = at.x + items * rows * ITEM * 2;
+    at.sums = at.z + items * rows * ITEM * 2;
+    at.act = at.sums + at.panels * rows * SUM_ROW * 4;
+    at.ring = (at.act + larger(rows * (m.E + PAD) * 2, WARPS * rows * CHUNK_ROW) + 127) / 128 * 128;
+    uint32_t stages = at.ring < SHARED_BYTES ? (SHARED_BYTES - at.ring) / (WARPS * PANEL) : 0;
+    at.depth = stages < DEPTH_MAX ? stages : DEPTH_MAX;
+    return at;
+}
+
+/* Words told for a row and a layer: r before it [E], xc [D] as fp16, x_proj's outputs [Rp + 2N], y [D] as fp16. */
+static __host__ __device__ uint32_t record_words(const struct few_model &m)
+{
+    return m.E + m.D + m.Rp + 2 * 16;
+}
+
+/* … and for a row: after the last layer comes r once more. */
+static __host__ __device__ size_t row_words(const struct few_model &m)
+{
+    return (size_t)m.L * record_words(m) + m.E;
+}
+
+struct block {
+    const struct few_model &m;
+    const struct gpu_pass &p;
+    struct layout at;
+    uint8_t *shared;
+    uint32_t rows, n_runs, warp, lane;
+    uint32_t items;               /* own items: blockIdx.x + gridDim.x·i */
+    uint32_t out, outs;           /* own tiles of out_proj: out + gridDim.x·i, i < outs */
+    uint32_t select, selects;     /* … of x_proj */
+    uint32_t heads;               /* … of the head: blockIdx.x + gridDim.x·i */
+    uint32_t next, stage, parity; /* next panel's index modulo WARPS; where this warp's own next one lies */
+};
+
+static __device__ __forceinline__ struct control *control_of(const struct block &b)
+{
+    return reinterpret_cast<struct control *>(b.shared);
+}
+
+static __device__ __forceinline__ const struct few_layer &layer_of(const struct block &b, uint32_t l)
+{
+    return reinterpret_cast<const struct few_layer *>(b.shared + b.at.layers)[l];
+}
+
+/* All warps that compute. */
+static __device__ __forceinline__ void meet(void)
+{
+    asm volatile("bar.sync 1, %0;" ::"n"(+THREADS) : "memory");
+}
+
+/* ---- words between blocks ---- */
+
+static __device__ __forceinline__ uint32_t *record(const struct block &b, uint32_t row, uint32_t l)
+{
+    return reinterpret_cast<uint32_t *>(b.p.partial) + row * row_words(b.m) + l * record_words(b.m);
+}
+
+/* Where x_proj's outputs and y begin in a record; r is at 0, xc at E. */
+static __device__ __forceinline__ uint32_t select_at(const struct block &b)
+{
+    return b.m.E + b.m.D / 2;
+}
+
+static __device__ __forceinline__ uint32_t y_at(const struct block &b)
+{
+    return select_at(b) + b.m.Rp + 2 * 16;
+}
+
+static __device__ __forceinline__ void tell(uint32_t *at, uint32_t word)
+{
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(word) : "memory");
+}
+
+static __device__ __forceinline__ uint4 ask(const uint32_t *at)
+{
+    uint4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
+    return v;
+}
+
+/* ABSENT if any word is. */
+static __device__ __forceinline__ uint32_t largest(uint4 v)
+{
+    return max(max(v.x, v.y), max(v.z, v.w));
+}
+
+static __device__ __forceinline__ void count_ask(uint32_t *asks)
+{
+    if (++*asks > ASKS_MAX)
+        __trap();
+}
+
+static __device__ __forceinline__ uint4 await(const uint32_t *at)
+{
+    uint32_t asks = 0;
+    uint4 v;
+    do {
+        count_ask(&asks);
+        v = ask(at);
+    } while (largest(v) == ABSENT);
+    return v;
+}
+
+/* Up to SPAN words: vector j is words 128·j + 4·lane … While there is nothing yet, only the first `gate` words are asked
+ * for: readers all over the chip would crowd the weights out of L2's ports. */
+static __device__ __forceinline__ void await_span(uint4 v[VECTORS], const uint32_t *at, uint32_t lane, uint32_t words, uint32_t gate)
+{
+    for (uint32_t to = gate;; to = words) {
+        uint32_t asks = 0, worst;
+        do {
+            count_ask(&asks);
+            worst = 0;
+#pragma unroll
+            for (uint32_t j = 0; j < VECTORS; j++)
+                if (128 * j < to && 128 * j + 4 * lane < words)
+                    v[j] = ask(at + 128 * j + 4 * lane);
+#pragma unroll
+            for (uint32_t j = 0; j < VECTORS; j++)
+                if (128 * j < to && 128 * j + 4 * lane < words)
+                    worst = max(worst, largest(v[j]));
+        } while (worst == ABSENT);
+        if (to >= words)
+            return;
+    }
+}
+
+/* Up to 256 fp16 activations of every row to the warp's own place; `at`: the first row's. */
+static __device__ __forceinline__ void fetch(const struct block &b, const uint32_t *at, uint32_t width)
+{
+    const size_t step = row_words(b.m);
+    uint8_t *to = b.shared + b.at.act + b.warp * b.rows * CHUNK_ROW + b.lane * 16;
+    __syncwarp();
+    if (b.lane * 8 < width) {
+        uint4 v[GPU_FEW_ROWS];
+        uint32_t asks = 0, worst;
+        at += b.lane * 4;
+        v[0] = await(at);
+        do {
+            count_ask(&asks);
+            worst = 0;
+#pragma unroll
+            for (uint32_t row = 1; row < GPU_FEW_ROWS; row++)
+                if (row < b.rows)
+                    v[row] = ask(at + row * step);
+#pragma unroll
+            for (uint32_t row = 1; row < GPU_FEW_ROWS; row++)
+                if (row < b.rows)
+                    worst = max(worst, largest(v[row]));
+        } while (worst == ABSENT);
+#pragma unroll
+        for (uint32_t row = 0; row < GPU_FEW_ROWS; row++)
+            if (row < b.rows)
+                *reinterpret_cast<uint4 *>(to + row * CHUNK_ROW) = v[row];
+    }
+    __syncwarp();
+}
+
+/* The barrier over the grid, in two halves; thread 0 of every block. Every arrival adds so much that 2^31 come together:
+ * the highest bit turns over, and the word is as the next launch needs it. */
+static __device__ __forceinline__ uint32_t arrive(uint32_t *word)
+{
+    __threadfence();
+    return atomicAdd(word, blockIdx.x == 0 ? 0x80000000u - (gridDim.x - 1) : 1u);
+}
+
+static __device__ __forceinline__ void await_all(const uint32_t *word, uint32_t seen)
+{
+    uint32_t asks = 0, now;
+    do {
+        count_ask(&asks);
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(word) : "memory");
+    } while (((now ^ seen) & 0x80000000u) == 0);
+}
+
+/* ---- weights in: one thread ---- */
+
+struct feed {
+    uint32_t ring, full, empty, depth; /* shared addresses */
+    uint32_t warp, stage, parity;      /* of the next panel */
+    uint64_t policy;
+};
+
+/* 16 outputs × width k's: 8 from `lo`, 8 from `hi`. */
+static __device__ __forceinline__ void feed_panel(struct feed &f, const uint16_t *lo, const uint16_t *hi, uint32_t width)
+{
+    uint32_t slot = f.stage * WARPS + f.warp, bytes = width * ITEM * 2, full = f.full + 8 * slot, to = f.ring + slot * PANEL;
+    mbarrier_wait(f.empty + 8 * slot, f.parity ^ 1);
+    mbarrier_expect(full, 2 * bytes);
+    bulk_load_once(to, lo, bytes, full, f.policy);
+    bulk_load_once(to + SEGMENT, hi, bytes, full, f.policy);
+    if (++f.warp < WARPS)
+        return;
+    f.warp = 0;
+    if (++f.stage == f.depth) {
+        f.stage = 0;
+        f.parity ^= 1;
+    }
+}
+
+/* Eights `lo` and `hi` of a matrix's outputs, over all k. */
+static __device__ __forceinline__ void feed_outputs(struct feed &f, const uint16_t *tiled, uint32_t k, uint32_t lo, uint32_t hi)
+{
+    const uint16_t *a = tiled + (size_t)lo * ITEM * k, *b = tiled + (size_t)hi * ITEM * k;
+    for (uint32_t from = 0; from < k; from += GPU_CHUNK)
+        feed_panel(f, a + from * ITEM, b + from * ITEM, min(k - from, (uint32_t)GPU_CHUNK));
+}
+
+static __device__ __forceinline__ void feed_norm(const struct block &b, uint32_t l, const float *norm)
+{
+    const struct control *c = control_of(b);
+    uint32_t bytes = b.m.E * 4, full = shared_address(&c->norm_full[l & 1]);
+    mbarrier_wait(shared_address(&c->norm_empty[l & 1]), (l >> 1 & 1) ^ 1);
+    mbarrier_expect(full, bytes);
+    bulk_load(shared_address(b.shared + b.at.norm) + (l & 1) * bytes, norm, bytes, full);
+}
+
+static __device__ __forceinline__ uint32_t heads_at_once(const struct block &b)
+{
+    return b.at.panels / share(b.m.E, GPU_CHUNK);
+}
+
+static __device__ __forceinline__ bool does_head(const struct block &b)
+{
+    return b.heads > 0 || (b.p.f && blockIdx.x == 0);
+}
+
+static __device__ void feed(const struct block &b)
+{
+    const struct control *c = control_of(b);
+    const uint32_t E = b.m.E, D = b.m.D, blocks = gridDim.x;
+    struct feed f = {shared_address(b.shared + b.at.ring), shared_address(c->full), shared_address(c->empty), b.at.depth, 0, 0, 0,
+                     evict_first()};
+    for (uint32_t l = 0; l < b.m.L; l++) {
+        const struct few_layer &w = layer_of(b, l);
+        feed_norm(b, l, w.norm);
+        for (uint32_t i = 0, item = blockIdx.x; i < b.items; i++, item += blocks)
+            feed_outputs(f, w.in, E, item, D / ITEM + item);
+        for (uint32_t i = 0, tile = b.select; i < b.selects; i++, tile += blocks)
+            feed_outputs(f, w.x, D, 2 * tile, 2 * tile + 1);
+        for (uint32_t i = 0, tile = b.out; i < b.outs; i++, tile += blocks)
+            feed_outputs(f, w.out, D, 2 * tile, 2 * tile + 1);
+    }
+    if (does_head(b))
+        feed_norm(b, b.m.L, b.m.norm_f);
+    for (uint32_t i = 0, tile = blockIdx.x; i < b.heads; i++, tile += blocks)
+        feed_outputs(f, b.m.head, E, 2 * tile, 2 * tile + 1);
+}
+
+/* ---- products ---- */
+
+/* acc = panel · activations. a: this lane's ldmatrix address of the panel; b: of the activations, b_step bytes further for
+ * every 32 k's. */
+static __device__ __forceinline__ void multiply(float acc[4], uint32_t a, uint32_t b, uint32_t b_step, uint32_t width)
+{
+    uint32_t w[2][4], v[4];
+    acc[0] = acc[1] = acc[2] = acc[3] = 0.0f;
+#pragma unroll 4
+    for (uint32_t pairs = width / 32; pairs > 0; pairs--) {
+        ldmatrix_x4(w[0], a);
+        ldmatrix_x4(w[1], a + 256);
+        ldmatrix_x4(v, b);
+        mma_16816(acc, w[0], v);
+        mma_16816(acc, w[1], v + 2);
+        a += 512;
+        b += b_step;
+    }
+    if (width & 16) {
+        ldmatrix_x4(w[0], a);
+        ldmatrix_x2(v, b);
+        mma_16816(acc, w[0], v);
+    }
+}
+
+static __device__ __forceinline__ float *sums_of(const struct block &b, uint32_t panel, uint32_t row)
+{
+    return reinterpret_cast<float *>(b.shared + b.at.sums) + (panel * b.rows + row) * SUM_ROW;
+}
+
+static __device__ __forceinline__ void store_sums(const struct block &b, uint32_t panel, const float acc[4])
+{
+    uint32_t row = b.lane % 4 * 2, o = b.lane / 4;
+    float *to = sums_of(b, panel, row) + o;
+    if (row < b.rows) {
+        to[0] = acc[0];
+        to[8] = acc[2];
+    }
+    if (row + 1 < b.rows) {
+        to[SUM_ROW] = acc[1];
+        to[SUM_ROW + 8] = acc[3];
+    }
+}
+
+/* Chunks in ascending order. */
+static __device__ __forceinline__ float total(const struct block &b, uint32_t panel, uint32_t chunks, uint32_t row, uint32_t o)
+{
+    const float *s = sums_of(b, panel, row) + o;
+    const uint32_t step = b.rows * SUM_ROW;
+    float t = *s;
+#pragma unroll 4
+    for (uint32_t c = 1; c < chunks; c++)
+        t = __fadd_rn(t, s[c * step]);
+    return t;
+}
+
+/* This warp's part of the next n panels, chunk after chunk of k's, into `sums`. `told`: where the first row's activations
+ * come from, NULL: u. */
+static __device__ __forceinline__ void panels(struct block &b, uint32_t n, uint32_t k, const uint32_t *told)
+{
+    const struct control *c = control_of(b);
+    const uint32_t chunks = share(k, GPU_CHUNK), i = b.lane / 8, j = b.lane % 8;
+    const uint32_t ring = shared_address(b.shared + b.at.ring) + i % 2 * SEGMENT + i / 2 * 128 + j * 16;
+    const uint32_t act = shared_address(b.shared + b.at.act) + i * 16;
+    const uint32_t own = act + (told ? (b.warp * b.rows + j) * CHUNK_ROW : j * (k + PAD) * 2);
+    const uint32_t zero = shared_address(&c->zero);
+    const bool live = j < b.rows;
+    uint32_t panel = (b.warp - b.next) % WARPS;
+    for (uint32_t chunk = panel % chunks; panel < n; panel += WARPS, chunk = (chunk + WARPS) % chunks) {
+        uint32_t slot = b.stage * WARPS + b.warp, width = min(k - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK);
+        float acc[4];
+        mbarrier_wait(shared_address(&c->full[slot]), b.parity);
+        if (told)
+            fetch(b, told + chunk * (GPU_CHUNK / 2), width);
+        multiply(acc, ring + slot * PANEL, live ? own + (told ? 0 : chunk * GPU_CHUNK * 2) : zero, live ? 64 : 0, width);
+        __syncwarp();
+        if (b.lane == 0)
+            mbarrier_arrive(shared_address(&c->empty[slot]));
+        store_sums(b, panel, acc);
+        if (++b.stage == b.at.depth) {
+            b.stage = 0;
+            b.parity ^= 1;
+        }
+    }
+    b.next = (b.next + n) % WARPS;
+}
+
+/* ---- norm ---- */
+
+static __device__ __forceinline__ float4 floats(uint4 v)
+{
+    return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+}
+
+/* Four elements of u, and of f where wanted. */
+static __device__ __forceinline__ void store_normed(float4 r, float rstd, float4 w, __half *u, float *f)
+{
+    r = make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
+    __half2 *to = reinterpret_cast<__half2 *>(u);
+    to[0] = to_half2(r.x, r.y);
+    to[1] = to_half2(r.z, r.w);
+    if (f)
+        *reinterpret_cast<float4 *>(f) = r;
+}
+
+/* u of this warp's row before layer l; l = L: after the last one, and f where wanted. */
+static __device__ __forceinline__ void normalise(const struct block &b, uint32_t l)
+{
+    const float *weights = reinterpret_cast<const float *>(b.shared + b.at.norm) + (l & 1) * b.m.E;
+    const uint32_t row = b.warp, E = b.m.E;
+    const uint32_t *told = record(b, row, l);
+    __half *u = reinterpret_cast<__half *>(b.shared + b.at.act) + row * (E + PAD);
+    float *f = l == b.m.L && blockIdx.x == 0 && b.p.f ? b.p.f + (size_t)row * E : NULL;
+    uint4 v[VECTORS];
+    float s = 0.0f, rstd = 0.0f;
+#pragma unroll 1
+    for (uint32_t pass = 0; pass < 2; pass++) {
+#pragma unroll 1
+        for (uint32_t from = 0; from < E; from += SPAN) {
+            const uint32_t words = min(E - from, (uint32_t)SPAN);
+            if (pass == 0 || E > SPAN)
+                await_span(v, told + from, b.lane, words, b.rows == 1 && E <= SPAN ? words : 128);
+#pragma unroll
+            for (uint32_t j = 0; j < VECTORS; j++) {
+                const uint32_t e = from + 128 * j + 4 * b.lane;
+                if (e >= E)
+                    continue;
+                if (pass == 0)
+                    s = add_squares(s, floats(v[j]));
+                else
+                    store_normed(floats(v[j]), rstd, *reinterpret_cast<const float4 *>(weights + e), u + e, f ? f + e : NULL);
+            }
+        }
+        if (pass == 0) {
+            rstd = rstd_of(s, E, b.m.eps);
+            mbarrier_wait(shared_address(&control_of(b)->norm_full[l & 1]), l >> 1 & 1);
+        }
+    }
+}
+
+/* ---- convolution ---- */
+
+/* A thread's channel and row: index i of the block's items × rows × 8 channels. */
+struct place {
+    uint32_t item, row, channel, d;
+};
+
+static __device__ __forceinline__ struct place place_of(const struct block &b, uint32_t i)
+{
+    const uint32_t item = i / ITEM / b.rows, channel = i % ITEM;
+    return {item, i / ITEM % b.rows, channel, (blockIdx.x + item * gridDim.x) * ITEM + channel};
+}
+
+/* What a place's convolution needs from memory; of its four inputs, `old` are those from before the pass. */
+struct taps {
+    float w[4], bias, x_bias, z_bias, old[3];
+};
+
+static __device__ __forceinline__ uint16_t *window_of(const struct block &b, uint32_t l, const struct gpu_run &run, uint32_t d)
+{
+    return reinterpret_cast<uint16_t *>(run.slot + l * b.p.slab.conv_layer) + d;
+}
+
+static __device__ __forceinline__ void load_taps(const struct block &b, uint32_t l, const struct place &at, struct taps *ret)
+{
+    const struct few_layer &w = layer_of(b, l);
+    const struct control *c = control_of(b);
+    const struct gpu_run &run = c->runs[c->run_of[at.row]];
+    const uint16_t *window = window_of(b, l, run, at.d);
+    const uint32_t t = at.row - run.row;
+#pragma unroll
+    for (uint32_t k = 0; k < 4; k++)
+        ret->w[k] = __ldg(w.conv + k * b.m.D + at.d);
+    ret->bias = __ldg(w.conv_bias + at.d);
+    ret->x_bias = __ldg(w.in_bias + at.d);
+    ret->z_bias = __ldg(w.in_bias + b.m.D + at.d);
+#pragma unroll
+    for (uint32_t k = 0; k < 3; k++)
+        ret->old[k] = t + k < 3 ? __half2float(__ushort_as_half(__ldcs(window + (t + k) * b.m.D))) : 0.0f;
+}
+
+static __device__ __forceinline__ float conv_input(const struct block &b, const struct place &at, uint32_t row, float scale, float bias)
+{
+    const uint32_t chunks = share(b.m.E, GPU_CHUNK);
+    return __half2float(to_half(product(total(b, at.item * chunks, chunks, row, at.channel), scale, bias)));
+}
+
+/* xc and z of a place into shared memory, the inputs of a run's last row to its window. Returns xc's bits. */
+static __device__ __forceinline__ uint32_t convolve(const struct block &b, uint32_t l, const struct place &at, const struct taps &taps)
+{
+    const struct control *c = control_of(b);
+    const struct gpu_run &run = c->runs[c->run_of[at.row]];
+    const uint32_t t = at.row - run.row, to = (at.item * b.rows + at.row) * ITEM + at.channel, chunks = share(b.m.E, GPU_CHUNK);
+    const float scale = layer_of(b, l).in_scale;
+    float x[4] = {taps.old[0], taps.old[1], taps.old[2], conv_input(b, at, at.row, scale, taps.x_bias)};
+    float z = product(total(b, at.item * chunks, chunks, at.row, ITEM + at.channel), scale, taps.z_bias);
+    if (t > 0) {
+#pragma unroll
+        for (uint32_t k = 0; k < 3; k++)
+            if (t + k >= 3)
+                x[k] = conv_input(b, at, at.row - (3 - k), scale, taps.x_bias);
+    }
+    __half xc = conv4(x[0], x[1], x[2], x[3], taps.w, taps.bias);
+    reinterpret_cast<__half *>(b.shared + b.at.x)[to] = xc;
+    reinterpret_cast<__half *>(b.shared + b.at.z)[to] = to_half(z);
+    if (t + 1 == run.T) {
+        uint16_t *window = window_of(b, l, run, at.d);
+#pragma unroll
+        for (uint32_t k = 0; k < 3; k++)
+            window[k * b.m.D] = __half_as_ushort(__float2half_rn(x[k + 1]));
+    }
+    return __half_as_ushort(xc);
+}
+
+/* All places; `taps`: of this thread's first. */
+static __device__ __forceinline__ void convolve_items(const struct block &b, uint32_t l, struct taps &taps)
+{
+    const uint32_t n = b.items * b.rows * ITEM;
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x, first = 0; first < n; i += THREADS, first += THREADS) {
+        const struct place at = place_of(b, i);
+        if (first > 0) {
+            if (i < n)
+                load_taps(b, l, at, &taps);
+            meet(); /* a window is read by all of its run's rows before it is written */
+        }
+        uint32_t word = i < n ? convolve(b, l, at, taps) : 0;
+        word |= __shfl_down_sync(0xffffffffu, word, 1) << 16;
+        if (i < n && at.channel % 2 == 0)
+            tell(record(b, at.row, l) + b.m.E + at.d / 2, word);
+    }
+}
+
+/* ---- scan: Δ = softplus(dt_proj·dt); states; gate ---- */
+
+/* A warp takes an item's rows of one run: lane 4c + q has states 4q … 4q+3 of channel c, which is also how mma deals out
+ * an eight of outputs. */
+template <enum ssm_dtype S> struct scan {
+    struct state4<S> state;
+    uint8_t *state_at;
+    float A[4], skip;
+    uint32_t item, run;
+};
+
+/* An item's part of dt_proj. */
+struct step {
+    uint32_t w[CORES]; /* fragments of mma */
+    float bias;
+};
+
+template <enum ssm_dtype S>
+static __device__ __forceinline__ void load_scan(const struct block &b, uint32_t l, uint32_t job, struct scan<S> *s)
+{
+    const struct few_layer &w = layer_of(b, l);
+    s->item = job % b.items;
+    s->run = job / b.items;
+    const uint32_t d = (blockIdx.x + s->item * gridDim.x) * ITEM + b.lane / 4, q = b.lane % 4;
+    const size_t layer = b.p.slab.ssm_at + l * b.p.slab.ssm_layer;
+    s->state_at = state4_at<S>(control_of(b)->runs[s->run].slot + layer, d, q);
+    s->state.load(s->state_at);
+    float4 A = __ldg(reinterpret_cast<const float4 *>(w.A + (size_t)(d / 32) * 512 + q * 128 + d % 32 * 4));
+    s->A[0] = A.x, s->A[1] = A.y, s->A[2] = A.z, s->A[3] = A.w;
+    s->skip = __ldg(w.skip + d);
+}
+
+static __device__ __forceinline__ void load_step(const struct block &b, uint32_t l, uint32_t job, struct step *s)
+{
+    const struct few_layer &w = layer_of(b, l);
+    const uint32_t item = blockIdx.x + job % b.items * gridDim.x;
+    const uint32_t *cores = reinterpret_cast<const uint32_t *>(w.dt) + (size_t)item * (b.m.Rp / 8) * 32 + b.lane;
+    s->bias = __ldg(w.dt_bias + item * ITEM + b.lane / 4);
+#pragma unroll
+    for (uint32_t k = 0; k < CORES; k++)
+        if (8 * k < b.m.Rp)
+            s->w[k] = __ldg(cores + k * 32);
+}
+
+/* Δ of channel lane / 4, rows 2·(lane % 4) and the next. */
+static __device__ __forceinline__ void deltas(const struct block &b, const struct step &s, float scale, float delta[2])
+{
+    const uint32_t row = b.lane / 4;
+    const uint32_t *dt = reinterpret_cast<const uint32_t *>(b.shared + b.at.dt) + row * ((b.m.Rp + PAD) / 2) + b.lane % 4;
+    float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (uint32_t k = 0; k < CORES; k += 2) {
+        if (8 * k >= b.m.Rp)
+            break;
+        const uint32_t w[4] = {s.w[k], 0, s.w[k + 1], 0};
+        const uint32_t v[2] = {row < b.rows ? dt[4 * k] : 0, row < b.rows ? dt[4 * k + 4] : 0};
+        mma_16816(acc, w, v);
+    }
+    delta[0] = softplus(product(acc[0], scale, s.bias));
+    delta[1] = softplus(product(acc[1], scale, s.bias));
+}
+
+template <enum ssm_dtype S>
+static __device__ __forceinline__ void scan_run(const struct block &b, uint32_t l, struct scan<S> &s, const float delta[2])
+{
+    const struct control *c = control_of(b);
+    const struct gpu_run run = c->runs[s.run];
+    const uint32_t channel = b.lane / 4, q = b.lane % 4;
+    const __half *xc = reinterpret_cast<const __half *>(b.shared + b.at.x), *z = reinterpret_cast<const __half *>(b.shared + b.at.z);
+    const uint32_t told = y_at(b) + ((blockIdx.x + s.item * gridDim.x) * ITEM + channel) / 2;
+    float h[4];
+    s.state.unpack(h);
+    for (uint32_t row = run.row; row < run.row + run.T; row++) {
+        const float4 *bc = reinterpret_cast<const float4 *>(b.shared + b.at.bc + row * 128) + q;
+        const float B[4] = {bc[0].x, bc[0].y, bc[0].z, bc[0].w}, C[4] = {bc[4].x, bc[4].y, bc[4].z, bc[4].w};
+        const uint32_t at = (s.item * b.rows + row) * ITEM + channel;
+        const float step = __shfl_sync(0xffffffffu, row % 2 ? delta[1] : delta[0], (b.lane & ~3u) | row / 2);
+        const float x = __half2float(xc[at]);
+        decay4(h, s.A, B, __fmul_rn(step, c->g[row]), __fmul_rn(step, x));
+        s.state.pack(h);
+        float y = read4(h, C);
+        y = __fadd_rn(y, __shfl_xor_sync(0xffffffffu, y, 1));
+        y = __fadd_rn(y, __shfl_xor_sync(0xffffffffu, y, 2));
+        uint32_t word = __half_as_ushort(to_half(gate(y, s.skip, x, __half2float(z[at]))));
+        word |= __shfl_down_sync(0xffffffffu, word, 4) << 16;
+        if (b.lane % 8 == 0)
+            tell(record(b, row, l) + told, word);
+    }
+    s.state.store(s.state_at);
+}
+
+/* Δ's input as fp16, B and C, from whoever computed them. */
+static __device__ __forceinline__ void await_select(const struct block &b, uint32_t l)
+{
+    const uint32_t Rp = b.m.Rp, vectors = Rp / 4 + 8;
+    for (uint32_t i = threadIdx.x; i < b.rows * vectors; i += THREADS) {
+        const uint32_t row = i / vectors, o = i % vectors * 4;
+        const float4 v = floats(await(record(b, row, l) + select_at(b) + o));
+        if (o < Rp) {
+            __half2 *to = reinterpret_cast<__half2 *>(b.shared + b.at.dt + (row * (Rp + PAD) + o) * 2);
+            to[0] = to_half2(v.x, v.y);
+            to[1] = to_half2(v.z, v.w);
+        } else {
+            *reinterpret_cast<float4 *>(b.shared + b.at.bc + (row * 32 + o - Rp) * 4) = v;
+        }
+    }
+}
+
+template <enum ssm_dtype S> static __device__ __forceinline__ void scan_items(const struct block &b, uint32_t l)
+{
+    const uint32_t jobs = b.items * b.n_runs;
+    const float scale = layer_of(b, l).dt_scale;
+    struct step step;
+    struct scan<S> next;
+    if (b.warp < jobs) {
+        load_step(b, l, b.warp, &step);
+        load_scan(b, l, b.warp, &next);
+    }
+    await_select(b, l);
+    meet();
+    for (uint32_t job = b.warp; job < jobs; job += WARPS) {
+        struct scan<S> s = next;
+        float delta[2];
+        deltas(b, step, scale, delta);
+        if (job + WARPS < jobs) {
+            load_step(b, l, job + WARPS, &step);
+            load_scan(b, l, job + WARPS, &next);
+        }
+        scan_run(b, l, s, delta);
+    }
+}
+
+/* ---- products in their turn ---- */
+
+enum turn { IN, SELECT, OUT, HEAD };
+
+/* Tiles (IN: items) first, first + gridDim.x, … of a matrix. */
+struct product {
+    uint32_t n, first, k;
+    float scale;
+    const float *bias;
+    const uint32_t *told; /* see panels() */
+};
+
+/* `group`: of the head's tiles, as many at a time as `sums` holds. */
+static __device__ __forceinline__ struct product product_of(const struct block &b, enum turn turn, uint32_t l, uint32_t group)
+{
+    const struct few_layer &w = layer_of(b, l);
+    const uint32_t *told = record(b, 0, l);
+    switch (turn) {
+    case IN:
+        return {b.items, blockIdx.x, b.m.E, w.in_scale, w.in_bias, NULL};
+    case SELECT:
+        return {b.selects, b.select, b.m.D, w.x_scale, w.x_bias, told + b.m.E};
+    case OUT:
+        return {b.outs, b.out, b.m.D, w.out_scale, w.out_bias, told + y_at(b)};
+    default: {
+        const uint32_t most = heads_at_once(b), done = group * most;
+        return {min(most, b.heads - done), blockIdx.x + done * gridDim.x, b.m.E, b.m.head_scale, b.m.head_bias, NULL};
+    }
+    }
+}
+
+/* An output of a tile: index i of tiles × rows × 16. */
+struct output {
+    uint32_t tile, row, o;
+};
+
+static __device__ __forceinline__ struct output output_of(const struct block &b, uint32_t i)
+{
+    return {i / TILE / b.rows, i / TILE % b.rows, i % TILE};
+}
+
+static __device__ __forceinline__ float load_bias(const struct block &b, const struct product &w, const struct output &at)
+{
+    return __ldg(w.bias + (size_t)(w.first + at.tile * gridDim.x) * TILE + at.o);
+}
+
+/* Where a tile's outputs go. `bias`: of this thread's first; r: the residual of its output of out_proj. */
+static __device__ __forceinline__ void store_tiles(const struct block &b, enum turn turn, uint32_t l, const struct product &w, float bias, float *r)
+{
+    const uint32_t n = w.n * b.rows * TILE, chunks = share(w.k, GPU_CHUNK);
+#pragma unroll 1
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
+        const struct output at = output_of(b, i);
+        const uint32_t o = (w.first + at.tile * gridDim.x) * TILE + at.o;
+        if (i >= THREADS)
+            bias = load_bias(b, w, at);
+        float v = product(total(b, at.tile * chunks, chunks, at.row, at.o), w.scale, bias);
+        if (turn == SELECT) {
+            tell(record(b, at.row, l) + select_at(b) + o, __float_as_uint(v));
+        } else if (turn == OUT) {
+            *r = __fadd_rn(*r, v);
+            tell(record(b, at.row, l + 1) + o, __float_as_uint(*r));
+        } else {
+            uint32_t pick = control_of(b)->pick[at.row];
+            if (pick != GPU_NOT_PICKED)
+                __stcs(b.p.out + pick * b.p.ldo + o, v);
+        }
+    }
+}
+
+/* One turn of the block: what it needs of others, its panels, what it tells. */
+template <enum ssm_dtype S>
+static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn, uint32_t l, uint32_t group, float *r)
+{
+    const struct product w = product_of(b, turn, l, group);
+    struct taps taps;
+    float bias = 0.0f;
+    if (turn == IN && threadIdx.x < w.n * b.rows * ITEM)
+        load_taps(b, l, place_of(b, threadIdx.x), &taps);
+    if (turn != IN && threadIdx.x < w.n * b.rows * TILE)
+        bias = load_bias(b, w, output_of(b, threadIdx.x));
+    if (turn == OUT)
+        scan_items<S>(b, l);
+    if ((turn == IN || turn == HEAD) && group == 0 && b.warp < b.rows)
+        normalise(b, l);
+    if (w.n == 0)
+        return;
+    meet(); /* u is there; `sums` and `act` of the turn before are read */
+    if (turn == IN && threadIdx.x == 0)
+        mbarrier_arrive(shared_address(&control_of(b)->norm_empty[l & 1]));
+    panels(b, w.n * share(w.k, GPU_CHUNK), w.k, w.told);
+    meet();
+    if (turn == IN)
+        convolve_items(b, l, taps);
+    else
+        store_tiles(b, turn, l, w, bias, r);
+}
+
+/* ---- the kernel ---- */
+
+/* Every word of the pass's rows is ABSENT. */
+static __device__ __forceinline__ void clear_records(const struct block &b)
+{
+    const size_t n = b.rows * row_words(b.m) / 4;
+    uint4 *at = reinterpret_cast<uint4 *>(b.p.partial);
+    for (size_t i = blockIdx.x * BLOCK + threadIdx.x; i < n; i += (size_t)gridDim.x * BLOCK)
+        at[i] = make_uint4(ABSENT, ABSENT, ABSENT, ABSENT);
+}
+
+static __device__ __forceinline__ void load_layers(const struct few_model &m, struct few_layer *to)
+{
+    for (uint32_t l = threadIdx.x; l < m.L; l += BLOCK) {
+        const struct gpu_layer &w = m.layers[l];
+        to[l] = {w.norm,        w.in_proj.tiled,  w.x_proj.tiled,  w.dt_proj.tiled, w.out_proj.tiled, w.in_proj.bias, w.x_proj.bias,
+                 w.dt_proj.bias, w.out_proj.bias, w.conv,          w.conv_bias,     w.A,              w.skip,         w.in_proj.scale,
+                 w.x_proj.scale, w.dt_proj.scale, w.out_proj.scale};
+    }
+}
+
+static __device__ __forceinline__ void load_control(const struct block &b)
+{
+    struct control *c = control_of(b);
+    const uint32_t i = threadIdx.x;
+    if (i < DEPTH_MAX * WARPS) {
+        mbarrier_init(shared_address(&c->full[i]), 1);
+        mbarrier_init(shared_address(&c->empty[i]), 1);
+    }
+    if (i < 2) {
+        mbarrier_init(shared_address(&c->norm_full[i]), 1);
+        mbarrier_init(shared_address(&c->norm_empty[i]), 1);
+    }
+    fence_async_proxy();
+    if (i == 0)
+        c->zero = make_uint4(0, 0, 0, 0);
+    if (i < b.rows) {
+        c->run_of[i] = b.p.run_of[i];
+        c->g[i] = b.p.g[i];
+        c->pick[i] = b.heads > 0 ? b.p.pick[i] : GPU_NOT_PICKED;
+    }
+    if (i < b.n_runs)
+        c->runs[i] = b.p.runs[i];
+}
+
+/* Of n things, dealt out from the `first`th block on: how many come to this one. */
+static __device__ __forceinline__ uint32_t dealt(uint32_t n, uint32_t first)
+{
+    return n > first ? share(n - first, gridDim.x) : 0;
+}
+
+/* The thread's output of out_proj before the first layer. */
+static __device__ __forceinline__ float first_residual(const struct block &b)
+{
+    if (threadIdx.x >= b.outs * b.rows * TILE)
+        return 0.0f;
+    const struct output at = output_of(b, threadIdx.x);
+    const size_t e = (b.out + at.tile * gridDim.x) * TILE + at.o;
+    return b.p.tokens ? embedded(b.m.embedding, b.m.dtype, (size_t)b.p.tokens[at.row] * b.m.E + e) : b.p.r[at.row * b.m.E + e];
+}
+
+static __device__ __forceinline__ void tell_residual(const struct block &b, float r)
+{
+    if (threadIdx.x >= b.outs * b.rows * TILE)
+        return;
+    const struct output at = output_of(b, threadIdx.x);
+    tell(record(b, at.row, 0) + (b.out + at.tile * gridDim.x) * TILE + at.o, __float_as_uint(r));
+}
+
+template <enum ssm_dtype S> static __device__ __forceinline__ void compute(struct block &b)
+{
+    const uint32_t seen = threadIdx.x == 0 ? arrive(b.p.sync) : 0;
+    float r = first_residual(b);
+    if (threadIdx.x == 0)
+        await_all(b.p.sync, seen);
+    meet();
+    tell_residual(b, r);
+    const uint32_t groups = does_head(b) ? larger(share(b.heads, heads_at_once(b)), 1) : 0;
+#pragma unroll 1
+    for (uint32_t turn = 0; turn < 3 * b.m.L + groups; turn++) {
+        const bool head = turn >= 3 * b.m.L;
+        take_turn<S>(b, head ? HEAD : (enum turn)(turn % 3), head ? b.m.L : turn / 3, head ? turn - 3 * b.m.L : 0, &r);
+    }
+}
+
+template <enum ssm_dtype S>
+static __global__ void __launch_bounds__(BLOCK, 1)
+    few(const __grid_constant__ struct few_model m, const __grid_constant__ struct gpu_pass p)
+{
+    extern __shared__ __align__(128) uint8_t shared[];
+    load_layers(m, reinterpret_cast<struct few_layer *>(shared + sizeof(struct control)));
+    const struct gpu_head head = *p.head;
+    const uint32_t blocks = gridDim.x, last = blocks - 1 - blockIdx.x, out_tiles = m.E / TILE;
+    struct block b = {m, p, lay_out(m, blocks, head.rows), shared, head.rows, head.n_runs, threadIdx.x / 32, threadIdx.x % 32};
+    if (b.rows == 0)
+        return;
+    b.items = dealt(m.D / ITEM, blockIdx.x);
+    b.out = last;
+    b.outs = dealt(out_tiles, b.out);
+    b.select = (last + blocks - out_tiles % blocks) % blocks; /* where out_proj's tiles end, x_proj's begin */
+    b.selects = dealt(select_tiles(m), b.select);
+    b.heads = head.n_picked > 0 ? dealt(head.n_out / TILE, blockIdx.x) : 0;
+    load_control(b);
+    clear_records(b);
+    __syncthreads();
+    if (b.warp < WARPS)
+        compute<S>(b);
+    else if (b.lane == 0)
+        feed(b);
+}
+
+/* ---- host ---- */
+
+static const void *kernel_of(enum ssm_dtype state)
+{
+    return state == SSM_F32    ? (const void *)few<SSM_F32>
+           : state == SSM_BF16 ? (const void *)few<SSM_BF16>
+                               : (const void *)few<SSM_F16>;
+}
+
+static struct few_model few_model_of(const struct gpu_model *m)
+{
+    return {m->d.E, m->d.D, m->d.L, m->d.Rp, m->d.eps, m->dtype, m->embedding, m->layers_device, m->norm_f, m->head.tiled, m->head.bias, m->head.scale};
+}
+
+static int attribute(enum cudaDeviceAttr which)
+{
+    int device, value;
+    return cudaGetDevice(&device) || cudaDeviceGetAttribute(&value, which, device) ? 0 : value;
+}
+
+/* One per SM; none without an item. */
+static uint32_t blocks_of(const struct few_model &m)
+{
+    return std::min((uint32_t)attribute(cudaDevAttrMultiProcessorCount), m.D / ITEM);
+}
+
+bool gpu_few_open(const struct gpu_model *model)
+{
+    const struct few_model m = few_model_of(model);
+    const uint32_t blocks = blocks_of(m);
+    if (!model->fast || m.Rp > 8 * CORES || blocks == 0 || !attribute(cudaDevAttrCooperativeLaunch) ||
+        attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < SHARED_BYTES)
+        return false;
+    if (share(m.E / TILE, blocks) * TILE * GPU_FEW_ROWS > THREADS || lay_out(m, blocks, GPU_FEW_ROWS).depth == 0)
+        return false;
+    const enum ssm_dtype states[] = {SSM_F32, SSM_BF16, SSM_F16};
+    for (enum ssm_dtype state : states)
+        if (cudaFuncSetAttribute(kernel_of(state), cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES))
+            return false;
+    return true;
+}
+
+size_t gpu_few_scratch(const struct gpu_model *model)
+{
+    const struct few_model m = few_model_of(model);
+    return GPU_FEW_ROWS * row_words(m) * sizeof(uint32_t);
+}
+
+void gpu_few(const struct gpu_model *model, const struct gpu_pass *p, enum ssm_dtype state, cudaStream_t stream)
+{
+    struct few_model m = few_model_of(model);
+    struct gpu_pass pass = *p;
+    void *arguments[] = {&m, &pass};
+    cudaLaunchCooperativeKernel(kernel_of(state), dim3(blocks_of(m)), dim3(BLOCK), arguments, SHARED_BYTES, stream);
+}
