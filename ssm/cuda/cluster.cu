@@ -61,33 +61,40 @@ enum {
 enum exchange { EXCHANGE_X, EXCHANGE_Y, EXCHANGE_R, EXCHANGES };
 
 /* Pieces of weights: up to the convolution; x_proj; from dt_proj on; final norm and head. */
-enum piece_kind { FRONT, SELECT, BACK, HEAD, KINDS };
+enum piece { FRONT, SELECT, BACK, HEAD, PIECES };
 
-/* Shared memory: offsets in bytes, the same in every block. */
-struct shape {
-    uint32_t E, D, Rp, L;
-    uint32_t blocks;                   /* of a cluster */
-    uint32_t channels, tiles, shares;  /* of a block; in tiles of 16; warps to a tile in the scan */
-    uint32_t out_tiles, head_tiles;    /* of all blocks */
-    uint32_t ldu, ldx, ldc, lddt;      /* halfs from row to row; odd multiples of 16 bytes, for ldmatrix */
-    uint32_t info;                     /* struct info [2], by parity of the tile */
-    uint32_t layers;                   /* struct gpu_layer [L] */
-    uint32_t u, dt, bc;                /* fp16 [8][E], fp16 [8][Rp], fp32 [8][2N] */
-    uint32_t x, y, r;                  /* exchanged: fp16 [8][D], fp16 [8][D], fp32 [8][E] */
-    uint32_t own_in, own_x, own_y, own_z; /* this block's channels, fp16 [8][channels]: into the convolution, out of it … */
-    uint32_t stage;                    /* fp32 [WARPS][8][16]: r on its way out */
-    struct ring {
-        uint32_t at, bytes, depth;
-    } ring[KINDS];
-    uint32_t norm, in_x, in_z, conv, conv_bias, bias_x, bias_z; /* in FRONT */
-    uint32_t x_proj, x_bias;                                    /* in SELECT */
-    uint32_t dt_proj, dt_bias, A, skip, out_proj, out_bias;     /* in BACK */
-    uint32_t norm_f, head, head_bias;                           /* in HEAD */
-    uint32_t bytes;
+enum { BARRIERS = EXCHANGES + PIECES * DEPTH_MAX };
+
+/* What follows from a model's width; for some widths the compiler knows it. Offsets are bytes of shared memory, the
+ * same in every block. */
+struct dims {
+    uint32_t E, D, Rp;
+    uint32_t blocks;                  /* of a cluster */
+    uint32_t channels, tiles, shares; /* of a block; in tiles of 16; warps to a tile in the scan */
+    uint32_t ldu, ldx, ldc, lddt;     /* halfs from row to row; odd multiples of 16 bytes, for ldmatrix */
+    uint32_t info;                    /* struct info [2], by parity of the tile */
+    uint32_t u, dt, bc;               /* fp16 [8][E], fp16 [8][Rp], fp32 [8][2N] */
+    uint32_t x, y, r;                 /* exchanged: fp16 [8][D], fp16 [8][D], fp32 [8][E] */
+    uint32_t own_in, own_x;           /* this block's channels, fp16 [8][channels]: before the convolution, after it */
+    uint32_t own_y, own_z;
+    uint32_t stage; /* fp32 [WARPS][8][16]: r on its way out */
+    uint32_t rows_end;
+    uint32_t norm, in_x, in_z, conv, conv_bias, bias_x, bias_z; /* in a FRONT buffer */
+    uint32_t x_proj, x_bias;                                    /* SELECT */
+    uint32_t dt_proj, dt_bias, A, skip, out_proj, out_bias;     /* BACK */
+    uint32_t norm_f, head;                                      /* HEAD */
+    uint32_t front_bytes, select_bytes, back_bytes;
 };
 
 struct args {
-    struct shape s;
+    struct dims d;
+    uint32_t L;
+    uint32_t head_tiles, head_bias; /* of all blocks; where in HEAD */
+    uint32_t layers_at;             /* in shared memory */
+    struct ring {
+        uint32_t at, bytes, depth;
+    } ring[PIECES];
+    uint32_t bytes; /* of shared memory */
     struct gpu_pass p;
     const struct gpu_layer *layers;
     const void *embedding;
@@ -99,20 +106,21 @@ struct args {
 
 /* A tile's rows and runs. */
 struct info {
-    uint8_t *slot[ROWS];             /* by run */
-    uint32_t first[ROWS], T[ROWS];   /* by run; rows of the tile */
-    uint32_t run[ROWS], t[ROWS];     /* by row */
-    float g[ROWS];
+    uint8_t *slot[ROWS];                     /* by run */
+    uint32_t first[ROWS], T[ROWS];           /* by run; first: row of the tile */
+    uint32_t run[ROWS], t[ROWS], left[ROWS]; /* by row: its run, rows of that before it and after it */
     uint32_t pick[ROWS];
+    float g[ROWS];
 };
 
 /* What a warp knows of its place and of the tile at hand. */
 struct block {
+    struct dims d;
     uint8_t *shared;
     uint32_t base; /* the same as an address */
     uint32_t rank, warp, lane;
-    uint32_t to;           /* base of the block that this lane sends to */
-    uint32_t item, stride; /* and which of the things to send */
+    uint32_t to;                          /* base of the block that this lane sends to */
+    uint32_t item, stride;                /* and which of the things to send */
     uint32_t out_first, out_n;            /* tiles of out_proj */
     uint32_t tile, half, run, run_stride; /* of the scan: this warp's channels and the runs it takes */
     const struct info *info;
@@ -123,6 +131,87 @@ struct block {
 struct cursor {
     uint32_t slot, parity;
 };
+
+/* ---- layout ---- */
+
+static __host__ __device__ constexpr uint32_t take(uint32_t *at, uint32_t bytes)
+{
+    uint32_t from = *at;
+    *at += GPU_PADDED(bytes);
+    return from;
+}
+
+/* As many blocks as leave each a multiple of 32 channels, whole groups of a state's layout. */
+static __host__ __device__ constexpr uint32_t cluster_blocks(uint32_t D)
+{
+    uint32_t groups = D / 32, n = groups < BLOCKS_MAX ? groups : BLOCKS_MAX;
+    while (groups % n)
+        n--;
+    return n;
+}
+
+static __host__ __device__ constexpr void lay_rows(struct dims *d)
+{
+    uint32_t at = GPU_PADDED(BARRIERS * 8u);
+    d->ldu = d->E + 8;
+    d->ldx = d->D + 8;
+    d->ldc = d->channels + 8;
+    d->lddt = d->Rp + 8;
+    d->info = take(&at, 2 * sizeof(struct info));
+    d->u = take(&at, ROWS * d->ldu * 2);
+    d->dt = take(&at, ROWS * d->lddt * 2);
+    d->bc = take(&at, ROWS * LDBC * 4);
+    d->x = take(&at, ROWS * d->ldx * 2);
+    d->y = take(&at, ROWS * d->ldx * 2);
+    d->r = take(&at, ROWS * d->E * 4);
+    d->own_in = take(&at, ROWS * d->ldc * 2);
+    d->own_x = take(&at, ROWS * d->ldc * 2);
+    d->own_y = take(&at, ROWS * d->ldc * 2);
+    d->own_z = take(&at, ROWS * d->ldc * 2);
+    d->stage = take(&at, WARPS * ROWS * LDSTAGE * 4);
+    d->rows_end = at;
+}
+
+static __host__ __device__ constexpr void lay_pieces(struct dims *d)
+{
+    uint32_t front = 0, select = 0, back = 0, head = 0, c = d->channels;
+    uint32_t out = (d->E / 16 + d->blocks - 1) / d->blocks;
+    d->norm = take(&front, d->E * 4);
+    d->in_x = take(&front, c * d->E * 2);
+    d->in_z = take(&front, c * d->E * 2);
+    d->conv = take(&front, c * 4 * 4);
+    d->conv_bias = take(&front, c * 4);
+    d->bias_x = take(&front, c * 4);
+    d->bias_z = take(&front, c * 4);
+    d->front_bytes = front;
+    d->x_proj = take(&select, (d->Rp + 32) * d->D * 2);
+    d->x_bias = take(&select, (d->Rp + 32) * 4);
+    d->select_bytes = select;
+    d->dt_proj = take(&back, c * d->Rp * 2);
+    d->dt_bias = take(&back, c * 4);
+    d->A = take(&back, c * 64);
+    d->skip = take(&back, c * 4);
+    d->out_proj = take(&back, out * 16 * d->D * 2);
+    d->out_bias = take(&back, out * 64);
+    d->back_bytes = back;
+    d->norm_f = take(&head, d->E * 4);
+    d->head = head;
+}
+
+static __host__ __device__ constexpr struct dims dims_of(uint32_t E, uint32_t D, uint32_t Rp)
+{
+    struct dims d = {};
+    d.E = E;
+    d.D = D;
+    d.Rp = Rp;
+    d.blocks = cluster_blocks(D);
+    d.channels = D / d.blocks;
+    d.tiles = d.channels / 16;
+    d.shares = WARPS / d.tiles;
+    lay_rows(&d);
+    lay_pieces(&d);
+    return d;
+}
 
 /* ---- instructions ---- */
 
@@ -140,9 +229,10 @@ static __device__ __forceinline__ uint32_t in_block(uint32_t address, uint32_t r
     return r;
 }
 
+/* The mbarriers are ready, in this block and, after both of these, in all. */
 static __device__ __forceinline__ void cluster_arrive(void)
 {
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
 static __device__ __forceinline__ void cluster_wait(void)
@@ -182,55 +272,62 @@ static __device__ __forceinline__ uint32_t uniform(uint32_t v)
 static __device__ __forceinline__ void send(uint32_t to, const void *from, uint32_t bar)
 {
     uint4 v = *static_cast<const uint4 *>(from);
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+                     to),
                  "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar)
                  : "memory");
 }
 
 /* ---- barriers and buffers ---- */
 
-static __host__ __device__ __forceinline__ uint32_t exchange_barrier(enum exchange e)
+static __device__ __forceinline__ uint32_t exchange_barrier(enum exchange e)
 {
     return e * 8;
 }
 
-static __host__ __device__ __forceinline__ uint32_t full_barrier(enum piece_kind kind, uint32_t slot)
+static __device__ __forceinline__ uint32_t full_barrier(enum piece piece, uint32_t slot)
 {
-    return (EXCHANGES + kind * DEPTH_MAX + slot) * 8;
+    return (EXCHANGES + piece * DEPTH_MAX + slot) * 8;
 }
-
-enum { BARRIERS = EXCHANGES + KINDS * DEPTH_MAX };
 
 static __device__ __forceinline__ void wait_exchange(const struct block &b, enum exchange e, uint32_t parity)
 {
     mbarrier_wait(b.base + exchange_barrier(e), parity);
 }
 
-/* Waits for the next piece of its kind. */
-static __device__ __forceinline__ const uint8_t *acquire(const struct args &a, const struct block &b,
-                                                         enum piece_kind kind, struct cursor c)
+static __device__ __forceinline__ uint32_t buffer_at(const struct args &a, const struct dims &d, enum piece piece,
+                                                     uint32_t slot)
 {
-    mbarrier_wait(b.base + full_barrier(kind, c.slot), c.parity);
-    return b.shared + a.s.ring[kind].at + c.slot * a.s.ring[kind].bytes;
+    uint32_t bytes = piece == FRONT ? d.front_bytes : piece == SELECT ? d.select_bytes : d.back_bytes;
+    return a.ring[piece].at + (piece == HEAD ? 0 : slot * bytes);
 }
 
-static __device__ __forceinline__ void advance(const struct args &a, enum piece_kind kind, struct cursor *c)
+/* Waits for the next piece of its kind. */
+static __device__ __forceinline__ const uint8_t *acquire(const struct args &a, const struct block &b, enum piece piece,
+                                                         struct cursor c)
 {
-    if (++c->slot == a.s.ring[kind].depth) {
+    mbarrier_wait(b.base + full_barrier(piece, c.slot), c.parity);
+    return b.shared + buffer_at(a, b.d, piece, c.slot);
+}
+
+static __device__ __forceinline__ void advance(const struct args &a, enum piece piece, struct cursor *c)
+{
+    if (++c->slot == a.ring[piece].depth) {
         c->slot = 0;
         c->parity ^= 1;
     }
 }
 
 /* The first of n tiles that block `rank` has; the next block's is the end. */
-static __device__ __forceinline__ uint32_t first_tile(const struct shape &s, uint32_t n, uint32_t rank)
+static __device__ __forceinline__ uint32_t first_tile(const struct dims &d, uint32_t n, uint32_t rank)
 {
-    return n * rank / s.blocks;
+    return n * rank / d.blocks;
 }
 
-static __device__ __forceinline__ const struct gpu_layer *layer_of(const struct args &a, const struct block &b, uint32_t l)
+static __device__ __forceinline__ const struct gpu_layer &layer_of(const struct args &a, const struct block &b,
+                                                                   uint32_t l)
 {
-    return reinterpret_cast<const struct gpu_layer *>(b.shared + a.s.layers) + l;
+    return reinterpret_cast<const struct gpu_layer *>(b.shared + a.layers_at)[l];
 }
 
 static __device__ __forceinline__ __half *halfs(const struct block &b, uint32_t at)
@@ -243,6 +340,11 @@ static __device__ __forceinline__ float *floats(const struct block &b, uint32_t 
     return reinterpret_cast<float *>(b.shared + at);
 }
 
+static __device__ __forceinline__ const float *floats_at(const uint8_t *piece, uint32_t at)
+{
+    return reinterpret_cast<const float *>(piece + at);
+}
+
 /* ---- loading ---- */
 
 struct copy {
@@ -250,152 +352,157 @@ struct copy {
     uint32_t to, bytes;
 };
 
-static __device__ __forceinline__ struct copy tiles_copy(const struct gpu_matrix &m, uint32_t first, uint32_t n, uint32_t to)
+static __device__ __forceinline__ struct copy tiles_copy(const struct gpu_matrix &m, uint32_t first, uint32_t n,
+                                                         uint32_t to)
 {
     return {m.fragments + (size_t)first * m.kp * 16, to, n * m.kp * 32};
 }
 
 /* Each lane's copy for a piece; lanes beyond the last: 0 bytes. */
-static __device__ struct copy front_copy(const struct shape &s, const struct gpu_layer &l, const struct block &b)
+static __device__ __forceinline__ struct copy front_copy(const struct block &b, const struct gpu_layer &l)
 {
-    uint32_t d = b.rank * s.channels, bytes = s.channels * 4, i = b.lane;
+    const struct dims &d = b.d;
+    uint32_t c = b.rank * d.channels, bytes = d.channels * 4, i = b.lane;
     switch (i) {
     case 0:
-        return {l.norm, s.norm, s.E * 4};
+        return {l.norm, d.norm, d.E * 4};
     case 1:
-        return tiles_copy(l.in_proj, b.rank * s.tiles, s.tiles, s.in_x);
+        return tiles_copy(l.in_proj, b.rank * d.tiles, d.tiles, d.in_x);
     case 2:
-        return tiles_copy(l.in_proj, s.D / 16 + b.rank * s.tiles, s.tiles, s.in_z);
+        return tiles_copy(l.in_proj, d.D / 16 + b.rank * d.tiles, d.tiles, d.in_z);
     case 3:
     case 4:
     case 5:
     case 6:
-        return {l.conv + (i - 3) * s.D + d, s.conv + (i - 3) * bytes, bytes};
+        return {l.conv + (i - 3) * d.D + c, d.conv + (i - 3) * bytes, bytes};
     case 7:
-        return {l.conv_bias + d, s.conv_bias, bytes};
+        return {l.conv_bias + c, d.conv_bias, bytes};
     case 8:
-        return {l.in_proj.bias + d, s.bias_x, bytes};
+        return {l.in_proj.bias + c, d.bias_x, bytes};
     case 9:
-        return {l.in_proj.bias + s.D + d, s.bias_z, bytes};
+        return {l.in_proj.bias + d.D + c, d.bias_z, bytes};
     default:
         return {NULL, 0, 0};
     }
 }
 
-static __device__ struct copy select_copy(const struct shape &s, const struct gpu_layer &l, const struct block &b)
+static __device__ __forceinline__ struct copy select_copy(const struct block &b, const struct gpu_layer &l)
 {
     switch (b.lane) {
     case 0:
-        return tiles_copy(l.x_proj, 0, l.x_proj.np / 16, s.x_proj);
+        return tiles_copy(l.x_proj, 0, l.x_proj.np / 16, b.d.x_proj);
     case 1:
-        return {l.x_proj.bias, s.x_bias, l.x_proj.np * 4};
+        return {l.x_proj.bias, b.d.x_bias, l.x_proj.np * 4};
     default:
         return {NULL, 0, 0};
     }
 }
 
-static __device__ struct copy back_copy(const struct shape &s, const struct gpu_layer &l, const struct block &b)
+static __device__ __forceinline__ struct copy back_copy(const struct block &b, const struct gpu_layer &l)
 {
-    uint32_t d = b.rank * s.channels, bytes = s.channels * 4;
+    const struct dims &d = b.d;
+    uint32_t c = b.rank * d.channels, bytes = d.channels * 4;
     switch (b.lane) {
     case 0:
-        return tiles_copy(l.dt_proj, b.rank * s.tiles, s.tiles, s.dt_proj);
+        return tiles_copy(l.dt_proj, b.rank * d.tiles, d.tiles, d.dt_proj);
     case 1:
-        return {l.dt_proj.bias + d, s.dt_bias, bytes};
+        return {l.dt_proj.bias + c, d.dt_bias, bytes};
     case 2:
-        return {l.A + d * 16, s.A, s.channels * 64};
+        return {l.A + c * 16, d.A, d.channels * 64};
     case 3:
-        return {l.skip + d, s.skip, bytes};
+        return {l.skip + c, d.skip, bytes};
     case 4:
-        return tiles_copy(l.out_proj, b.out_first, b.out_n, s.out_proj);
+        return tiles_copy(l.out_proj, b.out_first, b.out_n, d.out_proj);
     case 5:
-        return {l.out_proj.bias + b.out_first * 16, s.out_bias, b.out_n * 64};
+        return {l.out_proj.bias + b.out_first * 16, d.out_bias, b.out_n * 64};
     default:
         return {NULL, 0, 0};
     }
 }
 
-static __device__ struct copy head_copy(const struct args &a, const struct block &b)
+static __device__ __forceinline__ struct copy head_copy(const struct args &a, const struct block &b)
 {
-    const struct shape &s = a.s;
-    uint32_t first = first_tile(s, s.head_tiles, b.rank), n = first_tile(s, s.head_tiles, b.rank + 1) - first;
+    uint32_t first = first_tile(b.d, a.head_tiles, b.rank), n = first_tile(b.d, a.head_tiles, b.rank + 1) - first;
     switch (b.lane) {
     case 0:
-        return {a.norm_f, s.norm_f, s.E * 4};
+        return {a.norm_f, b.d.norm_f, b.d.E * 4};
     case 1:
-        return tiles_copy(a.head, first, n, s.head);
+        return tiles_copy(a.head, first, n, b.d.head);
     case 2:
-        return {a.head.bias + first * 16, s.head_bias, n * 64};
+        return {a.head.bias + first * 16, a.head_bias, n * 64};
     default:
         return {NULL, 0, 0};
     }
 }
 
 /* By a whole warp: buffer `slot` of a ring is to hold layer l's piece. */
-static __device__ void fill(const struct args &a, const struct block &b, enum piece_kind kind, uint32_t l, uint32_t slot)
+static __device__ __forceinline__ void fill(const struct args &a, const struct block &b, enum piece piece, uint32_t l,
+                                            uint32_t slot)
 {
-    const struct gpu_layer &layer = *layer_of(a, b, l);
-    struct copy c;
-    if (kind == FRONT)
-        c = front_copy(a.s, layer, b);
-    else if (kind == SELECT)
-        c = select_copy(a.s, layer, b);
-    else if (kind == BACK)
-        c = back_copy(a.s, layer, b);
-    else
-        c = head_copy(a, b);
-    uint32_t bar = b.base + full_barrier(kind, slot), bytes = __reduce_add_sync(0xffffffffu, c.bytes);
+    const struct gpu_layer &layer = layer_of(a, b, l);
+    struct copy c = piece == FRONT    ? front_copy(b, layer)
+                    : piece == SELECT ? select_copy(b, layer)
+                    : piece == BACK   ? back_copy(b, layer)
+                                      : head_copy(a, b);
+    uint32_t bar = b.base + full_barrier(piece, slot), bytes = __reduce_add_sync(0xffffffffu, c.bytes);
     if (b.lane == 0)
         mbarrier_expect(bar, bytes);
     __syncwarp();
     if (c.bytes)
-        bulk_load(b.base + a.s.ring[kind].at + slot * a.s.ring[kind].bytes + c.to, c.from, c.bytes, bar);
+        bulk_load(b.base + buffer_at(a, b.d, piece, slot) + c.to, c.from, c.bytes, bar);
+    __syncwarp();
 }
 
 /* All buffers of all rings, the first needed first. */
-static __device__ void fill_all(const struct args &a, const struct block &b)
+static __device__ __forceinline__ void fill_all(const struct args &a, const struct block &b)
 {
+#pragma unroll 1
     for (uint32_t slot = 0; slot < DEPTH_MAX; slot++) {
-        for (uint32_t kind = FRONT; kind < HEAD; kind++)
-            if (slot < a.s.ring[kind].depth)
-                fill(a, b, (enum piece_kind)kind, slot, slot);
+        if (slot < a.ring[FRONT].depth)
+            fill(a, b, FRONT, slot, slot);
+        if (slot < a.ring[SELECT].depth)
+            fill(a, b, SELECT, slot, slot);
+        if (slot < a.ring[BACK].depth)
+            fill(a, b, BACK, slot, slot);
         if (slot == 0)
             fill(a, b, HEAD, 0, 0);
     }
 }
 
 /* Buffer `slot`, which held stage n, is free: the stage that is next to use it, if there will be one. */
-static __device__ __forceinline__ void refill(const struct args &a, const struct block &b, enum piece_kind kind,
-                                              uint32_t n, uint32_t stages, uint32_t slot)
+static __device__ __forceinline__ void refill(const struct args &a, const struct block &b, enum piece piece, uint32_t n,
+                                              uint32_t stages, uint32_t slot)
 {
-    uint32_t next = n + a.s.ring[kind].depth;
+    uint32_t next = n + a.ring[piece].depth;
     if (next < stages)
-        fill(a, b, kind, next % a.s.L, slot);
+        fill(a, b, piece, next % a.L, slot);
 }
 
 /* What is to come in this layer. */
-static __device__ __forceinline__ void expect_exchanges(const struct args &a, const struct block &b, uint32_t rows)
+static __device__ __forceinline__ void expect_exchanges(const struct block &b, uint32_t rows)
 {
     if (b.lane == 0) {
-        mbarrier_expect(b.base + exchange_barrier(EXCHANGE_X), rows * a.s.D * 2);
-        mbarrier_expect(b.base + exchange_barrier(EXCHANGE_Y), rows * a.s.D * 2);
-        mbarrier_expect(b.base + exchange_barrier(EXCHANGE_R), rows * a.s.E * 4);
+        mbarrier_expect(b.base + exchange_barrier(EXCHANGE_X), rows * b.d.D * 2);
+        mbarrier_expect(b.base + exchange_barrier(EXCHANGE_Y), rows * b.d.D * 2);
+        mbarrier_expect(b.base + exchange_barrier(EXCHANGE_R), rows * b.d.E * 4);
     }
     __syncwarp();
 }
 
-/* The ninth warp: keeps step with the block's barriers. */
-static __device__ void load(const struct args &a, const struct block &b, struct gpu_chain chain)
+/* The ninth warp: keeps step with the block's barriers. A stage is a layer of a tile. */
+static __device__ __forceinline__ void load(const struct args &a, const struct block &b, struct gpu_chain chain,
+                                            struct gpu_tile tile)
 {
     struct cursor front = {}, select = {}, back = {};
-    uint32_t stages = chain.n * a.s.L, n = 0, freed = 0; /* freed: of BACK, the last stage's buffer */
+    uint32_t stages = chain.n * a.L, n = 0, freed = 0; /* freed: of BACK, the last stage's buffer */
     cluster_wait();
     for (uint32_t i = 0; i < chain.n; i++) {
-        uint32_t rows = a.p.tiles[chain.tile + i].rows;
+        uint32_t rows = i == 0 ? tile.rows : a.p.tiles[chain.tile + i].rows;
         block_barrier();
-        for (uint32_t l = 0; l < a.s.L; l++, n++) {
+#pragma unroll 1
+        for (uint32_t l = 0; l < a.L; l++, n++) {
             block_barrier();
-            expect_exchanges(a, b, rows);
+            expect_exchanges(b, rows);
             if (l > 0)
                 refill(a, b, BACK, n - 1, stages, freed);
             block_barrier();
@@ -470,6 +577,7 @@ static __device__ __forceinline__ void multiply_chunks(float sum[CHUNKS][4], con
         if (q < quads)
             o[q % 2].multiply(sum);
     }
+#pragma unroll 1
     for (uint32_t i = quads * 4; CHUNKS == 1 && i < steps; i++)
         multiply_step(sum[0], fragments + i * 32, rows + i * 32);
 }
@@ -485,30 +593,27 @@ static __device__ __forceinline__ void multiply(const struct block &b, float tot
                                                 uint32_t ld, uint32_t k)
 {
     const uint4 *fragments = reinterpret_cast<const uint4 *>(tile) + b.lane;
-    uint32_t rows = rows_address(b, at, ld), steps = k / 16;
-    for (bool first = true; steps > 0; first = false) {
+    uint32_t rows = rows_address(b, at, ld), steps = k / 16, pairs = steps / (2 * CHUNK_STEPS), done = 0;
+    for (uint32_t p = 0; p < pairs; p++, done += 2 * CHUNK_STEPS) {
         float sum[2][4];
-        bool two = steps >= 2 * CHUNK_STEPS;
-        uint32_t n = two ? 2 * CHUNK_STEPS : min(steps, (uint32_t)CHUNK_STEPS);
-        if (two)
-            multiply_chunks<2>(sum, fragments, rows, CHUNK_STEPS);
-        else
-            multiply_chunks<1>(sum, fragments, rows, n);
+        multiply_chunks<2>(sum, fragments + done * 32, rows + done * 32, CHUNK_STEPS);
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            total[i] = first ? sum[0][i] : __fadd_rn(total[i], sum[0][i]);
-            if (two)
-                total[i] = __fadd_rn(total[i], sum[1][i]);
-        }
-        fragments += n * 32;
-        rows += n * 32;
-        steps -= n;
+        for (int i = 0; i < 4; i++)
+            total[i] = __fadd_rn(p == 0 ? sum[0][i] : __fadd_rn(total[i], sum[0][i]), sum[1][i]);
+    }
+    for (; done < steps; done += CHUNK_STEPS) {
+        float sum[1][4];
+        multiply_chunks<1>(sum, fragments + done * 32, rows + done * 32, min(steps - done, (uint32_t)CHUNK_STEPS));
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            total[i] = done == 0 ? sum[0][i] : __fadd_rn(total[i], sum[0][i]);
     }
 }
 
 /* ---- a tile's beginning ---- */
 
-static __device__ __forceinline__ void read_info(const struct args &a, struct gpu_tile tile, uint32_t lane, struct info *info)
+static __device__ __forceinline__ void read_info(const struct args &a, struct gpu_tile tile, uint32_t lane,
+                                                 struct info *info)
 {
     if (lane < tile.n_runs) {
         struct gpu_run run = a.p.runs[tile.run + lane];
@@ -516,9 +621,11 @@ static __device__ __forceinline__ void read_info(const struct args &a, struct gp
         info->slot[lane] = run.slot;
         info->first[lane] = first;
         info->T[lane] = run.T;
+#pragma unroll 1
         for (uint32_t t = 0; t < run.T; t++) {
             info->run[first + t] = lane;
             info->t[first + t] = t;
+            info->left[first + t] = run.T - 1 - t;
         }
     }
     if (lane < tile.rows) {
@@ -530,155 +637,204 @@ static __device__ __forceinline__ void read_info(const struct args &a, struct gp
 /* r of row `warp`, as it enters the first layer. */
 static __device__ __forceinline__ void read_row(const struct args &a, const struct block &b)
 {
-    size_t row = b.row + b.warp, E = a.s.E;
-    float *r = floats(b, a.s.r) + b.warp * E;
+    size_t row = b.row + b.warp;
+    float *r = floats(b, b.d.r) + b.warp * b.d.E;
     if (a.p.tokens) {
-        size_t at = (size_t)a.p.tokens[row] * E;
+        size_t at = (size_t)a.p.tokens[row] * b.d.E;
 #pragma unroll 4
-        for (uint32_t e = b.lane; e < E; e += 32)
+        for (uint32_t e = b.lane; e < b.d.E; e += 32)
             r[e] = embedded(a.embedding, a.dtype, at + e);
     } else {
 #pragma unroll 4
-        for (uint32_t e = b.lane; e < E; e += 32)
-            r[e] = a.p.r[row * E + e];
+        for (uint32_t e = b.lane; e < b.d.E; e += 32)
+            r[e] = a.p.r[row * b.d.E + e];
     }
     __syncwarp();
 }
 
 /* ---- the steps of a layer ---- */
 
-/* u = RMSNorm(r) of row `warp`, as fp16, and as fp32 to f unless that is NULL. */
-static __device__ __forceinline__ void normalise(const struct args &a, const struct block &b, const float *w, float *f)
+/* Four elements of a row, normed: to u as fp16, to f unless that is NULL. */
+static __device__ __forceinline__ void put_normed(float4 r, float rstd, float4 w, __half *u, float *f)
 {
-    const float *r = floats(b, a.s.r) + b.warp * a.s.E;
-    __half *u = halfs(b, a.s.u) + b.warp * a.s.ldu;
-    float rstd = row_rstd(r, a.s.E, a.eps);
-    for (uint32_t e = b.lane * 4; e < a.s.E; e += 128) {
-        float4 v = *reinterpret_cast<const float4 *>(r + e), q = *reinterpret_cast<const float4 *>(w + e);
-        v = make_float4(normed(v.x, rstd, q.x), normed(v.y, rstd, q.y), normed(v.z, rstd, q.z), normed(v.w, rstd, q.w));
-        const __half2 h[2] = {to_half2(v.x, v.y), to_half2(v.z, v.w)};
-        *reinterpret_cast<uint2 *>(u + e) = *reinterpret_cast<const uint2 *>(h);
-        if (f)
-            *reinterpret_cast<float4 *>(f + e) = v;
+    float4 v = make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
+    const __half2 h[2] = {to_half2(v.x, v.y), to_half2(v.z, v.w)};
+    *reinterpret_cast<uint2 *>(u) = *reinterpret_cast<const uint2 *>(h);
+    if (f)
+        *reinterpret_cast<float4 *>(f) = v;
+}
+
+/* u = RMSNorm(r) of row `warp`, and f, unless that is NULL. Known widths stay in registers. */
+static __device__ __forceinline__ void normalise(const struct args &a, const struct block &b, const float *weights,
+                                                 float *f)
+{
+    const float4 *r = reinterpret_cast<const float4 *>(floats(b, b.d.r) + b.warp * b.d.E) + b.lane;
+    const float4 *w = reinterpret_cast<const float4 *>(weights) + b.lane;
+    __half *u = halfs(b, b.d.u) + b.warp * b.d.ldu + b.lane * 4;
+    f = f ? f + b.lane * 4 : f;
+    if (b.d.E == 128) {
+        float4 v = r[0], q = w[0];
+        put_normed(v, rstd_of(add_squares(0.0f, v), b.d.E, a.eps), q, u, f);
+    } else if (b.d.E == 256) {
+        float4 v[2] = {r[0], r[32]}, q[2] = {w[0], w[32]};
+        float rstd = rstd_of(add_squares(add_squares(0.0f, v[0]), v[1]), b.d.E, a.eps);
+        put_normed(v[0], rstd, q[0], u, f);
+        put_normed(v[1], rstd, q[1], u + 128, f ? f + 128 : f);
+    } else {
+        float rstd = row_rstd(floats(b, b.d.r) + b.warp * b.d.E, b.d.E, a.eps);
+        for (uint32_t i = 0; b.lane * 4 + i * 128 < b.d.E; i++)
+            put_normed(r[i * 32], rstd, w[i * 32], u + i * 128, f ? f + i * 128 : f);
     }
 }
 
 /* A lane's share of the convolution of 16 channels: channel lane % 16 of rows lane / 16 + 2i. */
 struct taps {
-    __half carried[ROWS / 2][3]; /* inputs from before the run, where the row still sees them */
+    uint32_t t[ROWS / 2], left[ROWS / 2];
+    __half x[ROWS / 2][3]; /* inputs of the three steps before the row: from before the run, where it sees that far,
+                              then all; after the convolution those of the step after the row */
 };
+
+static __device__ __forceinline__ uint32_t taps_row(const struct block &b, uint32_t i)
+{
+    return b.lane / 16 + 2 * i;
+}
 
 static __device__ __forceinline__ __half *window_at(const struct args &a, const struct block &b, uint32_t l, uint32_t row)
 {
-    uint8_t *slot = b.info->slot[b.info->run[row]];
-    return reinterpret_cast<__half *>(slot + l * a.p.slab.conv_layer) + b.rank * a.s.channels + b.warp * 16 + b.lane % 16;
+    uint8_t *window = b.info->slot[b.info->run[row]] + l * a.p.slab.conv_layer;
+    return reinterpret_cast<__half *>(window) + b.rank * b.d.channels + b.warp * 16 + b.lane % 16;
 }
 
-static __device__ __forceinline__ void load_taps(const struct args &a, const struct block &b, uint32_t l, struct taps *taps)
+static __device__ __forceinline__ void load_taps(const struct args &a, const struct block &b, uint32_t l,
+                                                 struct taps *taps)
 {
 #pragma unroll
-    for (uint32_t i = 0; i < ROWS / 2; i++) {
-        uint32_t row = b.lane / 16 + 2 * i;
+    for (uint32_t i = 0; i < ROWS / 2 && 2 * i < b.rows; i++) {
+        uint32_t row = taps_row(b, i);
         if (row < b.rows) {
-            uint32_t t = b.info->t[row];
             const __half *window = window_at(a, b, l, row);
+            taps->t[i] = b.info->t[row];
+            taps->left[i] = b.info->left[row];
 #pragma unroll
             for (uint32_t k = 0; k < 3; k++)
-                if (t + k < 3)
-                    taps->carried[i][k] = window[(t + k) * a.s.D];
+                if (taps->t[i] + k < 3)
+                    taps->x[i][k] = __ldcs(window + (taps->t[i] + k) * b.d.D);
         }
     }
 }
 
-/* x ← silu(conv1d(x)) of the 16 channels of this warp; the last row of a run leaves the window for the next. */
-static __device__ __forceinline__ void convolve(const struct args &a, const struct block &b, const uint8_t *front, uint32_t l,
-                                                const struct taps &taps)
+/* x ← silu(conv1d(x)) of the 16 channels of this warp. */
+static __device__ __forceinline__ void convolve(const struct block &b, const uint8_t *front, struct taps *taps)
 {
     uint32_t c = b.warp * 16 + b.lane % 16;
-    const float *w = reinterpret_cast<const float *>(front + a.s.conv) + c;
-    const float of[4] = {w[0], w[a.s.channels], w[2 * a.s.channels], w[3 * a.s.channels]};
-    float bias = reinterpret_cast<const float *>(front + a.s.conv_bias)[c];
-    const __half *in = halfs(b, a.s.own_in) + c;
-    __half *out = halfs(b, a.s.own_x) + c;
+    const float *w = floats_at(front, b.d.conv) + c;
+    const float of[4] = {w[0], w[b.d.channels], w[2 * b.d.channels], w[3 * b.d.channels]};
+    float bias = floats_at(front, b.d.conv_bias)[c];
+    const __half *in = halfs(b, b.d.own_in) + c;
+    __half *out = halfs(b, b.d.own_x) + c;
 #pragma unroll
-    for (uint32_t i = 0; i < ROWS / 2; i++) {
-        uint32_t row = b.lane / 16 + 2 * i;
+    for (uint32_t i = 0; i < ROWS / 2 && 2 * i < b.rows; i++) {
+        uint32_t row = taps_row(b, i);
         if (row < b.rows) {
-            uint32_t t = b.info->t[row];
-            __half x[4];
+            __half *x = taps->x[i], now = in[row * b.d.ldc];
 #pragma unroll
             for (uint32_t k = 0; k < 3; k++)
-                x[k] = t + k < 3 ? taps.carried[i][k] : in[(row + k - 3) * a.s.ldc];
-            x[3] = in[row * a.s.ldc];
-            out[row * a.s.ldc] = conv4(__half2float(x[0]), __half2float(x[1]), __half2float(x[2]), __half2float(x[3]), of, bias);
-            if (t + 1 == b.info->T[b.info->run[row]]) {
-                __half *window = window_at(a, b, l, row);
-                window[0] = x[1];
-                window[a.s.D] = x[2];
-                window[2 * a.s.D] = x[3];
-            }
+                if (taps->t[i] + k >= 3)
+                    x[k] = in[(row + k - 3) * b.d.ldc];
+            out[row * b.d.ldc] =
+                conv4(__half2float(x[0]), __half2float(x[1]), __half2float(x[2]), __half2float(now), of, bias);
+            x[0] = x[1], x[1] = x[2], x[2] = now;
+        }
+    }
+}
+
+/* The last row of a run leaves its window for the next. */
+static __device__ __forceinline__ void store_taps(const struct args &a, const struct block &b, uint32_t l,
+                                                  const struct taps &taps)
+{
+#pragma unroll
+    for (uint32_t i = 0; i < ROWS / 2 && 2 * i < b.rows; i++) {
+        uint32_t row = taps_row(b, i);
+        if (row < b.rows && taps.left[i] == 0) {
+            __half *window = window_at(a, b, l, row);
+#pragma unroll
+            for (uint32_t k = 0; k < 3; k++)
+                __stcs(window + k * b.d.D, taps.x[i][k]);
         }
     }
 }
 
 /* Channels [c, c + 8·vectors) of rows [first, first + n), fp16, to the same place in every block. */
-static __device__ __forceinline__ void send_rows(const struct args &a, const struct block &b, uint32_t from, uint32_t to,
-                                                 uint32_t first, uint32_t n, uint32_t c, uint32_t vectors,
-                                                 enum exchange e)
+static __device__ __forceinline__ void send_rows(const struct block &b, uint32_t from, uint32_t to, uint32_t first,
+                                                 uint32_t n, uint32_t c, uint32_t vectors, enum exchange e)
 {
+#pragma unroll 1
     for (uint32_t i = b.item; i < n * vectors; i += b.stride) {
         uint32_t row = first + i / vectors, at = c + i % vectors * 8;
-        send(b.to + to + (row * a.s.ldx + b.rank * a.s.channels + at) * 2, halfs(b, from) + row * a.s.ldc + at,
+        send(b.to + to + (row * b.d.ldx + b.rank * b.d.channels + at) * 2, halfs(b, from) + row * b.d.ldc + at,
              b.to + exchange_barrier(e));
     }
 }
 
-/* x, z = in_proj·u of this block's channels; x goes on through the convolution and to all blocks. */
-static __device__ __forceinline__ void in_proj(const struct args &a, const struct block &b, const uint8_t *front, uint32_t l,
-                                               const struct taps &taps)
+/* A tile of in_proj: fragments, biases and outputs at these offsets. */
+static __device__ __forceinline__ void in_proj_tile(const struct block &b, const uint8_t *front, float scale,
+                                                    uint32_t tile, uint32_t fragments, uint32_t biases, uint32_t to)
 {
-    const struct shape &s = a.s;
-    float scale = layer_of(a, b, l)->in_proj.scale;
-    for (uint32_t job = b.warp; job < 2 * s.tiles; job += WARPS) {
-        bool is_x = job < s.tiles;
-        uint32_t tile = is_x ? job : job - s.tiles, c = tile * 16 + b.lane / 4;
-        float total[4];
-        multiply(b, total, front + (is_x ? s.in_x : s.in_z) + tile * s.E * 32, s.u, s.ldu, s.E);
-        const float *bias = reinterpret_cast<const float *>(front + (is_x ? s.bias_x : s.bias_z)) + c;
-        __half *to = halfs(b, is_x ? s.own_in : s.own_z) + b.lane % 4 * 2 * s.ldc + c;
-        to[0] = to_half(product(total[0], scale, bias[0]));
-        to[s.ldc] = to_half(product(total[1], scale, bias[0]));
-        to[8] = to_half(product(total[2], scale, bias[8]));
-        to[s.ldc + 8] = to_half(product(total[3], scale, bias[8]));
-        if (is_x) { /* and tile = warp: a block has at most WARPS tiles */
-            __syncwarp();
-            convolve(a, b, front, l, taps);
-            __syncwarp();
-            send_rows(a, b, s.own_x, s.x, 0, b.rows, tile * 16, 2, EXCHANGE_X);
-        }
+    const struct dims &d = b.d;
+    uint32_t c = tile * 16 + b.lane / 4;
+    const float *v = floats_at(front, biases) + c, bias[2] = {v[0], v[8]};
+    __half *out = halfs(b, to) + b.lane % 4 * 2 * d.ldc + c;
+    float total[4];
+    multiply(b, total, front + fragments + tile * d.E * 32, d.u, d.ldu, d.E);
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++)
+        out[i % 2 * d.ldc + i / 2 * 8] = to_half(product(total[i], scale, bias[i / 2]));
+}
+
+/* x, z = in_proj·u of this block's channels, a tile of x to each of the first warps, of z to those after them; x goes on
+ * through the convolution and to all blocks. */
+static __device__ __forceinline__ void in_proj(const struct args &a, const struct block &b, const uint8_t *front,
+                                               uint32_t l, struct taps *taps)
+{
+    const struct dims &d = b.d;
+    float scale = layer_of(a, b, l).in_proj.scale;
+    if (b.warp < d.tiles) {
+        in_proj_tile(b, front, scale, b.warp, d.in_x, d.bias_x, d.own_in);
+        __syncwarp();
+        convolve(b, front, taps);
+        __syncwarp();
+        send_rows(b, d.own_x, d.x, 0, b.rows, b.warp * 16, 2, EXCHANGE_X);
+        store_taps(a, b, l, *taps);
+    } else if (b.warp < 2 * d.tiles) {
+        in_proj_tile(b, front, scale, b.warp - d.tiles, d.in_z, d.bias_z, d.own_z);
     }
+    if (b.warp + WARPS < 2 * d.tiles)
+        in_proj_tile(b, front, scale, b.warp + WARPS - d.tiles, d.in_z, d.bias_z, d.own_z);
 }
 
 /* dt, B, C = x_proj·x, whole. */
-static __device__ __forceinline__ void select(const struct args &a, const struct block &b, struct cursor cursor, uint32_t l,
-                                              uint32_t parity)
+static __device__ __forceinline__ void x_proj(const struct args &a, const struct block &b, struct cursor select,
+                                              uint32_t l, uint32_t parity)
 {
-    const struct shape &s = a.s;
-    float scale = layer_of(a, b, l)->x_proj.scale;
-    for (uint32_t job = (b.warp + WARPS / 2) % WARPS; job < s.Rp / 16 + 2; job += WARPS) {
-        const uint8_t *piece = acquire(a, b, SELECT, cursor);
+    const struct dims &d = b.d;
+    float scale = layer_of(a, b, l).x_proj.scale;
+    for (uint32_t job = (b.warp + WARPS / 2) % WARPS; job < d.Rp / 16 + 2; job += WARPS) {
+        const uint8_t *piece = acquire(a, b, SELECT, select);
         uint32_t o = job * 16 + b.lane / 4, row = b.lane % 4 * 2;
-        const float *bias = reinterpret_cast<const float *>(piece + s.x_bias) + o;
+        const float *biases = floats_at(piece, d.x_bias) + o, bias[2] = {biases[0], biases[8]};
         float total[4];
         wait_exchange(b, EXCHANGE_X, parity);
-        multiply(b, total, piece + s.x_proj + job * s.D * 32, s.x, s.ldx, s.D);
+        multiply(b, total, piece + d.x_proj + job * d.D * 32, d.x, d.ldx, d.D);
+        if (job * 16 < d.Rp) {
+            __half *dt = halfs(b, d.dt) + row * d.lddt + o;
 #pragma unroll
-        for (uint32_t i = 0; i < 4; i++) {
-            float v = product(total[i], scale, bias[i / 2 * 8]);
-            if (job * 16 < s.Rp)
-                halfs(b, s.dt)[(row + i % 2) * s.lddt + o + i / 2 * 8] = to_half(v);
-            else
-                floats(b, s.bc)[(row + i % 2) * LDBC + o - s.Rp + i / 2 * 8] = v;
+            for (uint32_t i = 0; i < 4; i++)
+                dt[i % 2 * d.lddt + i / 2 * 8] = to_half(product(total[i], scale, bias[i / 2]));
+        } else {
+            float *bc = floats(b, d.bc) + row * LDBC + o - d.Rp;
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++)
+                bc[i % 2 * LDBC + i / 2 * 8] = product(total[i], scale, bias[i / 2]);
         }
     }
 }
@@ -691,22 +847,31 @@ static __device__ __forceinline__ uint32_t scan_channel(const struct block &b, u
 }
 
 template <enum ssm_dtype S>
-static __device__ __forceinline__ uint8_t *scan_state(const struct args &a, const struct block &b, uint32_t l, uint32_t half,
-                                                      uint32_t run)
+static __device__ __forceinline__ uint8_t *scan_state(const struct args &a, const struct block &b, uint32_t l,
+                                                      uint32_t half, uint32_t run)
 {
     return state4_at<S>(b.info->slot[run] + a.p.slab.ssm_at + l * a.p.slab.ssm_layer,
-                        b.rank * a.s.channels + scan_channel(b, half), b.lane % 4);
+                        b.rank * b.d.channels + scan_channel(b, half), b.lane % 4);
 }
 
-/* Of GROUP runs from `run` on. */
+/* GROUP runs, run_stride apart; T = 0: there is none. */
+template <enum ssm_dtype S> struct group {
+    uint32_t first[GROUP], T[GROUP];
+    struct state4<S> state[GROUP];
+};
+
 template <enum ssm_dtype S>
-static __device__ __forceinline__ void load_states(const struct args &a, const struct block &b, uint32_t l, uint32_t half,
-                                                   uint32_t run, struct state4<S> state[GROUP])
+static __device__ __forceinline__ void load_group(const struct args &a, const struct block &b, uint32_t l, uint32_t half,
+                                                  uint32_t run, struct group<S> *ret)
 {
 #pragma unroll
-    for (uint32_t j = 0; j < GROUP; j++)
-        if (run + j * b.run_stride < b.n_runs)
-            state[j].load(scan_state<S>(a, b, l, half, run + j * b.run_stride));
+    for (uint32_t j = 0; j < GROUP; j++, run += b.run_stride) {
+        bool is = run < b.n_runs;
+        ret->first[j] = is ? b.info->first[run] : 0;
+        ret->T[j] = is ? b.info->T[run] : 0;
+        if (is)
+            ret->state[j].load(scan_state<S>(a, b, l, half, run));
+    }
 }
 
 /* What the scan knows of a lane's channel. */
@@ -717,49 +882,44 @@ struct lane_channel {
 };
 
 /* Δ = softplus(dt_proj·dt + bias) for half the channels of a tile. */
-static __device__ __forceinline__ void prepare_channel(const struct args &a, const struct block &b, const uint8_t *back,
-                                                       float scale, uint32_t half, struct lane_channel *ret)
+static __device__ __forceinline__ struct lane_channel prepare_channel(const struct args &a, const struct block &b,
+                                                                      const uint8_t *back, float scale, uint32_t half)
 {
-    const struct shape &s = a.s;
-    uint32_t c = scan_channel(b, half), steps = s.Rp / 16, rows = rows_address(b, s.dt, s.lddt);
-    float4 A = reinterpret_cast<const float4 *>(back + s.A)[c / 32 * 128 + b.lane % 4 * 32 + c % 32];
-    float bias = reinterpret_cast<const float *>(back + s.dt_bias)[c], sum[4] = {};
-    const uint4 *fragments =
-        reinterpret_cast<const uint4 *>(back + s.dt_proj) + b.tile * steps * 32 + b.lane;
-    ret->c = c;
-    ret->A[0] = A.x, ret->A[1] = A.y, ret->A[2] = A.z, ret->A[3] = A.w;
-    ret->skip = reinterpret_cast<const float *>(back + s.skip)[c];
+    const struct dims &d = b.d;
+    uint32_t c = scan_channel(b, half), steps = d.Rp / 16, rows = rows_address(b, d.dt, d.lddt);
+    float4 A = reinterpret_cast<const float4 *>(back + d.A)[c / 32 * 128 + b.lane % 4 * 32 + c % 32];
+    float bias = floats_at(back, d.dt_bias)[c], sum[4] = {};
+    const uint4 *fragments = reinterpret_cast<const uint4 *>(back + d.dt_proj) + b.tile * steps * 32 + b.lane;
+    struct lane_channel ret = {c, {A.x, A.y, A.z, A.w}, floats_at(back, d.skip)[c]};
     for (uint32_t i = 0; i < steps; i++)
         multiply_step(sum, fragments + i * 32, rows + i * 32);
-    ret->delta[0] = softplus(product(half ? sum[2] : sum[0], scale, bias));
-    ret->delta[1] = softplus(product(half ? sum[3] : sum[1], scale, bias));
+    ret.delta[0] = softplus(product(half ? sum[2] : sum[0], scale, bias));
+    ret.delta[1] = softplus(product(half ? sum[3] : sum[1], scale, bias));
+    return ret;
 }
 
 /* h ← exp(Δ·g·A)·h + Δ·B·x;  y = (C·h + D·x)·silu(z) of COUNT runs side by side, each in time order. A run that is over
  * before the others repeats its last row and drops it. */
 template <enum ssm_dtype S, int COUNT>
-static __device__ __forceinline__ void scan_runs(const struct args &a, const struct block &b, const struct lane_channel &c,
-                                                 uint32_t run, struct state4<S> state[GROUP])
+static __device__ __forceinline__ void scan_rows(const struct block &b, const struct lane_channel &c, struct group<S> *g)
 {
-    const struct shape &s = a.s;
-    uint32_t q = b.lane % 4, first[COUNT], T[COUNT], steps = 0;
+    const struct dims &d = b.d;
+    uint32_t q = b.lane % 4, steps = 0;
     float h[COUNT][4];
 #pragma unroll
     for (int j = 0; j < COUNT; j++) {
-        bool is = run + j * b.run_stride < b.n_runs;
-        first[j] = is ? b.info->first[run + j * b.run_stride] : 0;
-        T[j] = is ? b.info->T[run + j * b.run_stride] : 0;
-        steps = max(steps, T[j]);
-        state[j].unpack(h[j]);
+        steps = max(steps, g->T[j]);
+        g->state[j].unpack(h[j]);
     }
+#pragma unroll 1
     for (uint32_t t = 0; t < steps; t++) {
 #pragma unroll
         for (int j = 0; j < COUNT; j++) {
-            uint32_t row = first[j] + (t < T[j] ? t : max(T[j], 1u) - 1);
+            uint32_t row = g->first[j] + (COUNT == 1 || t < g->T[j] ? t : max(g->T[j], 1u) - 1);
             float delta = __shfl_sync(0xffffffffu, row % 2 ? c.delta[1] : c.delta[0], b.lane / 4 * 4 + row / 2);
-            float x = __half2float(halfs(b, s.own_x)[row * s.ldc + c.c]);
-            float z = __half2float(halfs(b, s.own_z)[row * s.ldc + c.c]);
-            const float4 *bc = reinterpret_cast<const float4 *>(floats(b, s.bc) + row * LDBC);
+            float x = __half2float(halfs(b, d.own_x)[row * d.ldc + c.c]);
+            float z = __half2float(halfs(b, d.own_z)[row * d.ldc + c.c]);
+            const float4 *bc = reinterpret_cast<const float4 *>(floats(b, d.bc) + row * LDBC);
             float4 B4 = bc[q], C4 = bc[4 + q];
             const float B[4] = {B4.x, B4.y, B4.z, B4.w}, C[4] = {C4.x, C4.y, C4.z, C4.w};
             struct state4<S> next;
@@ -770,96 +930,100 @@ static __device__ __forceinline__ void scan_runs(const struct args &a, const str
             sum = __fadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, 1));
             sum = __fadd_rn(sum, __shfl_xor_sync(0xffffffffu, sum, 2));
             __half y = to_half(gate(sum, c.skip, x, z));
-            if (t < T[j]) {
-                state[j] = next;
+            if (COUNT == 1 || t < g->T[j]) {
+                g->state[j] = next;
                 h[j][0] = n[0], h[j][1] = n[1], h[j][2] = n[2], h[j][3] = n[3];
                 if (q == 0)
-                    halfs(b, s.own_y)[row * s.ldc + c.c] = y;
+                    halfs(b, d.own_y)[row * d.ldc + c.c] = y;
             }
         }
     }
 }
 
-/* COUNT runs from `run` on, their states back to their slots, y to all blocks. */
+/* The first COUNT runs of a group, which begins at `run`: y to all blocks, states back to their slots. */
 template <enum ssm_dtype S, int COUNT>
-static __device__ __forceinline__ void scan_group(const struct args &a, const struct block &b, const struct lane_channel &c,
-                                                  uint32_t l, uint32_t half, uint32_t run, struct state4<S> state[GROUP])
+static __device__ __forceinline__ void scan_group(const struct args &a, const struct block &b,
+                                                  const struct lane_channel &c, uint32_t l, uint32_t half, uint32_t run,
+                                                  struct group<S> *g)
 {
-    scan_runs<S, COUNT>(a, b, c, run, state);
+    scan_rows<S, COUNT>(b, c, g);
     __syncwarp();
 #pragma unroll
-    for (int j = 0; j < COUNT; j++) {
-        uint32_t i = run + j * b.run_stride;
-        if (i < b.n_runs) {
-            send_rows(a, b, a.s.own_y, a.s.y, b.info->first[i], b.info->T[i], scan_channel(b, half) - b.lane / 4, 1, EXCHANGE_Y);
-            state[j].store(scan_state<S>(a, b, l, half, i));
-        }
-    }
+    for (int j = 0; j < COUNT; j++)
+        send_rows(b, b.d.own_y, b.d.y, g->first[j], g->T[j], b.tile * 16 + half * 8, 1, EXCHANGE_Y);
+#pragma unroll
+    for (int j = 0; j < COUNT; j++)
+        if (g->T[j] > 0)
+            g->state[j].store(scan_state<S>(a, b, l, half, run + j * b.run_stride));
 }
 
-/* `state`: the first group's, loaded early. */
+/* `g`: the first group, loaded early. */
 template <enum ssm_dtype S>
 static __device__ __forceinline__ void scan(const struct args &a, const struct block &b, const uint8_t *back, uint32_t l,
-                                            struct state4<S> state[GROUP])
+                                            struct group<S> *g)
 {
-    float scale = layer_of(a, b, l)->dt_proj.scale;
+    float scale = layer_of(a, b, l).dt_proj.scale;
     bool early = true;
-    for (uint32_t half = b.half; half < 2 && b.run < b.n_runs; half += a.s.shares == 1 ? 1 : 2) {
-        struct lane_channel c;
-        prepare_channel(a, b, back, scale, half, &c);
+#pragma unroll 1
+    for (uint32_t half = b.half; half < 2 && b.run < b.n_runs; half += b.d.shares == 1 ? 1 : 2) {
+        struct lane_channel c = prepare_channel(a, b, back, scale, half);
+#pragma unroll 1
         for (uint32_t run = b.run; run < b.n_runs; run += GROUP * b.run_stride, early = false) {
             if (!early)
-                load_states<S>(a, b, l, half, run, state);
+                load_group<S>(a, b, l, half, run, g);
             if (run + b.run_stride >= b.n_runs)
-                scan_group<S, 1>(a, b, c, l, half, run, state);
+                scan_group<S, 1>(a, b, c, l, half, run, g);
             else
-                scan_group<S, GROUP>(a, b, c, l, half, run, state);
+                scan_group<S, GROUP>(a, b, c, l, half, run, g);
         }
     }
 }
 
 /* r += out_proj·y, this block's outputs, to all blocks. */
-static __device__ __forceinline__ void out_proj(const struct args &a, const struct block &b, const uint8_t *back, uint32_t l,
-                                                uint32_t parity)
+static __device__ __forceinline__ void out_proj(const struct args &a, const struct block &b, const uint8_t *back,
+                                                uint32_t l, uint32_t parity)
 {
-    const struct shape &s = a.s;
-    float scale = layer_of(a, b, l)->out_proj.scale, *stage = floats(b, s.stage) + b.warp * ROWS * LDSTAGE;
+    const struct dims &d = b.d;
+    float scale = layer_of(a, b, l).out_proj.scale, *stage = floats(b, d.stage) + b.warp * ROWS * LDSTAGE;
+#pragma unroll 1
     for (uint32_t job = WARPS - 1 - b.warp; job < b.out_n; job += WARPS) {
-        uint32_t o = b.lane / 4, row = b.lane % 4 * 2;
-        const float *bias = reinterpret_cast<const float *>(back + s.out_bias) + job * 16 + o;
-        const float *r = floats(b, s.r) + (b.out_first + job) * 16 + o;
+        uint32_t o = b.lane / 4, row = b.lane % 4 * 2, at = (b.out_first + job) * 16;
+        const float *biases = floats_at(back, d.out_bias) + job * 16 + o, *r = floats(b, d.r) + row * d.E + at + o;
+        const float bias[2] = {biases[0], biases[8]}, before[4] = {r[0], r[d.E], r[8], r[d.E + 8]};
         float total[4];
         wait_exchange(b, EXCHANGE_Y, parity);
-        multiply(b, total, back + s.out_proj + job * s.D * 32, s.y, s.ldx, s.D);
+        multiply(b, total, back + d.out_proj + job * d.D * 32, d.y, d.ldx, d.D);
 #pragma unroll
         for (uint32_t i = 0; i < 4; i++)
             stage[(row + i % 2) * LDSTAGE + o + i / 2 * 8] =
-                __fadd_rn(r[(row + i % 2) * s.E + i / 2 * 8], product(total[i], scale, bias[i / 2 * 8]));
+                __fadd_rn(before[i], product(total[i], scale, bias[i / 2]));
         __syncwarp();
+#pragma unroll 1
         for (uint32_t i = b.item; i < b.rows * 4; i += b.stride)
-            send(b.to + s.r + (i / 4 * s.E + (b.out_first + job) * 16 + i % 4 * 4) * 4, stage + i / 4 * LDSTAGE + i % 4 * 4,
+            send(b.to + d.r + (i / 4 * d.E + at + i % 4 * 4) * 4, stage + i / 4 * LDSTAGE + i % 4 * 4,
                  b.to + exchange_barrier(EXCHANGE_R));
         __syncwarp();
     }
 }
 
 /* Outputs [0, n_out) of the picked rows. */
-static __device__ __forceinline__ void head(const struct args &a, const struct block &b, const uint8_t *piece, uint32_t n_out)
+static __device__ __forceinline__ void head(const struct args &a, const struct block &b, const uint8_t *piece,
+                                            uint32_t n_out)
 {
-    const struct shape &s = a.s;
-    uint32_t first = first_tile(s, s.head_tiles, b.rank), n = first_tile(s, s.head_tiles, b.rank + 1) - first;
+    uint32_t first = first_tile(b.d, a.head_tiles, b.rank), n = first_tile(b.d, a.head_tiles, b.rank + 1) - first;
+#pragma unroll 1
     for (uint32_t job = b.warp; job < n && (first + job) * 16 < n_out; job += WARPS) {
         uint32_t o = b.lane / 4, row = b.lane % 4 * 2;
-        const float *bias = reinterpret_cast<const float *>(piece + s.head_bias) + job * 16 + o;
+        const float *biases = floats_at(piece, a.head_bias) + job * 16 + o, bias[2] = {biases[0], biases[8]};
         float total[4];
-        multiply(b, total, piece + s.head + job * s.E * 32, s.u, s.ldu, s.E);
+        multiply(b, total, piece + b.d.head + job * b.d.E * 32, b.d.u, b.d.ldu, b.d.E);
 #pragma unroll
         for (uint32_t i = 0; i < 2; i++) {
             uint32_t to = row + i < b.rows ? b.info->pick[row + i] : GPU_NOT_PICKED;
             if (to != GPU_NOT_PICKED) {
                 float *out = a.p.out + (size_t)to * a.p.ldo + (first + job) * 16 + o;
                 out[0] = product(total[i], a.head.scale, bias[0]);
-                out[8] = product(total[i + 2], a.head.scale, bias[8]);
+                out[8] = product(total[i + 2], a.head.scale, bias[1]);
             }
         }
     }
@@ -870,38 +1034,40 @@ static __device__ __forceinline__ void head(const struct args &a, const struct b
 /* One layer; `parity` of the exchanges' phases. */
 template <enum ssm_dtype S>
 static __device__ __forceinline__ void layer(const struct args &a, const struct block &b, uint32_t l, uint32_t parity,
-                                             struct cursor front, struct cursor select_at, struct cursor back)
+                                             struct cursor front, struct cursor select, struct cursor back)
 {
     struct taps taps = {};
-    struct state4<S> state[GROUP] = {};
-    if (b.warp < a.s.tiles)
+    struct group<S> group = {};
+    if (b.warp < b.d.tiles)
         load_taps(a, b, l, &taps);
-    load_states<S>(a, b, l, b.half, b.run, state);
+    load_group<S>(a, b, l, b.half, b.run, &group);
     const uint8_t *piece = acquire(a, b, FRONT, front);
     if (l > 0)
         wait_exchange(b, EXCHANGE_R, parity ^ 1);
     if (b.warp < b.rows)
-        normalise(a, b, reinterpret_cast<const float *>(piece + a.s.norm), NULL);
+        normalise(a, b, floats_at(piece, b.d.norm), NULL);
     block_barrier();
-    in_proj(a, b, piece, l, taps);
-    select(a, b, select_at, l, parity);
+    in_proj(a, b, piece, l, &taps);
     piece = acquire(a, b, BACK, back);
+    x_proj(a, b, select, l, parity);
     block_barrier();
-    scan<S>(a, b, piece, l, state);
+    scan<S>(a, b, piece, l, &group);
     out_proj(a, b, piece, l, parity);
 }
 
 /* The first eight warps. */
 template <enum ssm_dtype S>
-static __device__ void compute(const struct args &a, struct block b, struct gpu_chain chain, uint32_t n_out)
+static __device__ __forceinline__ void compute(const struct args &a, struct block b, struct gpu_chain chain,
+                                               struct gpu_tile tile, uint32_t n_out)
 {
-    struct cursor front = {}, select_at = {}, back = {};
+    struct cursor front = {}, select = {}, back = {};
     uint32_t parity = 0;
-    struct gpu_tile tile = a.p.tiles[chain.tile];
+    __builtin_assume(b.warp < WARPS);
+#pragma unroll 1
     for (uint32_t i = 0; i < chain.n; i++) {
         if (i > 0)
             tile = a.p.tiles[chain.tile + i];
-        struct info *info = reinterpret_cast<struct info *>(b.shared + a.s.info) + i % 2;
+        struct info *info = reinterpret_cast<struct info *>(b.shared + b.d.info) + i % 2;
         b.info = info;
         b.row = tile.row;
         b.rows = uniform(tile.rows);
@@ -913,65 +1079,70 @@ static __device__ void compute(const struct args &a, struct block b, struct gpu_
         if (i == 0)
             cluster_wait();
         block_barrier();
-        for (uint32_t l = 0; l < a.s.L; l++, parity ^= 1) {
-            layer<S>(a, b, l, parity, front, select_at, back);
+#pragma unroll 1
+        for (uint32_t l = 0; l < a.L; l++, parity ^= 1) {
+            layer<S>(a, b, l, parity, front, select, back);
             advance(a, FRONT, &front);
-            advance(a, SELECT, &select_at);
+            advance(a, SELECT, &select);
             advance(a, BACK, &back);
         }
         const uint8_t *piece = acquire(a, b, HEAD, cursor{0, 0});
         wait_exchange(b, EXCHANGE_R, parity ^ 1);
         if (b.warp < b.rows)
-            normalise(a, b, reinterpret_cast<const float *>(piece + a.s.norm_f),
-                      a.p.f && b.warp % a.s.blocks == b.rank ? a.p.f + (size_t)(b.row + b.warp) * a.s.E : NULL);
+            normalise(a, b, floats_at(piece, b.d.norm_f),
+                      a.p.f && b.warp % b.d.blocks == b.rank ? a.p.f + (size_t)(b.row + b.warp) * b.d.E : NULL);
         block_barrier();
         head(a, b, piece, n_out);
     }
 }
 
 /* What must have landed before a block without work may end. */
-static __device__ void drain(const struct args &a, const struct block &b)
+static __device__ __forceinline__ void drain(const struct args &a, const struct block &b)
 {
-    for (uint32_t kind = 0; kind < KINDS; kind++)
-        for (uint32_t slot = 0; slot < a.s.ring[kind].depth; slot++)
-            mbarrier_wait(b.base + full_barrier((enum piece_kind)kind, slot), 0);
+#pragma unroll
+    for (uint32_t piece = 0; piece < PIECES; piece++)
+        for (uint32_t slot = 0; slot < a.ring[piece].depth; slot++)
+            mbarrier_wait(b.base + full_barrier((enum piece)piece, slot), 0);
     cluster_wait();
 }
 
-static __device__ __forceinline__ struct block this_block(const struct args &a, uint8_t *shared)
+static __device__ __forceinline__ struct block this_block(const struct dims &d, uint8_t *shared)
 {
     struct block b = {};
+    b.d = d;
     b.shared = shared;
     b.base = shared_address(shared);
     b.rank = cluster_rank();
     b.warp = uniform(threadIdx.x / 32);
-    b.lane = threadIdx.x % 32;
-    b.stride = 32 / a.s.blocks;
-    b.item = b.lane < b.stride * a.s.blocks ? b.lane / a.s.blocks : 0xffffffffu;
-    b.to = in_block(b.base, b.lane % a.s.blocks);
-    b.out_first = first_tile(a.s, a.s.out_tiles, b.rank);
-    b.out_n = first_tile(a.s, a.s.out_tiles, b.rank + 1) - b.out_first;
-    uint32_t share = b.warp / a.s.tiles;
-    b.tile = b.warp % a.s.tiles;
+    b.lane = __shfl_sync(0xffffffffu, threadIdx.x % 32, threadIdx.x % 32); /* kept: a special register is slow */
+    b.stride = 32 / d.blocks;
+    b.item = b.lane < b.stride * d.blocks ? b.lane / d.blocks : 0xffffffffu;
+    b.to = in_block(b.base, b.lane % d.blocks);
+    b.out_first = first_tile(d, d.E / 16, b.rank);
+    b.out_n = first_tile(d, d.E / 16, b.rank + 1) - b.out_first;
+    uint32_t share = b.warp / d.tiles;
+    b.tile = b.warp % d.tiles;
     b.half = share % 2;
-    b.run = share < a.s.shares ? share / 2 : ROWS; /* beyond all runs: a warp too many */
-    b.run_stride = max(a.s.shares / 2, 1u);
+    b.run = share < d.shares ? share / 2 : ROWS; /* beyond all runs: a warp too many */
+    b.run_stride = max(d.shares / 2, 1u);
     return b;
 }
 
 static __device__ __forceinline__ void copy_layers(const struct args &a, const struct block &b)
 {
     const uint64_t *from = reinterpret_cast<const uint64_t *>(a.layers);
-    uint64_t *to = reinterpret_cast<uint64_t *>(b.shared + a.s.layers);
-    for (uint32_t i = threadIdx.x; i < a.s.L * (uint32_t)(sizeof *a.layers / 8); i += THREADS)
+    uint64_t *to = reinterpret_cast<uint64_t *>(b.shared + a.layers_at);
+    for (uint32_t i = threadIdx.x; i < a.L * (uint32_t)(sizeof *a.layers / 8); i += THREADS)
         to[i] = __ldg(from + i);
 }
 
-template <enum ssm_dtype S>
+/* E, D, Rp: as in a.d; E = 0: any. Chain i mostly begins with tile i, so that is read beside the chain. */
+template <enum ssm_dtype S, uint32_t E, uint32_t D, uint32_t Rp>
 static __global__ void __launch_bounds__(THREADS, 1) cluster_kernel(const __grid_constant__ struct args a)
 {
     extern __shared__ __align__(128) uint8_t shared[];
-    struct block b = this_block(a, shared);
+    constexpr struct dims known = dims_of(E ? E : 16, D ? D : 64, Rp ? Rp : 16);
+    struct block b = this_block(E ? known : a.d, shared);
     grid_launch_next();
     copy_layers(a, b);
     if (threadIdx.x == 0) {
@@ -984,163 +1155,114 @@ static __global__ void __launch_bounds__(THREADS, 1) cluster_kernel(const __grid
     if (b.warp == WARPS)
         fill_all(a, b);
     grid_wait();
-    uint32_t cluster = blockIdx.x / a.s.blocks, n_chains = a.p.head->n_chains, n_out = a.p.head->n_out;
+    uint32_t cluster = blockIdx.x / b.d.blocks, n_chains = a.p.head->n_chains, n_out = a.p.head->n_out;
     struct gpu_chain chain = a.p.chains[cluster];
-    if (cluster >= n_chains)
+    struct gpu_tile tile = a.p.tiles[cluster];
+    if (cluster >= n_chains) {
         drain(a, b);
-    else if (b.warp == WARPS)
-        load(a, b, chain);
+        return;
+    }
+    if (chain.tile != cluster)
+        tile = a.p.tiles[chain.tile];
+    if (b.warp == WARPS)
+        load(a, b, chain, tile);
     else
-        compute<S>(a, b, chain, n_out);
+        compute<S>(a, b, chain, tile, n_out);
 }
 
 /* ---- host ---- */
 
-static uint32_t take(uint32_t *at, uint32_t bytes)
-{
-    uint32_t from = *at;
-    *at += GPU_PADDED(bytes);
-    return from;
-}
-
-static uint32_t ceil_div(uint32_t a, uint32_t b)
-{
-    return (a + b - 1) / b;
-}
-
-/* As many blocks as leave each a multiple of 32 channels, whole groups of a state's layout. */
-static uint32_t cluster_blocks(uint32_t D)
-{
-    uint32_t groups = D / 32, n = groups < BLOCKS_MAX ? groups : BLOCKS_MAX;
-    while (groups % n)
-        n--;
-    return n;
-}
-
-static void shape_pieces(struct shape *s)
-{
-    uint32_t c = s->channels, out = ceil_div(s->out_tiles, s->blocks), head = ceil_div(s->head_tiles, s->blocks);
-    uint32_t *front = &s->ring[FRONT].bytes, *select = &s->ring[SELECT].bytes, *back = &s->ring[BACK].bytes;
-    uint32_t *last = &s->ring[HEAD].bytes;
-    s->norm = take(front, s->E * 4);
-    s->in_x = take(front, c * s->E * 2);
-    s->in_z = take(front, c * s->E * 2);
-    s->conv = take(front, c * 4 * 4);
-    s->conv_bias = take(front, c * 4);
-    s->bias_x = take(front, c * 4);
-    s->bias_z = take(front, c * 4);
-    s->x_proj = take(select, (s->Rp + 32) * s->D * 2);
-    s->x_bias = take(select, (s->Rp + 32) * 4);
-    s->dt_proj = take(back, c * s->Rp * 2);
-    s->dt_bias = take(back, c * 4);
-    s->A = take(back, c * 64);
-    s->skip = take(back, c * 4);
-    s->out_proj = take(back, out * 16 * s->D * 2);
-    s->out_bias = take(back, out * 64);
-    s->norm_f = take(last, s->E * 4);
-    s->head = take(last, head * 16 * s->E * 2);
-    s->head_bias = take(last, head * 64);
-}
-
-static void shape_rows(struct shape *s)
-{
-    s->bytes = BARRIERS * 8;
-    s->bytes = GPU_PADDED(s->bytes);
-    s->ldu = s->E + 8;
-    s->ldx = s->D + 8;
-    s->ldc = s->channels + 8;
-    s->lddt = s->Rp + 8;
-    s->info = take(&s->bytes, 2 * sizeof(struct info));
-    s->layers = take(&s->bytes, s->L * (uint32_t)sizeof(struct gpu_layer));
-    s->u = take(&s->bytes, ROWS * s->ldu * 2);
-    s->dt = take(&s->bytes, ROWS * s->lddt * 2);
-    s->bc = take(&s->bytes, ROWS * LDBC * 4);
-    s->x = take(&s->bytes, ROWS * s->ldx * 2);
-    s->y = take(&s->bytes, ROWS * s->ldx * 2);
-    s->r = take(&s->bytes, ROWS * s->E * 4);
-    s->own_in = take(&s->bytes, ROWS * s->ldc * 2);
-    s->own_x = take(&s->bytes, ROWS * s->ldc * 2);
-    s->own_y = take(&s->bytes, ROWS * s->ldc * 2);
-    s->own_z = take(&s->bytes, ROWS * s->ldc * 2);
-    s->stage = take(&s->bytes, WARPS * ROWS * LDSTAGE * 4);
-}
-
 /* One buffer of each kind, then one more of each in turn while there is room. */
-static bool shape_rings(struct shape *s)
+static bool lay_rings(struct args *a)
 {
-    static const enum piece_kind order[] = {FRONT, BACK, SELECT};
-    for (int kind = 0; kind < KINDS; kind++) {
-        s->ring[kind].depth = 1;
-        s->bytes += s->ring[kind].bytes;
+    static const enum piece order[] = {FRONT, BACK, SELECT};
+    for (struct args::ring &r : a->ring) {
+        r.depth = 1;
+        a->bytes += r.bytes;
     }
-    if (s->bytes > SHARED_MAX)
+    if (a->bytes > SHARED_MAX)
         return false;
     for (bool grown = true; grown;) {
         grown = false;
-        for (enum piece_kind kind : order) {
-            struct shape::ring *r = &s->ring[kind];
-            if (r->depth < s->L && r->depth < DEPTH_MAX && s->bytes + r->bytes <= SHARED_MAX) {
+        for (enum piece piece : order) {
+            struct args::ring *r = &a->ring[piece];
+            if (r->depth < a->L && r->depth < DEPTH_MAX && a->bytes + r->bytes <= SHARED_MAX) {
                 r->depth++;
-                s->bytes += r->bytes;
+                a->bytes += r->bytes;
                 grown = true;
             }
         }
     }
-    uint32_t at = s->bytes;
-    for (int kind = KINDS - 1; kind >= 0; kind--)
-        s->ring[kind].at = at -= s->ring[kind].depth * s->ring[kind].bytes;
+    uint32_t at = a->bytes;
+    for (int piece = PIECES - 1; piece >= 0; piece--)
+        a->ring[piece].at = at -= a->ring[piece].depth * a->ring[piece].bytes;
     return true;
 }
 
-/* False: not for this regime. */
-static bool shape_of(const struct gpu_model *m, struct shape *ret)
+/* All but the pass. False: not for this regime. */
+static bool args_of(const struct gpu_model *m, struct args *ret)
 {
-    struct shape s = {};
+    struct args a = {};
     if (!m->resident)
         return false;
-    s.E = m->d.E;
-    s.D = m->d.D;
-    s.Rp = m->d.Rp;
-    s.L = m->d.L;
-    s.blocks = cluster_blocks(s.D);
-    s.channels = s.D / s.blocks;
-    s.tiles = s.channels / 16;
-    if (s.tiles > WARPS)
+    a.d = dims_of(m->d.E, m->d.D, m->d.Rp);
+    if (a.d.tiles > WARPS)
         return false;
-    s.shares = WARPS / s.tiles;
-    s.out_tiles = s.E / 16;
-    s.head_tiles = m->head.np / 16;
-    shape_pieces(&s);
-    shape_rows(&s);
-    *ret = s;
-    return shape_rings(ret);
+    a.L = m->d.L;
+    a.head_tiles = m->head.np / 16;
+    a.layers = m->layers_device;
+    a.embedding = m->embedding;
+    a.dtype = m->dtype;
+    a.norm_f = m->norm_f;
+    a.head = m->head;
+    a.eps = m->d.eps;
+    uint32_t tiles = (a.head_tiles + a.d.blocks - 1) / a.d.blocks, head = a.d.head;
+    take(&head, tiles * 16 * a.d.E * 2);
+    a.head_bias = take(&head, tiles * 64);
+    a.ring[FRONT].bytes = a.d.front_bytes;
+    a.ring[SELECT].bytes = a.d.select_bytes;
+    a.ring[BACK].bytes = a.d.back_bytes;
+    a.ring[HEAD].bytes = head;
+    a.bytes = a.d.rows_end;
+    a.layers_at = take(&a.bytes, a.L * (uint32_t)sizeof *a.layers);
+    *ret = a;
+    return lay_rings(ret);
 }
 
-static const void *kernel_of(enum ssm_dtype state)
+template <uint32_t E, uint32_t D, uint32_t Rp> static const void *kernel_for(enum ssm_dtype state)
 {
     switch (state) {
     case SSM_BF16:
-        return (const void *)cluster_kernel<SSM_BF16>;
+        return (const void *)cluster_kernel<SSM_BF16, E, D, Rp>;
     case SSM_F16:
-        return (const void *)cluster_kernel<SSM_F16>;
+        return (const void *)cluster_kernel<SSM_F16, E, D, Rp>;
     default:
-        return (const void *)cluster_kernel<SSM_F32>;
+        return (const void *)cluster_kernel<SSM_F32, E, D, Rp>;
     }
 }
 
-static cudaLaunchConfig_t config_of(const struct shape *s, uint32_t clusters, cudaStream_t stream,
+static const void *kernel_of(const struct dims *d, enum ssm_dtype state)
+{
+    if (d->E == 128 && d->D == 256 && d->Rp == 16)
+        return kernel_for<128, 256, 16>(state);
+    if (d->E == 256 && d->D == 512 && d->Rp == 16)
+        return kernel_for<256, 512, 16>(state);
+    return kernel_for<0, 0, 0>(state);
+}
+
+static cudaLaunchConfig_t config_of(const struct args *a, uint32_t clusters, cudaStream_t stream,
                                     cudaLaunchAttribute attributes[2])
 {
     cudaLaunchConfig_t c = {};
     attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim.x = s->blocks;
+    attributes[0].val.clusterDim.x = a->d.blocks;
     attributes[0].val.clusterDim.y = 1;
     attributes[0].val.clusterDim.z = 1;
     attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[1].val.programmaticStreamSerializationAllowed = 1;
-    c.gridDim = dim3(clusters * s->blocks);
+    c.gridDim = dim3(clusters * a->d.blocks);
     c.blockDim = dim3(THREADS);
-    c.dynamicSmemBytes = s->bytes;
+    c.dynamicSmemBytes = a->bytes;
     c.stream = stream;
     c.attrs = attributes;
     c.numAttrs = 2;
@@ -1148,13 +1270,13 @@ static cudaLaunchConfig_t config_of(const struct shape *s, uint32_t clusters, cu
 }
 
 /* Clusters that run at the same time; 0: none ever. */
-static uint32_t clusters_at_once(const struct shape *s)
+static uint32_t clusters_at_once(const struct args *a)
 {
     cudaLaunchAttribute attributes[2];
-    cudaLaunchConfig_t c = config_of(s, 1, NULL, attributes);
+    cudaLaunchConfig_t c = config_of(a, 1, NULL, attributes);
     int n = 0;
     c.numAttrs = 1;
-    if (cudaOccupancyMaxActiveClusters(&n, kernel_of(SSM_F32), &c) == cudaSuccess && n > 0)
+    if (cudaOccupancyMaxActiveClusters(&n, kernel_of(&a->d, SSM_F32), &c) == cudaSuccess && n > 0)
         return (uint32_t)n;
     cudaGetLastError();
     return 0;
@@ -1163,46 +1285,40 @@ static uint32_t clusters_at_once(const struct shape *s)
 bool gpu_cluster_open(const struct gpu_model *m)
 {
     static const enum ssm_dtype states[] = {SSM_F32, SSM_BF16, SSM_F16};
-    struct shape s;
-    if (!shape_of(m, &s))
+    struct args a;
+    if (!args_of(m, &a))
         return false;
     for (enum ssm_dtype state : states) {
-        const void *kernel = kernel_of(state);
+        const void *kernel = kernel_of(&a.d, state);
         if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MAX) ||
             cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1)) {
             cudaGetLastError();
             return false;
         }
     }
-    return clusters_at_once(&s) > 0;
+    return clusters_at_once(&a) > 0;
 }
 
-/* A full round of clusters spends about 1.8 µs on a layer, for which resident.cu streams about 100 KB of weights into
- * every multiprocessor; a model that small is a round's worth, a larger one as many rounds. */
+/* A full round of clusters spends about 1.8 µs on a layer, in which resident.cu streams about 100 KB of weights into every
+ * multiprocessor; for a model that small it is a round's rows, for a larger one those of several. */
 uint32_t gpu_cluster_rows(const struct gpu_model *m)
 {
-    struct shape s;
-    if (!shape_of(m, &s))
+    struct args a;
+    if (!args_of(m, &a))
         return 0;
-    uint32_t layer = (3 * s.D * s.E + (2 * s.Rp + 32) * s.D) * 2, rounds = layer / (128 << 10);
-    return clusters_at_once(&s) * ROWS * (rounds > 1 ? rounds : 1);
+    uint32_t layer = (3 * a.d.D * a.d.E + (2 * a.d.Rp + 32) * a.d.D) * 2, rounds = layer / (128 << 10);
+    return clusters_at_once(&a) * ROWS * (rounds > 1 ? rounds : 1);
 }
 
 void gpu_cluster(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t n_chains,
                  cudaStream_t stream)
 {
-    struct args a = {};
+    struct args a;
     cudaLaunchAttribute attributes[2];
-    if (!shape_of(m, &a.s))
+    if (!args_of(m, &a))
         return;
     a.p = *p;
-    a.layers = m->layers_device;
-    a.embedding = m->embedding;
-    a.dtype = m->dtype;
-    a.norm_f = m->norm_f;
-    a.head = m->head;
-    a.eps = m->d.eps;
-    cudaLaunchConfig_t c = config_of(&a.s, n_chains, stream, attributes);
+    cudaLaunchConfig_t c = config_of(&a, n_chains, stream, attributes);
     void *params[] = {&a};
-    cudaLaunchKernelExC(&c, kernel_of(state), params);
+    cudaLaunchKernelExC(&c, kernel_of(&a.d, state), params);
 }
