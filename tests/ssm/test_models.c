@@ -112,10 +112,10 @@ static void one_token(void **state)
 static void signal_sized(void **state)
 {
     run("sig-64x4", MANY_STREAMS, LONG, NULL);
-    if (!rig_light())
-        run("sig-128x4", MANY_STREAMS, LONG, NULL);
-    if (rig_cuda() && !rig_light())
-        run("sig-256x8", MANY_STREAMS, LONG, NULL);
+    if (!rig_cuda() || rig_light())
+        return;
+    run("sig-128x4", MANY_STREAMS, LONG, NULL);
+    run("sig-256x8", MANY_STREAMS, LONG, NULL);
 }
 
 static void language_sized(void **state)

@@ -134,7 +134,9 @@ static void run(unsigned depth, bool moving)
     for (unsigned s = 0; s < (rig_cuda() && !rig_light() ? 3 : 1); s++) {
         struct ssm_model *m = rig_vivid(shapes[s]);
         for (unsigned i = 0; rig_variant(i, &v); i++) {
-            struct ssm_engine *e = rig_engine(m, &v, 2, STREAMS);
+            if (v.ops && strcmp(v.ops, rig_truth(v.weights).ops))
+                continue; /* the CPU is done when start returns, on every table */
+            struct ssm_engine *e = rig_engine(m, &v, 1, STREAMS);
             struct play plain, overlapping;
             play_new(&plain, m, T, STREAMS, &rng);
             play_together(&plain, e, 7);
