@@ -1,6 +1,6 @@
-/* cluster.cu: signal-sized models, few rows: a whole pass in one launch, a cluster of blocks for every chain of tiles of
- * up to 8 rows. Made for latency: block `rank` owns D/blocks channels in every layer, all products are mma with 8 rows
- * as N, and blocks meet three times a layer, through each other's shared memory:
+/* cluster.cu: signal-sized models, few rows: a whole pass in one launch, a cluster of blocks for every chain of tiles
+ * of up to 8 rows. Made for latency: block `rank` owns D/blocks channels in every layer, all products are mma with 8
+ * rows as N, and blocks meet three times a layer, through each other's shared memory:
  *
  *   x  after the convolution, into every block: x_proj needs all channels, and every block computes it whole
  *   y  gated, into every block, for out_proj, whose outputs are shared out in tiles of 16
@@ -8,38 +8,41 @@
  *
  * Eight warps compute, a ninth loads. In a layer warp i norms row i; the first `tiles` warps do in_proj's x and the
  * convolution of 16 channels, the next z; x_proj starts at warp 4, out_proj at warp 7; in the scan four lanes share a
- * channel. Weights come in three pieces a layer, by bulk copies into rings of buffers that the loader refills as soon as
- * the block is through with one. Programmatic launch: weights, the same for every pass, are on their way while the pass
- * before this one still runs; nothing else is touched before griddepcontrol.wait.
+ * channel. Weights come in three pieces a layer, by bulk copies into rings of buffers that the loader refills as soon
+ * as the block is through with one. Programmatic launch: weights, the same for every pass, are on their way while the
+ * pass before this one still runs; nothing else is touched before griddepcontrol.wait.
  *
  * Exchanges are st.async: a store that counts its bytes on an mbarrier of the destination, which has one phase a layer
  * and is told beforehand how many to expect. Every buffer is single. Nobody can write it too early, for a block sends
- *   x of layer l+1 after r of layer l has come: some block had all of y(l) then, so every block had sent y(l), and that
- *                  is after the block-wide barrier behind x_proj(l), the reader of x(l);
- *   y of layer l+1 after x(l+1) has come from all, which every block sends after the barrier behind norm(l+1), which its
- *                  out_proj warps enter when they are done with y(l), and its loader when it has seen y(l) complete;
- *   r of layer l+1 after y(l+1) has come from all, which is after their norms have read r(l); out_proj itself reads only
- *                  elements that no other block writes.
+ *
+ *   x(l+1) after r(l) has come: some block had all of y(l) then, so every block had sent y(l), and that is after its
+ *          barrier behind x_proj(l), the reader of x(l);
+ *   y(l+1) after x(l+1) has come from all, which every block sends after its barrier behind norm(l+1), which its
+ *          out_proj warps enter when they are done with y(l), and its loader when it has seen y(l) complete;
+ *   r(l+1) after y(l+1) has come from all, which is after their norms have read r(l); out_proj itself reads only
+ *          elements that no other block writes.
+ *
  * The same holds from a tile to the next. Bytes that come before they are expected do no harm: a phase also waits for
- * the loader's arrival, and the loader arrives for layer l+1 when all three phases of layer l are known to be over. A
- * block ends when all that is sent to it has come; so nothing is ever sent to a block that is gone.
+ * the loader's arrival, and the loader arrives for layer l+1 when all three phases of layer l are over. A block ends
+ * when all that is sent to it has come; so nothing is ever sent to a block that is gone. Any new reader of x, y or r
+ * must fit these three sentences.
  *
  * Rows of a tile beyond its last are computed with whatever the buffers hold and go nowhere: a column of B reaches only
  * its own column of D.
  *
  * Critical path of a layer at B = 1, in clocks, for E 128 / 256 (mma m16n8k16 into the same accumulator: 33):
- *   norm        340   load, 4 fma, 5 shuffles, division, rsqrt, store, barrier
+ *   norm        300   load, 4 fma, 5 shuffles, division, rsqrt, store, barrier
  *   in_proj     310 / 575   E/16 mma
- *   conv        215   through shared memory to lanes that own a channel and back, SiLU
+ *   conv        200   through shared memory to lanes that own a channel and back, SiLU
  *   x           250   DSMEM and the mbarrier
  *   x_proj      620   16 mma, two chunks side by side where D = 512; barrier
- *   dt_proj     200   1 mma, softplus
- *   scan        230
+ *   dt_proj     170   1 mma, softplus
+ *   scan        250
  *   y           250
- *   out_proj    630   16 mma
+ *   out_proj    620   16 mma
  *   r           250
- *   sum        3300 / 3560 = 1.67 / 1.80 µs at 1.98 GHz, so 6.7 µs for 4 layers and 14.4 µs for 8; the start of a pass
- *   (counts, tile, token, embedding: four dependent loads), the head and the end of the launch add about 3 µs.
+ *   sum        3220 / 3480 = 1.63 / 1.76 µs at 1.98 GHz, so 6.5 µs for 4 layers and 14.1 µs for 8; the start of a pass
+ *   (counts and tile, token, embedding: three dependent loads), the head and the end of the launch add about 3 µs.
  *
  * Ladder (µs; sig-128x4, sig-256x8, B = 1, back to back): */
 #include "ssm/cuda/arith.cuh"
@@ -272,10 +275,10 @@ static __device__ __forceinline__ uint32_t uniform(uint32_t v)
 static __device__ __forceinline__ void send(uint32_t to, const void *from, uint32_t bar)
 {
     uint4 v = *static_cast<const uint4 *>(from);
-    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-                     to),
-                 "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar)
-                 : "memory");
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+        "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar)
+        : "memory");
 }
 
 /* ---- barriers and buffers ---- */
@@ -506,8 +509,8 @@ static __device__ __forceinline__ void load(const struct args &a, const struct b
             if (l > 0)
                 refill(a, b, BACK, n - 1, stages, freed);
             block_barrier();
+            refill(a, b, SELECT, n, stages, select.slot); /* first: often the only buffer of its kind */
             refill(a, b, FRONT, n, stages, front.slot);
-            refill(a, b, SELECT, n, stages, select.slot);
             freed = back.slot;
             advance(a, FRONT, &front);
             advance(a, SELECT, &select);
@@ -657,7 +660,8 @@ static __device__ __forceinline__ void read_row(const struct args &a, const stru
 /* Four elements of a row, normed: to u as fp16, to f unless that is NULL. */
 static __device__ __forceinline__ void put_normed(float4 r, float rstd, float4 w, __half *u, float *f)
 {
-    float4 v = make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
+    float4 v =
+        make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
     const __half2 h[2] = {to_half2(v.x, v.y), to_half2(v.z, v.w)};
     *reinterpret_cast<uint2 *>(u) = *reinterpret_cast<const uint2 *>(h);
     if (f)
@@ -699,7 +703,8 @@ static __device__ __forceinline__ uint32_t taps_row(const struct block &b, uint3
     return b.lane / 16 + 2 * i;
 }
 
-static __device__ __forceinline__ __half *window_at(const struct args &a, const struct block &b, uint32_t l, uint32_t row)
+static __device__ __forceinline__ __half *window_at(const struct args &a, const struct block &b, uint32_t l,
+                                                    uint32_t row)
 {
     uint8_t *window = b.info->slot[b.info->run[row]] + l * a.p.slab.conv_layer;
     return reinterpret_cast<__half *>(window) + b.rank * b.d.channels + b.warp * 16 + b.lane % 16;
@@ -791,8 +796,8 @@ static __device__ __forceinline__ void in_proj_tile(const struct block &b, const
         out[i % 2 * d.ldc + i / 2 * 8] = to_half(product(total[i], scale, bias[i / 2]));
 }
 
-/* x, z = in_proj·u of this block's channels, a tile of x to each of the first warps, of z to those after them; x goes on
- * through the convolution and to all blocks. */
+/* x, z = in_proj·u of this block's channels, a tile of x to each of the first warps, of z to those after them; x goes
+ * on through the convolution and to all blocks. */
 static __device__ __forceinline__ void in_proj(const struct args &a, const struct block &b, const uint8_t *front,
                                                uint32_t l, struct taps *taps)
 {
@@ -839,8 +844,8 @@ static __device__ __forceinline__ void x_proj(const struct args &a, const struct
     }
 }
 
-/* In the scan a warp has 8 of the channels of a tile (or, where there is but one warp to a tile, one 8 after the other):
- * lane / 4 is the channel, lane % 4 the quarter of its states. */
+/* In the scan a warp has 8 of the channels of a tile (or, where there is but one warp to a tile, one 8 after the
+ * other): lane / 4 is the channel, lane % 4 the quarter of its states. */
 static __device__ __forceinline__ uint32_t scan_channel(const struct block &b, uint32_t half)
 {
     return b.tile * 16 + half * 8 + b.lane / 4;
@@ -861,8 +866,8 @@ template <enum ssm_dtype S> struct group {
 };
 
 template <enum ssm_dtype S>
-static __device__ __forceinline__ void load_group(const struct args &a, const struct block &b, uint32_t l, uint32_t half,
-                                                  uint32_t run, struct group<S> *ret)
+static __device__ __forceinline__ void load_group(const struct args &a, const struct block &b, uint32_t l,
+                                                  uint32_t half, uint32_t run, struct group<S> *ret)
 {
 #pragma unroll
     for (uint32_t j = 0; j < GROUP; j++, run += b.run_stride) {
@@ -901,7 +906,8 @@ static __device__ __forceinline__ struct lane_channel prepare_channel(const stru
 /* h ← exp(Δ·g·A)·h + Δ·B·x;  y = (C·h + D·x)·silu(z) of COUNT runs side by side, each in time order. A run that is over
  * before the others repeats its last row and drops it. */
 template <enum ssm_dtype S, int COUNT>
-static __device__ __forceinline__ void scan_rows(const struct block &b, const struct lane_channel &c, struct group<S> *g)
+static __device__ __forceinline__ void scan_rows(const struct block &b, const struct lane_channel &c,
+                                                 struct group<S> *g)
 {
     const struct dims &d = b.d;
     uint32_t q = b.lane % 4, steps = 0;
@@ -959,8 +965,8 @@ static __device__ __forceinline__ void scan_group(const struct args &a, const st
 
 /* `g`: the first group, loaded early. */
 template <enum ssm_dtype S>
-static __device__ __forceinline__ void scan(const struct args &a, const struct block &b, const uint8_t *back, uint32_t l,
-                                            struct group<S> *g)
+static __device__ __forceinline__ void scan(const struct args &a, const struct block &b, const uint8_t *back,
+                                            uint32_t l, struct group<S> *g)
 {
     float scale = layer_of(a, b, l).dt_proj.scale;
     bool early = true;
@@ -1299,8 +1305,8 @@ bool gpu_cluster_open(const struct gpu_model *m)
     return clusters_at_once(&a) > 0;
 }
 
-/* A full round of clusters spends about 1.8 µs on a layer, in which resident.cu streams about 100 KB of weights into every
- * multiprocessor; for a model that small it is a round's rows, for a larger one those of several. */
+/* A full round of clusters spends about 1.8 µs on a layer, in which resident.cu streams about 100 KB of weights into
+ * every multiprocessor; for a model that small it is a round's rows, for a larger one those of several. */
 uint32_t gpu_cluster_rows(const struct gpu_model *m)
 {
     struct args a;
