@@ -1,28 +1,31 @@
-/* bench.h: measuring the engine: options, the model under test, floors of this machine, a peer in alternation.
+/* bench.h: measuring the engine: options, the model under test, floors of this machine, a peer in alternation; on GPUs the
+ * published table against published peers.
  * `mambactl bench --help` describes the commands. Everything runs on the calling thread and the engine's workers. */
 #ifndef TOOLS_BENCH_H
 #define TOOLS_BENCH_H
 
-#include "ssm/ops.h"
-#include "ssm/ssm.h"
+#include "ssm/backend.h"
 
 enum { BENCH_RUNS_MAX = 99 };
+#define BENCH_ERROR_MAX 2e-2 /* beyond it nothing is timed */
 
 /* One line of a table: B streams, each advanced by T steps in one call, over and over. */
 struct bench_case {
     const char *preset; /* or NULL: */
     const char *dir;    /* a model folder */
-    enum ssm_dtype weights;
+    enum ssm_dtype weights, state;
     uint32_t streams, steps;
+    bool last; /* logits of each stream's last step only; language models, T > 1 */
 };
 
 struct bench_options {
     struct bench_case one;
-    bool all;        /* the published table instead */
+    bool all; /* the published table instead */
+    const char *device;
     const char *ops; /* NULL: the best */
     const char *peer;
     uint32_t threads, runs;
-    double seconds; /* of one run */
+    double seconds; /* of one run; 0: as the device needs */
     bool json;
 };
 
@@ -33,9 +36,11 @@ int bench_parse(struct bench_options *o, int argc, char **argv, const char *usag
 
 struct bench_rig {
     const struct bench_case *what;
+    const struct bench_options *options;
     struct ssm_model *model;
     const struct ssm_model_info *info;
     struct ssm_engine *engine;
+    uint32_t steps; /* of a call; ≤ what->steps */
     struct ssm_slot *slots;
     struct ssm_item *items;
     int32_t *tokens;
@@ -45,12 +50,17 @@ struct bench_rig {
 };
 
 /* 0 or an exit code, the message printed. */
-int bench_rig_open(struct bench_rig *rig, const struct bench_case *what, const char *ops, uint32_t threads);
+int bench_rig_open(struct bench_rig *rig, const struct bench_case *what, const struct bench_options *o);
 void bench_rig_close(struct bench_rig *rig);
-double bench_rig_rate(struct bench_rig *rig, double seconds); /* steps/s of a run of at least so long */
 
-/* ‖a − b‖/‖b‖ of the outputs of a few calls, against ops_ref. 0 or an exit code, the message printed. */
-int bench_verify(const struct bench_case *what, const char *ops, uint32_t threads, double *ret_error);
+/* ‖a − b‖/‖b‖ of what a few streams of the whole batch put out, in a few calls of as many steps as that takes seconds
+ * for, against ops_ref, or, for large models, against the best CPU table. 0 or an exit code, the message printed. */
+int bench_verify(struct bench_rig *rig, double *ret_error);
+
+int bench_rig_rate(struct bench_rig *rig, double seconds, double *ret_rate); /* steps/s over at least so long; 0 or -EIO */
+/* µs of a call by the device's clock, median of `runs` stretches of at least so long, inputs and outputs on the device;
+ * -ENOTSUP where the device has no clock or the batch is more than it takes at once. */
+int bench_rig_replay(struct bench_rig *rig, uint32_t runs, double seconds, double *ret_us);
 
 /* Work of one call. */
 struct bench_work {
@@ -66,5 +76,13 @@ double bench_floor_flops(const char *ops, uint32_t threads); /* of multiply-adds
 
 /* Verifies, warms up, times and prints one case; `header` prints the column heads first. An exit code. */
 int bench_measure(const struct bench_options *o, const struct bench_case *what, bool header);
+
+double bench_median(double *values, uint32_t n); /* sorts them */
+const char *bench_dtype(enum ssm_dtype d);
+
+/* ---- GPUs ---- */
+
+bool bench_on_gpu(const struct bench_options *o);
+int bench_gpu(const struct bench_options *o, bool scans); /* the table, or o->one; an exit code */
 
 #endif

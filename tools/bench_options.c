@@ -16,21 +16,27 @@ static const char help[] =
     "  -m, --model DIR       a model folder\n"
     "      --preset NAME     a model of random weights: a preset below, or D×L[,N[,VOCAB]] (default sig-128x4)\n"
     "      --all             every line of the table in docs/performance.md\n"
+    "      --device NAME     cpu (the default), cuda or cuda:N\n"
     "      --weights DTYPE   fp32, bf16 or fp16 (default fp32)\n"
+    "      --state DTYPE     fp32, bf16 or fp16: of the SSM states (default fp32; the CPU has no other)\n"
     "      --ops NAME        op table: ref, avx2, avx512, avx512bf16, amx (default: the best that runs here)\n"
     "      --threads N       worker threads (default 1)\n"
     "      --streams B       streams advanced by one call (default 1)\n"
     "      --steps T         steps per stream and call (default 1; bench scan: 4096)\n"
     "      --runs N          timed runs (default 7)\n"
-    "      --seconds S       length of one run (default 0.5)\n"
+    "      --seconds S       length of one run (default 0.5; cuda: 0.05)\n"
     "      --peer BINARY     another program to time in alternation with ours. It is run as `BINARY PRESET` for each\n"
     "                        run and prints its steps per second as the last number of its standard output.\n"
+    "                        Not for cuda, whose table has published figures beside ours.\n"
     "      --json            one JSON object per line\n"
     "      --help\n"
     "\n"
     "floor µs: what a step would take if the bytes of weights and states came at the speed of a plain read loop over "
     "as\n"
     "many bytes, or the multiply-adds at the speed of a loop of nothing else, whichever is slower.\n"
+    "On cuda: the device's part of a call by its own clock, ids and logits on the device; the floor is the bytes of "
+    "weights,\n"
+    "once, and of states, read and written once, at 3.00 TB/s.\n"
     "\nPresets:";
 
 static int fail_usage(const char *usage, const char *option, const char *value)
@@ -74,7 +80,9 @@ enum {
     OPT_HELP = 256,
     OPT_PRESET,
     OPT_ALL,
+    OPT_DEVICE,
     OPT_WEIGHTS,
+    OPT_STATE,
     OPT_OPS,
     OPT_THREADS,
     OPT_STREAMS,
@@ -90,7 +98,9 @@ static const struct option long_options[] = {
     {"model", required_argument, NULL, 'm'},
     {"preset", required_argument, NULL, OPT_PRESET},
     {"all", no_argument, NULL, OPT_ALL},
+    {"device", required_argument, NULL, OPT_DEVICE},
     {"weights", required_argument, NULL, OPT_WEIGHTS},
+    {"state", required_argument, NULL, OPT_STATE},
     {"ops", required_argument, NULL, OPT_OPS},
     {"threads", required_argument, NULL, OPT_THREADS},
     {"streams", required_argument, NULL, OPT_STREAMS},
@@ -116,8 +126,13 @@ static bool apply(struct bench_options *o, int option, const char *value)
         return true;
     case OPT_ALL:
         return o->all = true;
+    case OPT_DEVICE:
+        o->device = value;
+        return true;
     case OPT_WEIGHTS:
         return parse_dtype(value, &o->one.weights);
+    case OPT_STATE:
+        return parse_dtype(value, &o->one.state);
     case OPT_OPS:
         o->ops = value;
         return true;

@@ -1,7 +1,6 @@
-/* bench_rig.c: an engine with B streams and T steps of input for each. The ids are a fixed pseudo-random sequence, so
- * that the table under test and ops_ref see the same. Trap: all steps of a stream write their logits to one place, as a
- * consumer that looks at each step and goes on would have it; else a scan would time the page faults of gigabytes of
- * logits. */
+/* bench_rig.c: an engine with B streams and T steps of input for each, and the same streams on a CPU table that is known
+ * to be right. Trap: all steps of a stream write their logits to one place, as a consumer that looks at each step and
+ * goes on would have it; else a scan would time the page faults of gigabytes of logits. */
 #include "tools/bench.h"
 
 #include <errno.h>
@@ -11,6 +10,8 @@
 #include <string.h>
 #include <sysexits.h>
 #include <time.h>
+
+#include "ssm/ops.h"
 
 static double now(void)
 {
@@ -30,24 +31,25 @@ static size_t outputs_of(const struct ssm_model_info *info)
     return info->input == SSM_TOKENS ? info->vocab : (size_t)info->horizon * info->n_quantiles;
 }
 
-static void fill_item(struct bench_rig *r, uint32_t stream)
+/* Steps [from, from + n) of a stream; `out`: what it says of them. */
+static struct ssm_item item_of(const struct bench_rig *r, uint32_t stream, uint32_t from, uint32_t n, bool out)
 {
-    struct ssm_item *item = &r->items[stream];
-    uint32_t n = r->what->steps * r->info->patch;
-    *item = (struct ssm_item){.slot = r->slots[stream], .n = n, .interval = 1};
-    float *out = r->out + stream * outputs_of(r->info);
+    size_t patch = r->info->patch, at = ((size_t)stream * r->steps + from) * patch;
+    struct ssm_item item = {.slot = r->slots[stream], .n = (uint32_t)(n * patch), .interval = 1};
+    float *to = out ? r->out + stream * outputs_of(r->info) : NULL;
     if (r->info->input == SSM_TOKENS) {
-        item->tokens = r->tokens + (size_t)stream * n;
-        item->out.logits = out;
-        return;
+        item.tokens = r->tokens + at;
+        item.out.logits = to;
+        return item;
     }
-    item->x = r->samples + (size_t)stream * n;
-    item->x_stride = 1;
-    item->out.forecast = out;
-    item->out.horizon = r->info->horizon;
-    item->out.n_q = r->info->n_quantiles;
+    item.x = r->samples + at;
+    item.x_stride = 1;
+    item.out.forecast = to;
+    item.out.horizon = r->info->horizon;
+    item.out.n_q = r->info->n_quantiles;
     for (uint8_t q = 0; q < r->info->n_quantiles; q++)
-        item->out.q[q] = q;
+        item.out.q[q] = q;
+    return item;
 }
 
 static int open_model(struct bench_rig *r)
@@ -61,27 +63,46 @@ static int open_model(struct bench_rig *r)
     return r->what->dir ? EX_CONFIG : EX_USAGE;
 }
 
-static int open_engine(struct bench_rig *r, const char *ops, uint32_t threads)
+static int open_engine(const struct ssm_model *m, const struct bench_case *what, const struct bench_options *o,
+                       struct ssm_engine **ret)
 {
     char error[SSM_ERR];
-    struct ssm_engine_opts opts = {.device = "cpu",
-                                   .ops = ops,
-                                   .weights = r->what->weights,
+    struct ssm_engine_opts opts = {.device = o->device,
+                                   .ops = o->ops,
+                                   .weights = what->weights,
+                                   .state = what->state,
                                    .deterministic = true,
-                                   .slots = r->what->streams,
-                                   .threads = threads};
-    if (!ssm_engine_open(r->model, &opts, &r->engine, error))
+                                   .slots = what->streams,
+                                   .threads = o->threads};
+    if (!ssm_engine_open(m, &opts, ret, error))
         return EX_OK;
     fprintf(stderr, "mambactl bench: %s\n", error);
     return EX_UNAVAILABLE;
 }
 
-int bench_rig_open(struct bench_rig *r, const struct bench_case *what, const char *ops, uint32_t threads)
+static int out_of_memory(void)
 {
-    *r = (struct bench_rig){.what = what, .seed = 1};
+    fputs("mambactl bench: out of memory\n", stderr);
+    return EX_UNAVAILABLE;
+}
+
+static int take_slots(struct bench_rig *r)
+{
+    for (uint32_t i = 0; i < r->what->streams; i++) {
+        if (!ssm_slot_take(r->engine, &r->slots[i]))
+            continue;
+        fprintf(stderr, "mambactl bench: %s: no memory for more than %u streams\n", r->info->name, i);
+        return EX_UNAVAILABLE;
+    }
+    return EX_OK;
+}
+
+int bench_rig_open(struct bench_rig *r, const struct bench_case *what, const struct bench_options *o)
+{
+    *r = (struct bench_rig){.what = what, .options = o, .steps = what->steps, .seed = 1};
     int code = open_model(r);
     if (!code)
-        code = open_engine(r, ops, threads);
+        code = open_engine(r->model, what, o, &r->engine);
     if (code)
         goto fail;
     r->info = ssm_model_info(r->model);
@@ -91,15 +112,9 @@ int bench_rig_open(struct bench_rig *r, const struct bench_case *what, const cha
     r->tokens = calloc(inputs, sizeof *r->tokens);
     r->samples = calloc(inputs, sizeof *r->samples);
     r->out = calloc(what->streams * outputs_of(r->info), sizeof *r->out);
-    if (!r->slots || !r->items || !r->tokens || !r->samples || !r->out) {
-        fputs("mambactl bench: out of memory\n", stderr);
-        code = EX_UNAVAILABLE;
+    code = r->slots && r->items && r->tokens && r->samples && r->out ? take_slots(r) : out_of_memory();
+    if (code)
         goto fail;
-    }
-    for (uint32_t i = 0; i < what->streams; i++) {
-        ssm_slot_take(r->engine, &r->slots[i]);
-        fill_item(r, i);
-    }
     return EX_OK;
 
 fail:
@@ -118,61 +133,146 @@ void bench_rig_close(struct bench_rig *r)
     free(r->out);
 }
 
-/* One call: streams × steps model steps. */
-static void advance(struct bench_rig *r)
+static void make_inputs(struct bench_rig *r)
 {
-    size_t n = (size_t)r->what->streams * r->what->steps * r->info->patch;
+    size_t n = (size_t)r->what->streams * r->steps * r->info->patch;
     for (size_t i = 0; i < n; i++) {
         if (r->info->input == SSM_TOKENS)
             r->tokens[i] = (int32_t)(next(&r->seed) % r->info->vocab);
         else
             r->samples[i] = sin(0.05 * (double)i) + 1e-10 * next(&r->seed);
     }
-    if (ssm_advance(r->engine, r->items, r->what->streams))
-        abort(); /* the CPU cannot fail */
 }
 
-double bench_rig_rate(struct bench_rig *r, double seconds)
+/* One call: streams × steps model steps. With logits of the last step only it is two: all but the last, and the last. */
+static int advance(struct bench_rig *r)
+{
+    bool split = r->what->last && r->steps > 1;
+    make_inputs(r);
+    for (uint32_t i = 0; i < r->what->streams; i++)
+        r->items[i] = item_of(r, i, 0, r->steps - split, !split);
+    int err = ssm_advance(r->engine, r->items, r->what->streams);
+    for (uint32_t i = 0; split && i < r->what->streams; i++)
+        r->items[i] = item_of(r, i, r->steps - 1, 1, true);
+    if (!err && split)
+        err = ssm_advance(r->engine, r->items, r->what->streams);
+    if (err)
+        fprintf(stderr, "mambactl bench: %s\n", ssm_engine_failure(r->engine));
+    return err;
+}
+
+int bench_rig_rate(struct bench_rig *r, double seconds, double *ret_rate)
 {
     double start = now(), elapsed;
     uint64_t calls = 0;
     do {
-        advance(r);
+        int err = advance(r);
+        if (err)
+            return err;
         calls++;
         elapsed = now() - start;
     } while (elapsed < seconds);
-    return (double)calls * r->what->streams * r->what->steps / elapsed;
+    *ret_rate = (double)calls * r->what->streams * r->steps / elapsed;
+    return 0;
 }
 
-int bench_verify(const struct bench_case *what, const char *ops, uint32_t threads, double *ret_error)
+int bench_rig_replay(struct bench_rig *r, uint32_t runs, double seconds, double *ret_us)
 {
-    enum { CALLS = 3, STREAMS = 4, STEPS = 5 };
-    struct bench_case few = *what;
-    few.streams = what->streams < STREAMS ? what->streams : STREAMS;
-    few.steps = what->steps < STEPS ? what->steps : STEPS;
-    struct bench_rig rig, ref;
-    double difference = 0.0, size = 0.0;
-    int code = bench_rig_open(&rig, &few, ops, threads);
-    if (code)
-        return code;
-    code = bench_rig_open(&ref, &few, "ref", 0);
-    if (code) {
-        bench_rig_close(&rig);
-        return code;
+    enum { WARM = 20, TIMES_MAX = 5000 };
+    double us[BENCH_RUNS_MAX];
+    float one;
+    int err = r->what->last && r->steps > 1 ? -ENOTSUP : advance(r);
+    if (err || (err = ssm_engine_replay(r->engine, WARM, &one)))
+        return err;
+    double times = seconds * 1e6 / (double)one;
+    for (uint32_t i = 0; i < runs && !err; i++) {
+        err = ssm_engine_replay(r->engine, times < 1 ? 1 : times > TIMES_MAX ? TIMES_MAX : (uint32_t)times, &one);
+        us[i] = (double)one;
     }
-    for (int call = 0; call < CALLS; call++) {
-        advance(&rig);
-        advance(&ref);
-        for (size_t i = 0; i < few.streams * outputs_of(rig.info); i++) {
-            double d = (double)rig.out[i] - (double)ref.out[i];
-            difference += d * d;
-            size += (double)ref.out[i] * (double)ref.out[i];
+    *ret_us = err ? 0.0 : bench_median(us, runs);
+    return err;
+}
+
+/* ---- verification ---------------------------------------------------------------------------------------- */
+
+enum { CHECKED = 4, CALLS = 2, STEPS_MAX = 300 };
+#define LARGE 50000000u /* parameters from which on ops_ref takes minutes */
+#define CHECK_WORK 2e9  /* multiply-adds of ops_ref, seconds; */
+#define FASTER 50.0     /* the best tables do so many times that */
+
+/* A few of a rig's streams on the CPU, on the rig's own inputs. */
+struct checker {
+    struct ssm_engine *engine;
+    uint32_t steps; /* of a call that take no longer than they should */
+    uint32_t n, streams[CHECKED];
+    struct ssm_slot slots[CHECKED];
+    float *out;
+};
+
+static int checker_open(struct checker *c, const struct bench_rig *r)
+{
+    bool large = r->info->n_params >= LARGE && bench_on_gpu(r->options);
+    const char *fast = ssm_ops_pick("avx512", r->what->weights) ? "avx512" : NULL; /* activations in fp32 */
+    struct bench_options o = {.device = "cpu", .ops = large ? fast : "ref"};
+    struct bench_case what = {.weights = r->what->weights, .streams = CHECKED};
+    uint32_t last = r->what->streams - 1;
+    for (uint32_t k = 0; k < CHECKED; k++) {
+        uint32_t stream = (uint32_t)((uint64_t)last * k / (CHECKED - 1));
+        if (k == 0 || stream != c->streams[c->n - 1])
+            c->streams[c->n++] = stream;
+    }
+    double steps = CHECK_WORK * (large ? FASTER : 1.0) / ((double)r->info->n_params * c->n * CALLS);
+    c->steps = steps < 2 ? 2 : steps > STEPS_MAX ? STEPS_MAX : (uint32_t)steps;
+    c->out = calloc(outputs_of(r->info), sizeof *c->out);
+    int code = c->out ? open_engine(r->model, &what, &o, &c->engine) : out_of_memory();
+    for (uint32_t k = 0; !code && k < c->n; k++)
+        ssm_slot_take(c->engine, &c->slots[k]); /* the CPU has as many as were asked for */
+    return code;
+}
+
+static void checker_close(struct checker *c)
+{
+    ssm_engine_close(&c->engine);
+    free(c->out);
+}
+
+/* The calls of the CPU write over one place like the rig's: the last step's outputs are compared. */
+static void check(struct checker *c, const struct bench_rig *r, double *difference, double *size)
+{
+    size_t n = outputs_of(r->info);
+    for (uint32_t k = 0; k < c->n; k++) {
+        struct ssm_item item = item_of(r, c->streams[k], 0, r->steps, true);
+        const float *theirs = r->out + c->streams[k] * n;
+        item.slot = c->slots[k];
+        if (item.out.logits)
+            item.out.logits = c->out;
+        else
+            item.out.forecast = c->out;
+        ssm_advance(c->engine, &item, 1);
+        for (size_t i = 0; i < n; i++) {
+            double d = (double)theirs[i] - (double)c->out[i];
+            *difference += d * d;
+            *size += (double)c->out[i] * (double)c->out[i];
         }
     }
-    bench_rig_close(&rig);
-    bench_rig_close(&ref);
+}
+
+int bench_verify(struct bench_rig *r, double *ret_error)
+{
+    struct checker c = {0};
+    double difference = 0.0, size = 0.0;
+    int code = checker_open(&c, r);
+    r->steps = r->what->steps < c.steps ? r->what->steps : c.steps;
+    for (int call = 0; call < CALLS && !code; call++) {
+        if (advance(r))
+            code = EX_UNAVAILABLE;
+        else
+            check(&c, r, &difference, &size);
+    }
+    r->steps = r->what->steps;
+    checker_close(&c);
     *ret_error = sqrt(difference / size);
-    return EX_OK;
+    return code;
 }
 
 struct bench_work bench_work_of(const struct bench_rig *r)
@@ -180,10 +280,11 @@ struct bench_work bench_work_of(const struct bench_rig *r)
     const struct ssm_model_info *i = r->info;
     double E = i->d_model, D = i->d_inner, N = i->d_state, K = i->d_conv, R = i->dt_rank, L = i->n_layer;
     double matrices = L * (2 * D * E + D * (R + 2 * N) + D * R + E * D) + (double)outputs_of(i) * E;
-    double plain = L * (D * N + D * (K + 2) + E), state = L * D * (N + K - 1);
-    double width = r->what->weights == SSM_F32 ? 4 : 2;
+    double plain = L * (D * N + D * (K + 2) + E), width = r->what->weights == SSM_F32 ? 4 : 2;
+    double window = bench_on_gpu(r->options) ? width : 4, held = r->what->state == SSM_F32 ? 4 : 2;
+    double state = L * D * (N * held + (K - 1) * window);
     return (struct bench_work){
-        .bytes = matrices * width + plain * 4 + (double)r->what->streams * state * 2 * 4,
+        .bytes = matrices * width + plain * 4 + (double)r->what->streams * state * 2,
         .flops = (double)r->what->streams * r->what->steps * (2 * matrices + L * D * (N * 8 + K * 2)),
     };
 }

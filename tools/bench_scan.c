@@ -21,9 +21,13 @@ static int measure_all(const struct bench_options *o)
 int bench_scan(int argc, char **argv)
 {
     struct bench_options o = {
-        .one = {.preset = "sig-128x4", .streams = 1, .steps = 4096}, .threads = 1, .runs = 7, .seconds = 0.5};
+        .one = {.preset = "sig-128x4", .streams = 1, .steps = 4096}, .device = "cpu", .threads = 1, .runs = 7};
     int code = bench_parse(&o, argc, argv, usage);
     if (code >= 0)
         return code;
+    if (bench_on_gpu(&o)) {
+        o.one.last = true;
+        return bench_gpu(&o, true);
+    }
     return o.all ? measure_all(&o) : bench_measure(&o, &o.one, true);
 }

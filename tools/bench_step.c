@@ -24,9 +24,11 @@ static int measure_all(const struct bench_options *o)
 int bench_step(int argc, char **argv)
 {
     struct bench_options o = {
-        .one = {.preset = "sig-128x4", .streams = 1, .steps = 1}, .threads = 1, .runs = 7, .seconds = 0.5};
+        .one = {.preset = "sig-128x4", .streams = 1, .steps = 1}, .device = "cpu", .threads = 1, .runs = 7};
     int code = bench_parse(&o, argc, argv, usage);
     if (code >= 0)
         return code;
+    if (bench_on_gpu(&o))
+        return bench_gpu(&o, false);
     return o.all ? measure_all(&o) : bench_measure(&o, &o.one, true);
 }
