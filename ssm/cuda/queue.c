@@ -158,7 +158,7 @@ int gpu_queue_open(struct gpu_queue *q, const struct gpu_model *m, const struct 
 {
     *q = (struct gpu_queue){.m = m, .state = state, .samples = layout->model->config.input == SSM_SAMPLES};
     q->resident = m->resident && gpu_resident_open(m);
-    q->cluster = m->resident && gpu_cluster_open(m);
+    q->cluster_rows = m->resident && gpu_cluster_open(m) ? gpu_cluster_rows(m) : 0;
     q->few = m->fast && gpu_few_open(m);
     set_capacity(q);
     int err = open_buffers(q, reterr);
@@ -218,7 +218,7 @@ static void pick_regime(const struct gpu_queue *q, struct gpu_set *s)
     s->tile_rows = 0;
     if (!m->fast) {
         s->regime = GPU_PLAIN;
-    } else if (q->cluster && rows <= gpu_cluster_rows(m)) {
+    } else if (rows <= q->cluster_rows) {
         s->regime = GPU_CLUSTER;
         s->tile_rows = CLUSTER_TILE;
     } else if (q->resident && s->plan.longest <= RESIDENT_RUN) {

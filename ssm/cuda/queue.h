@@ -38,7 +38,8 @@ struct gpu_graph {
 struct gpu_queue {
     const struct gpu_model *m;
     enum ssm_dtype state;
-    bool samples, cluster, resident, few;
+    bool samples, resident, few;
+    uint32_t cluster_rows; /* of a pass, at most; 0: not for this model */
     struct gpu_wide *wide;
     uint32_t capacity, out_capacity; /* rows of a pass, and of its `out` */
     size_t ring;                     /* bytes of a set's pinned `out` */
