@@ -1,0 +1,367 @@
+/* select.cu: the convolution and the selection: xc = silu(conv1d(x)), then dt, B, C = x_proj·xc.
+ *
+ * A cluster of blocks takes a tile of 8, 16 or 32 rows, each block one GPU_CHUNK of the channels at a time: it fetches
+ * its piece of x_proj with the copy engine while it convolves, multiplies what it convolved, and stores the chunk's
+ * totals into the shared memory of the block that owns those 16 outputs. Behind a cluster barrier the owner adds the
+ * chunks in ascending order, which is what arith.cuh asks for. More chunks than blocks: rounds.
+ *
+ * Bytes, mamba-130m, per row of a run of one: 3 KB x, 9 KB window in and out, 3 KB xc; x_proj's 246 KB per tile from
+ * L2. 4096 rows: 75 MB of windows are 26 µs of memory, hidden nowhere else; 128 tiles × 6 blocks, 3 blocks per SM.
+ *
+ * Traps: a window is read by every row of its segment that has fewer than three before it, so it is taken on here only
+ * where the segment is one row, by the thread that has read it; the scan does the others. Every thread of a cluster
+ * reaches every cluster barrier; a tile beyond the last row is left by all its blocks. */
+#include "ssm/cuda/arith.cuh"
+#include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/wide.h"
+
+enum {
+    THREADS = 256,
+    ROWS_MAX = 32,
+    CLUSTER_MAX = 8,
+    TILE_LD = GPU_CHUNK + 8, /* halves; 8 rows of 16 bytes hit all banks */
+    SUM_LD = 20,             /* floats of a row's 16 outputs, for the same reason */
+    SHARED_MAX = 226 * 1024  /* of 227 KB; the table is beside it */
+};
+
+/* What the kernel keeps in shared memory, in this order. `owned`: tiles of 16 outputs that one block adds up. */
+struct plan {
+    uint32_t rows, cluster, rounds, owned;
+    uint32_t tile_at, sums_at, totals_at, bytes;
+};
+
+struct tile_row {
+    uint16_t *window; /* the slot's, of this layer */
+    uint32_t before;  /* rows of the segment before this one */
+    bool alone;
+};
+
+__device__ __forceinline__ void cluster_arrive(void)
+{
+    __syncwarp();
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait(void)
+{
+    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* The same shared address in another block of the cluster. */
+__device__ __forceinline__ uint32_t address_in(uint32_t address, uint32_t rank)
+{
+    uint32_t r;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
+    return r;
+}
+
+__device__ __forceinline__ void store_remote(uint32_t address, float v)
+{
+    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
+}
+
+/* ---- convolution ---- */
+
+/* Inputs of 4 channels: taps[j] is j rows back. */
+__device__ __forceinline__ void load_taps(uint2 taps[4], const uint16_t *x, size_t ldx, const uint16_t *window,
+                                          uint32_t D, uint32_t before)
+{
+#pragma unroll
+    for (uint32_t j = 0; j < 4; j++) {
+        const uint16_t *at = before >= j ? x - j * ldx : window + (3 - j + before) * D;
+        taps[j] = *reinterpret_cast<const uint2 *>(at);
+    }
+}
+
+__device__ __forceinline__ void unpack4(float f[4], uint2 v)
+{
+    float2 lo = __half22float2(*reinterpret_cast<const __half2 *>(&v.x));
+    float2 hi = __half22float2(*reinterpret_cast<const __half2 *>(&v.y));
+    f[0] = lo.x;
+    f[1] = lo.y;
+    f[2] = hi.x;
+    f[3] = hi.y;
+}
+
+/* weights[i]: tap i of 4 channels, oldest first; [4] is the bias. */
+__device__ __forceinline__ uint2 convolved(const uint2 taps[4], const float weights[5][4])
+{
+    float x[4][4];
+    __half y[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        unpack4(x[j], taps[j]);
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+        const float w[4] = {weights[0][c], weights[1][c], weights[2][c], weights[3][c]};
+        y[c] = conv4(x[3][c], x[2][c], x[1][c], x[0][c], w, weights[4][c]);
+    }
+    __half2 lo = __halves2half2(y[0], y[1]), hi = __halves2half2(y[2], y[3]);
+    return make_uint2(*reinterpret_cast<uint32_t *>(&lo), *reinterpret_cast<uint32_t *>(&hi));
+}
+
+__device__ __forceinline__ void load_weights(float weights[5][4], const struct gpu_layer &l, uint32_t D, uint32_t c)
+{
+#pragma unroll
+    for (int i = 0; i < 5; i++) {
+        const float *from = i < 4 ? l.conv + (size_t)i * D + c : l.conv_bias + c;
+        float4 v = __ldg(reinterpret_cast<const float4 *>(from));
+        weights[i][0] = v.x;
+        weights[i][1] = v.y;
+        weights[i][2] = v.z;
+        weights[i][3] = v.w;
+    }
+}
+
+__device__ __forceinline__ void take_on(uint16_t *window, uint32_t D, const uint2 taps[4])
+{
+    *reinterpret_cast<uint2 *>(window) = taps[2];
+    *reinterpret_cast<uint2 *>(window + D) = taps[1];
+    *reinterpret_cast<uint2 *>(window + 2 * (size_t)D) = taps[0];
+}
+
+/* 4 channels from c on of rows [from, from + N), which the tile's `n` may cut short; `at` is the channel in the chunk.
+ */
+template <int N>
+__device__ __forceinline__ void convolve_rows(const struct gpu_pass &p, const struct tile_row *table, size_t row0,
+                                              uint32_t from, uint32_t n, uint32_t D, uint32_t c, uint32_t at,
+                                              const float weights[5][4], uint16_t *tile)
+{
+    uint2 taps[N][4];
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (from + i < n)
+            load_taps(taps[i], p.xz + (row0 + from + i) * 2 * D + c, 2 * (size_t)D, table[from + i].window + c, D,
+                      table[from + i].before);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        uint2 y = make_uint2(0, 0);
+        if (from + i < n) {
+            y = convolved(taps[i], weights);
+            *reinterpret_cast<uint2 *>(p.xc + (row0 + from + i) * D + c) = y;
+            if (table[from + i].alone)
+                take_on(table[from + i].window + c, D, taps[i]);
+        }
+        *reinterpret_cast<uint2 *>(tile + (from + i) * TILE_LD + at) = y;
+    }
+}
+
+/* Threads 64·i … take 4 channels each of the i-th quarter of the tile's 8·NT rows. */
+template <int NT>
+__device__ __forceinline__ void convolve(const struct gpu_pass &p, const struct gpu_layer &l,
+                                         const struct tile_row *table, size_t row0, uint32_t n, uint32_t D,
+                                         uint32_t chunk, uint16_t *tile)
+{
+    enum { BATCH = NT == 1 ? 2 : 4 };
+    uint32_t at = threadIdx.x % 64 * 4, c = chunk * GPU_CHUNK + at, from = threadIdx.x / 64 * 2 * NT;
+    if (c >= D)
+        return;
+    float weights[5][4];
+    load_weights(weights, l, D, c);
+#pragma unroll
+    for (int i = 0; i < 2 * NT; i += BATCH)
+        convolve_rows<BATCH>(p, table, row0, from + i, n, D, c, at, weights, tile);
+}
+
+/* ---- x_proj ---- */
+
+/* The chunk's columns of all outputs: groups of 8 outputs, each 32 core matrices apart. */
+__device__ __forceinline__ void fetch_weights(const struct gpu_matrix &w, uint32_t chunk, uint32_t to, uint32_t bar)
+{
+    uint32_t cores = w.kp / 8, first = chunk * (GPU_CHUNK / 8), bytes = min(cores - first, GPU_CHUNK / 8u) * 128;
+    mbarrier_expect(bar, bytes * (w.np / 8));
+    for (uint32_t group = 0; group < w.np / 8; group++)
+        bulk_load(to + group * GPU_CHUNK * 16, w.tiled + ((size_t)group * cores + first) * 64, bytes, bar);
+}
+
+/* acc[j]: 16 outputs of the tile's rows 8j …, over the chunk's first `steps` 16 k's. */
+template <int NT>
+__device__ __forceinline__ void multiply(float acc[NT][4], uint32_t weights, uint32_t tile, uint32_t steps)
+{
+    uint32_t matrix = threadIdx.x % 32 / 8, r = threadIdx.x % 8;
+    uint32_t a_at = weights + matrix % 2 * GPU_CHUNK * 16 + matrix / 2 * 128 + r * 16;
+    uint32_t b_at = tile + ((NT == 1 ? 0 : matrix / 2 * 8) + r) * TILE_LD * 2 + matrix % 2 * 16;
+#pragma unroll
+    for (int j = 0; j < NT; j++)
+        for (int i = 0; i < 4; i++)
+            acc[j][i] = 0.0f;
+#pragma unroll 4
+    for (uint32_t k = 0; k < steps; k++) {
+        uint32_t a[4], b[2 * NT];
+        ldmatrix_x4(a, a_at + k * 256);
+        if (NT == 1) {
+            ldmatrix_x2(b, b_at + k * 32);
+        } else {
+#pragma unroll
+            for (int j = 0; j < NT; j += 2)
+                ldmatrix_x4(b + 2 * j, b_at + j * 8 * TILE_LD * 2 + k * 32);
+        }
+#pragma unroll
+        for (int j = 0; j < NT; j++)
+            mma_16816(acc[j], a, b + 2 * j);
+    }
+}
+
+/* To the owner of output tile `tile`, as the part of chunk `rank` of this round. */
+template <int NT>
+__device__ __forceinline__ void hand_over(const float acc[NT][4], uint32_t sums, uint32_t tile, uint32_t cluster,
+                                          uint32_t rank)
+{
+    uint32_t lane = threadIdx.x % 32;
+    uint32_t row = (tile / cluster * cluster + rank) * 8 * NT + lane % 4 * 2;
+    uint32_t at = address_in(sums, tile % cluster) + (row * SUM_LD + lane / 4) * 4;
+#pragma unroll
+    for (int j = 0; j < NT; j++)
+        for (int i = 0; i < 4; i++)
+            store_remote(at + ((j * 8 + i % 2) * SUM_LD + i / 2 * 8) * 4, acc[j][i]);
+}
+
+__device__ __forceinline__ void write_output(const struct gpu_pass &p, const struct gpu_matrix &w,
+                                             const struct gpu_dims &d, size_t row, uint32_t o, float total)
+{
+    float v = product(total, w.scale, w.bias[o]);
+    if (o < d.Rp)
+        p.dt[row * d.Rp + o] = __half_as_ushort(to_half(v));
+    else
+        p.bc[row * 32 + o - d.Rp] = v;
+}
+
+/* ---- the kernel ---- */
+
+template <int NT>
+__global__ void __launch_bounds__(THREADS, 3)
+    select_rows(const struct gpu_pass p, const struct gpu_slice s, const struct gpu_layer l, const struct gpu_dims d,
+                const struct plan plan, uint32_t layer)
+{
+    enum { ROWS = 8 * NT };
+    extern __shared__ __align__(128) uint8_t shared[];
+    __shared__ struct tile_row table[ROWS];
+    __shared__ __align__(8) uint64_t loaded;
+    const struct gpu_matrix &w = l.x_proj;
+    const uint32_t all = slice_rows(s), first = blockIdx.x * ROWS, rank = blockIdx.y, n_blocks = plan.cluster;
+    if (first >= all)
+        return;
+    const uint32_t n = min(all - first, (uint32_t)ROWS), chunks = (d.D + GPU_CHUNK - 1) / GPU_CHUNK;
+    const size_t row0 = (size_t)s.begin + first;
+    uint16_t *tile = reinterpret_cast<uint16_t *>(shared + plan.tile_at);
+    float *sums = reinterpret_cast<float *>(shared + plan.sums_at);
+    float *totals = reinterpret_cast<float *>(shared + plan.totals_at);
+    const uint32_t weights = shared_address(shared), bar = shared_address(&loaded);
+
+    if (threadIdx.x == 0) {
+        mbarrier_init(bar, 1);
+        fence_async_proxy();
+        fetch_weights(w, rank, weights, bar);
+    }
+    if (threadIdx.x < n) {
+        const struct segment seg = segment_of(p, s, all, first + threadIdx.x);
+        struct tile_row row;
+        row.window = reinterpret_cast<uint16_t *>(seg.slot + layer * p.slab.conv_layer);
+        row.before = first + threadIdx.x - seg.begin;
+        row.alone = seg.end - seg.begin == 1;
+        table[threadIdx.x] = row;
+    }
+    __syncthreads();
+    cluster_arrive(); /* this block's sums may be written */
+
+    for (uint32_t round = 0; round < plan.rounds; round++) {
+        const uint32_t chunk = round * n_blocks + rank;
+        const bool mine = chunk < chunks;
+        if (mine) {
+            convolve<NT>(p, l, table, row0, n, d.D, chunk, tile);
+            mbarrier_wait(bar, round % 2);
+        }
+        __syncthreads();
+        cluster_wait();
+        if (mine)
+            for (uint32_t t = threadIdx.x / 32; t < w.np / 16; t += THREADS / 32) {
+                float acc[NT][4];
+                multiply<NT>(acc, weights + t * 2 * GPU_CHUNK * 16, shared_address(tile),
+                             min(d.D - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK) / 16);
+                hand_over<NT>(acc, shared_address(sums), t, n_blocks, rank);
+            }
+        cluster_arrive();
+        cluster_wait(); /* all parts are here, and nobody reads tile and weights any more */
+        if (threadIdx.x == 0 && chunk + n_blocks < chunks)
+            fetch_weights(w, chunk + n_blocks, weights, bar);
+        const uint32_t parts = min(chunks - round * n_blocks, n_blocks);
+        for (uint32_t i = threadIdx.x; i < plan.owned * ROWS * 16; i += THREADS) {
+            const uint32_t owned = i / (ROWS * 16), r = i / 16 % ROWS, o = (owned * n_blocks + rank) * 16 + i % 16;
+            if (o >= w.np)
+                break;
+            const float *part = sums + (owned * n_blocks * ROWS + r) * SUM_LD + i % 16;
+            float total = round == 0 ? part[0] : __fadd_rn(totals[i], part[0]);
+            for (uint32_t c = 1; c < parts; c++)
+                total = __fadd_rn(total, part[c * ROWS * SUM_LD]);
+            if (round + 1 < plan.rounds)
+                totals[i] = total;
+            else if (r < n)
+                write_output(p, w, d, row0 + r, o, total);
+        }
+        if (round + 1 < plan.rounds)
+            cluster_arrive();
+    }
+}
+
+/* ---- host ---- */
+
+static struct plan plan_of(const struct gpu_model *m, uint32_t rows)
+{
+    struct plan plan = {};
+    uint32_t chunks = (m->d.D + GPU_CHUNK - 1) / GPU_CHUNK, np = m->layers[0].x_proj.np;
+    plan.rows = rows;
+    plan.rounds = (chunks + CLUSTER_MAX - 1) / CLUSTER_MAX;
+    plan.cluster = (chunks + plan.rounds - 1) / plan.rounds;
+    plan.owned = (np / 16 + plan.cluster - 1) / plan.cluster;
+    plan.tile_at = np * GPU_CHUNK * 2;
+    plan.sums_at = plan.tile_at + rows * TILE_LD * 2;
+    plan.totals_at = plan.sums_at + plan.owned * plan.cluster * rows * SUM_LD * 4;
+    plan.bytes = plan.totals_at + (plan.rounds > 1 ? plan.owned * rows * 16 * 4 : 0);
+    return plan;
+}
+
+/* As few rows a tile as keep the chip busy at once, then as shared memory allows. */
+static struct plan plan_for(const struct gpu_model *m, uint32_t rows, uint32_t sms)
+{
+    struct plan plan = plan_of(m, 8);
+    while (plan.rows < ROWS_MAX && (rows + plan.rows - 1) / plan.rows * plan.cluster > 3 * sms) {
+        struct plan larger = plan_of(m, plan.rows * 2);
+        if (larger.bytes > SHARED_MAX)
+            break;
+        plan = larger;
+    }
+    return plan;
+}
+
+cudaError_t gpu_select_open(void)
+{
+    const void *kernels[] = {(const void *)select_rows<1>, (const void *)select_rows<2>, (const void *)select_rows<4>};
+    cudaError_t e = cudaSuccess;
+    for (int i = 0; i < 3 && !e; i++) {
+        e = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_MAX);
+        if (!e)
+            e = cudaFuncSetAttribute(kernels[i], cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     cudaSharedmemCarveoutMaxShared);
+    }
+    return e;
+}
+
+void gpu_select(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s, uint32_t sms,
+                cudaStream_t stream)
+{
+    struct plan plan = plan_for(m, s.bound, sms);
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = 1;
+    attribute.val.clusterDim.y = plan.cluster;
+    attribute.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((s.bound + plan.rows - 1) / plan.rows, plan.cluster);
+    config.blockDim = dim3(THREADS);
+    config.dynamicSmemBytes = plan.bytes;
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    auto *kernel = plan.rows == 8 ? select_rows<1> : plan.rows == 16 ? select_rows<2> : select_rows<4>;
+    cudaLaunchKernelEx(&config, kernel, *p, s, m->layers[layer], m->d, plan, layer);
+}

@@ -1,0 +1,272 @@
+/* wide.cu: a pass of any number of rows, layer by layer: norm, in_proj, select, scan, out_proj, then the head.
+ *
+ * The products want the tensor cores, the scan of short runs the memory, that of long runs the special function units,
+ * so a large pass is cut into slices that go through the layers on streams of their own, one's products beside
+ * another's scan. In a layer, a slice's select waits for the scan of the slice before it, which may have the beginning
+ * of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The streams fork from
+ * the caller's and join it again by events, so a pass can be captured. One thread at a time.
+ *
+ * Bytes of a layer, mamba-130m, 4096 rows of one-row runs: states 403 MB (bf16), windows 75 MB, and in L2 for the most
+ * part 12 r, 6 u, 25 xz, 13 xc, 13 y MB; 31 GFLOP. Long runs: no states to speak of; 2048 rows have 35 MB of
+ * activations, so that three slices on their way are a little more than the L2 cache.
+ *
+ * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
+ * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is
+ * for the last record before it was asked for. */
+#include "ssm/cuda/wide.h"
+
+#include <cassert>
+#include <cerrno>
+#include <cstdlib>
+#include <new>
+
+#include "ssm/cuda/gemm.h"
+#include "ssm/fail.h"
+
+enum {
+    STREAMS = 3,        /* that slices go on, the caller's among them */
+    LONG_SLICE = 2048,  /* rows at most, where runs are long */
+    SINGLES_CUT = 1024, /* rows of one-row runs from which on they are cut in two */
+};
+
+struct gpu_wide {
+    uint32_t grains, layers, sms;
+    struct gpu_gemm *in_proj, *out_proj; /* [layers], for slices that begin at 0; */
+    CUtensorMap *u, *y;                  /* [grains] theirs for the others */
+    struct gpu_gemm head;
+    uint32_t *counts;              /* device [grains] */
+    cudaStream_t streams[STREAMS]; /* [0] is not used */
+    cudaEvent_t forked, joined[STREAMS];
+    cudaEvent_t *scanned; /* [layers] */
+};
+
+__global__ void count_rows(const struct gpu_head *head, uint32_t *counts, uint32_t slice, uint32_t n)
+{
+    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, begin = i * slice;
+    if (i < n)
+        counts[i] = head->rows > begin ? min(head->rows - begin, slice) : 0;
+}
+
+/* ---- open and close ---- */
+
+static cudaError_t open_products(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p)
+{
+    const size_t E = m->d.E, D = m->d.D;
+    cudaError_t e = cudaSuccess;
+    for (uint32_t i = 0; i < w->layers && !e; i++) {
+        e = gpu_gemm_open(&w->in_proj[i], &m->layers[i].in_proj, p->u, E, p->capacity);
+        if (!e)
+            e = gpu_gemm_open(&w->out_proj[i], &m->layers[i].out_proj, p->y, D, p->capacity);
+    }
+    for (uint32_t i = 0; i < w->grains && !e; i++) {
+        const size_t row = (size_t)i * WIDE_GRAIN;
+        const uint32_t rows = p->capacity - (uint32_t)row;
+        struct gpu_gemm g;
+        e = gpu_gemm_open(&g, &m->layers[0].in_proj, p->u + row * E, E, rows);
+        w->u[i] = g.x;
+        if (!e)
+            e = gpu_gemm_open(&g, &m->layers[0].out_proj, p->y + row * D, D, rows);
+        w->y[i] = g.x;
+    }
+    if (!e && m->head.n)
+        e = gpu_gemm_open(&w->head, &m->head, p->u, E, p->capacity);
+    return e;
+}
+
+static cudaError_t open_streams(struct gpu_wide *w)
+{
+    cudaError_t e = cudaEventCreateWithFlags(&w->forked, cudaEventDisableTiming);
+    for (int i = 1; i < STREAMS && !e; i++) {
+        e = cudaStreamCreateWithFlags(&w->streams[i], cudaStreamNonBlocking);
+        if (!e)
+            e = cudaEventCreateWithFlags(&w->joined[i], cudaEventDisableTiming);
+    }
+    for (uint32_t i = 0; i < w->layers && !e; i++)
+        e = cudaEventCreateWithFlags(&w->scanned[i], cudaEventDisableTiming);
+    return e;
+}
+
+static cudaError_t open_device(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p)
+{
+    int device = 0, sms = 0;
+    cudaError_t e = cudaGetDevice(&device);
+    if (!e)
+        e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+    w->sms = (uint32_t)sms;
+    if (!e)
+        e = gpu_norm_open();
+    if (!e)
+        e = gpu_select_open();
+    if (!e)
+        e = gpu_scan_open(m);
+    if (!e)
+        e = cudaMalloc(&w->counts, w->grains * sizeof *w->counts);
+    if (!e)
+        e = open_products(w, m, p);
+    return e ? e : open_streams(w);
+}
+
+int gpu_wide_open(const struct gpu_model *m, const struct gpu_pass *p, struct gpu_wide **ret, char *reterr)
+{
+    assert(m->fast);
+    struct gpu_wide *w = new (std::nothrow) struct gpu_wide();
+    if (w) {
+        w->layers = m->d.L;
+        w->grains = (p->capacity + WIDE_GRAIN - 1) / WIDE_GRAIN;
+        w->in_proj = new (std::nothrow) struct gpu_gemm[w->layers]();
+        w->out_proj = new (std::nothrow) struct gpu_gemm[w->layers]();
+        w->u = new (std::nothrow) CUtensorMap[w->grains]();
+        w->y = new (std::nothrow) CUtensorMap[w->grains]();
+        w->scanned = (cudaEvent_t *)calloc(w->layers, sizeof *w->scanned);
+    }
+    int err = 0;
+    if (!w || !w->in_proj || !w->out_proj || !w->u || !w->y || !w->scanned) {
+        err = ssm_fail(reterr, -ENOMEM, "%s: no memory for the tables of a pass", m->model->name);
+    } else {
+        cudaError_t e = open_device(w, m, p);
+        if (e)
+            err = gpu_fail(reterr, m->model->name, "opening the kernels for many rows", e);
+    }
+    if (err)
+        gpu_wide_close(&w);
+    else
+        *ret = w;
+    return err;
+}
+
+void gpu_wide_close(struct gpu_wide **at)
+{
+    struct gpu_wide *w = *at;
+    *at = NULL;
+    if (!w)
+        return;
+    for (uint32_t i = 0; w->scanned && i < w->layers; i++)
+        if (w->scanned[i])
+            cudaEventDestroy(w->scanned[i]);
+    for (int i = 1; i < STREAMS; i++) {
+        if (w->joined[i])
+            cudaEventDestroy(w->joined[i]);
+        if (w->streams[i])
+            cudaStreamDestroy(w->streams[i]);
+    }
+    if (w->forked)
+        cudaEventDestroy(w->forked);
+    cudaFree(w->counts);
+    free(w->scanned);
+    delete[] w->u;
+    delete[] w->y;
+    delete[] w->in_proj;
+    delete[] w->out_proj;
+    delete w;
+}
+
+/* ---- a pass ---- */
+
+/* What all slices of a pass have in common. */
+struct work {
+    struct gpu_wide *w;
+    const struct gpu_model *m;
+    const struct gpu_pass *p;
+    enum ssm_dtype state;
+    uint32_t rows, n_runs, slice, n_slices;
+    uint32_t scan_sms, product_sms; /* multiprocessors that one scan or product takes */
+};
+
+/* The product with another slice's activations, on some multiprocessors. */
+static void multiply(const struct work *k, const struct gpu_gemm *product, const CUtensorMap *x, enum gpu_gemm_end end,
+                     void *y, size_t ldy, const struct gpu_slice *s, cudaStream_t stream)
+{
+    struct gpu_gemm g = *product;
+    g.x = *x;
+    g.sms = k->product_sms;
+    gpu_gemm_run(&g, end, y, ldy, g.matrix->np, s->rows, s->bound, stream);
+}
+
+static void run_layer(const struct work *k, uint32_t layer, uint32_t index, struct gpu_slice s, cudaStream_t stream)
+{
+    const struct gpu_pass *p = k->p;
+    const size_t E = k->m->d.E, D = k->m->d.D;
+    const uint32_t grain = s.begin / WIDE_GRAIN;
+    gpu_norm(k->m, p, layer, s, stream);
+    multiply(k, &k->w->in_proj[layer], &k->w->u[grain], GPU_GEMM_HALF, p->xz + s.begin * 2 * D, 2 * D, &s, stream);
+    if (index > 0)
+        cudaStreamWaitEvent(stream, k->w->scanned[layer], 0);
+    gpu_select(k->m, p, layer, s, k->w->sms, stream);
+    gpu_scan(k->m, p, k->state, layer, s, k->rows, k->n_runs, k->scan_sms, stream);
+    if (index + 1 < k->n_slices)
+        cudaEventRecord(k->w->scanned[layer], stream);
+    multiply(k, &k->w->out_proj[layer], &k->w->y[grain], GPU_GEMM_ADD, p->r + s.begin * E, E, &s, stream);
+}
+
+static void run_slice(const struct work *k, uint32_t index, cudaStream_t stream)
+{
+    struct gpu_slice s = {index * k->slice, k->rows - index * k->slice, &k->p->head->rows};
+    if (k->n_slices > 1)
+        s.rows = k->w->counts + index;
+    if (s.bound > k->slice)
+        s.bound = k->slice;
+    for (uint32_t layer = 0; layer < k->w->layers; layer++)
+        run_layer(k, layer, index, s, stream);
+}
+
+/* Slices go round the streams in order, the first on the caller's. */
+static void run_slices(const struct work *k, cudaStream_t stream)
+{
+    struct gpu_wide *w = k->w;
+    const int lanes = k->n_slices < STREAMS ? (int)k->n_slices : STREAMS;
+    count_rows<<<(k->n_slices + 127) / 128, 128, 0, stream>>>(k->p->head, w->counts, k->slice, k->n_slices);
+    cudaEventRecord(w->forked, stream);
+    for (int i = 1; i < lanes; i++)
+        cudaStreamWaitEvent(w->streams[i], w->forked, 0);
+    for (uint32_t i = 0; i < k->n_slices; i++)
+        run_slice(k, i, i % lanes ? w->streams[i % lanes] : stream);
+    for (int i = 1; i < lanes; i++) {
+        cudaEventRecord(w->joined[i], w->streams[i]);
+        cudaStreamWaitEvent(stream, w->joined[i], 0);
+    }
+}
+
+/* Rows a slice has, a multiple of WIDE_GRAIN unless it is the only one. */
+static uint32_t slice_size(uint32_t rows, uint32_t n_runs)
+{
+    uint32_t n = (rows + LONG_SLICE - 1) / LONG_SLICE;
+    if (n_runs >= rows)
+        n = rows < SINGLES_CUT ? 1 : 2;
+    if (n == 1)
+        return rows;
+    uint32_t size = ((rows + n - 1) / n + WIDE_GRAIN - 1) / WIDE_GRAIN * WIDE_GRAIN;
+    return size < WIDE_SLICE_MAX ? size : WIDE_SLICE_MAX;
+}
+
+/* One slice's scan beside another's products: neither leaves room for the other where it is, so each has its part of
+ * the multiprocessors. */
+static void share_out(struct work *k)
+{
+    const uint32_t sms = k->w->sms;
+    if (k->n_runs >= k->rows) {
+        k->scan_sms = sms * 7 / 12;
+        k->product_sms = sms - k->scan_sms;
+    } else {
+        k->product_sms = sms * 2 / 3;
+    }
+}
+
+void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state,
+                  uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out, cudaStream_t stream)
+{
+    if (rows == 0)
+        return;
+    struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, w->sms};
+    k.n_slices = (rows + k.slice - 1) / k.slice;
+    if (k.n_slices > 1) {
+        share_out(&k);
+        run_slices(&k, stream);
+    } else {
+        run_slice(&k, 0, stream);
+    }
+    const bool head = n_picked > 0 && n_out > 0 && m->head.n > 0;
+    if (head || p->f)
+        gpu_norm_final(m, p, rows, stream);
+    if (head)
+        gpu_gemm_run(&w->head, GPU_GEMM_FLOAT, p->out, p->ldo, n_out, &p->head->n_picked, n_picked, stream);
+}

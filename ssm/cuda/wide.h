@@ -1,0 +1,78 @@
+/* wide.h: what the kernels of the wide regime share. wide.cu cuts a pass into slices of rows and takes each through the
+ * layers; norm.cu, select.cu and scan.cu are a layer's steps between the matrix products. Each launches on `stream` and
+ * returns; errors stay in cudaGetLastError().
+ *
+ * A slice is treated as if it were a pass of its own: a run that crosses its border is handed on through the slot, conv
+ * window and state, so slices that share a run must go through a layer's select and scan in order. A segment is what a
+ * slice has of a run. Rows are counted from the slice's begin wherever a name does not say otherwise. */
+#ifndef SSM_CUDA_WIDE_H
+#define SSM_CUDA_WIDE_H
+
+#include "ssm/cuda/gpu.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    WIDE_SLICE_MAX = 4096, /* rows; a block of scan.cu looks for segments with one thread per 16 */
+    WIDE_GRAIN = 512       /* slices begin at multiples of it: there are tensor maps for those */
+};
+
+struct gpu_slice {
+    uint32_t begin, bound;
+    const uint32_t *rows; /* device: rows there are from `begin` on; no more than `bound` of them are the slice */
+};
+
+/* Once per engine: shared memory. All ask for as much of it as a multiprocessor has, as the products do, so that
+ * kernels of different slices can be on one at the same time. */
+cudaError_t gpu_norm_open(void);
+cudaError_t gpu_select_open(void);
+cudaError_t gpu_scan_open(const struct gpu_model *m);
+
+/* u = RMSNorm(r) as fp16; before layer 0 of token models r = embedding[token]. */
+void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s,
+              cudaStream_t stream);
+
+/* f = RMSNorm(r) where wanted, and as fp16 the picked rows into u[pick]. */
+void gpu_norm_final(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream);
+
+/* xc = silu(conv1d(x));  dt, B, C = x_proj·xc. Conv windows of segments of one row are taken on, the others' by the
+ * scan. */
+void gpu_select(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s, uint32_t sms,
+                cudaStream_t stream);
+
+/* Δ = softplus(dt_proj·dt);  h = exp(Δ·g·A)·h + Δ·B·xc;  y = (C·h + D·xc)·silu(z). `rows` and `n_runs` are the pass's
+ * bounds, and only decide which kernels are launched: the closer to the truth, the faster. `sms`: multiprocessors that
+ * may be filled. */
+void gpu_scan(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t layer,
+              struct gpu_slice s, uint32_t rows, uint32_t n_runs, uint32_t sms, cudaStream_t stream);
+
+#ifdef __CUDACC__
+__device__ __forceinline__ uint32_t slice_rows(const struct gpu_slice &s)
+{
+    return min(*s.rows, s.bound);
+}
+
+struct segment {
+    uint8_t *slot;
+    uint32_t begin, end;
+};
+
+/* The segment that row i < rows is part of. */
+__device__ __forceinline__ struct segment segment_of(const struct gpu_pass &p, const struct gpu_slice &s, uint32_t rows,
+                                                     uint32_t i)
+{
+    const struct gpu_run run = p.runs[p.run_of[s.begin + i]];
+    struct segment seg;
+    seg.slot = run.slot;
+    seg.begin = run.row > s.begin ? run.row - s.begin : 0;
+    seg.end = min(run.row + run.T - s.begin, rows);
+    return seg;
+}
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif
