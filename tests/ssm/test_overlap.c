@@ -131,6 +131,8 @@ static void run(unsigned depth, bool moving)
     uint32_t T[STREAMS];
     for (unsigned i = 0; i < STREAMS; i++)
         T[i] = STEPS;
+    if (rig_light() && (depth == 1 || moving))
+        skip();
     for (unsigned s = 0; s < (rig_cuda() && !rig_light() ? 3 : 1); s++) {
         struct ssm_model *m = rig_vivid(shapes[s]);
         for (unsigned i = 0; rig_variant(i, &v); i++) {
