@@ -235,10 +235,13 @@ static __device__ __forceinline__ uint4 await(const uint32_t *at)
     return v;
 }
 
-/* Up to SPAN words: vector j is words 128·j + 4·lane … While there is nothing yet, only the first `gate` words are asked
+/* Up to SPAN words: vector j is words 128·j + 4·lane …, zeros beyond the last. While there is nothing yet, only the first `gate` words are asked
  * for: readers all over the chip would crowd the weights out of L2's ports. */
 static __device__ __forceinline__ void await_span(uint4 v[VECTORS], const uint32_t *at, uint32_t lane, uint32_t words, uint32_t gate)
 {
+#pragma unroll
+    for (uint32_t j = 0; j < VECTORS; j++)
+        v[j] = make_uint4(0, 0, 0, 0);
     for (uint32_t to = gate;; to = words) {
         uint32_t asks = 0, worst;
         do {
@@ -250,41 +253,49 @@ static __device__ __forceinline__ void await_span(uint4 v[VECTORS], const uint32
                     v[j] = ask(at + 128 * j + 4 * lane);
 #pragma unroll
             for (uint32_t j = 0; j < VECTORS; j++)
-                if (128 * j < to && 128 * j + 4 * lane < words)
-                    worst = max(worst, largest(v[j]));
+                worst = max(worst, largest(v[j]));
         } while (worst == ABSENT);
         if (to >= words)
             return;
     }
 }
 
+/* Of rows 1 …, a lane's 8 activations: the first row's are there. */
+static __device__ __forceinline__ void fetch_others(const struct block &b, const uint32_t *at, uint8_t *to)
+{
+    const size_t step = row_words(b.m);
+    uint32_t asks = 0, worst;
+    uint4 v[GPU_FEW_ROWS];
+#pragma unroll
+    for (uint32_t row = 1; row < GPU_FEW_ROWS; row++)
+        v[row] = make_uint4(0, 0, 0, 0);
+    do {
+        count_ask(&asks);
+        worst = 0;
+#pragma unroll
+        for (uint32_t row = 1; row < GPU_FEW_ROWS; row++)
+            if (row < b.rows)
+                v[row] = ask(at + row * step);
+#pragma unroll
+        for (uint32_t row = 1; row < GPU_FEW_ROWS; row++)
+            worst = max(worst, largest(v[row]));
+    } while (worst == ABSENT);
+#pragma unroll
+    for (uint32_t row = 1; row < GPU_FEW_ROWS; row++)
+        if (row < b.rows)
+            *reinterpret_cast<uint4 *>(to + row * CHUNK_ROW) = v[row];
+}
+
 /* Up to 256 fp16 activations of every row to the warp's own place; `at`: the first row's. */
 static __device__ __forceinline__ void fetch(const struct block &b, const uint32_t *at, uint32_t width)
 {
-    const size_t step = row_words(b.m);
     uint8_t *to = b.shared + b.at.act + b.warp * b.rows * CHUNK_ROW + b.lane * 16;
     __syncwarp();
     if (b.lane * 8 < width) {
-        uint4 v[GPU_FEW_ROWS];
-        uint32_t asks = 0, worst;
         at += b.lane * 4;
-        v[0] = await(at);
-        do {
-            count_ask(&asks);
-            worst = 0;
-#pragma unroll
-            for (uint32_t row = 1; row < GPU_FEW_ROWS; row++)
-                if (row < b.rows)
-                    v[row] = ask(at + row * step);
-#pragma unroll
-            for (uint32_t row = 1; row < GPU_FEW_ROWS; row++)
-                if (row < b.rows)
-                    worst = max(worst, largest(v[row]));
-        } while (worst == ABSENT);
-#pragma unroll
-        for (uint32_t row = 0; row < GPU_FEW_ROWS; row++)
-            if (row < b.rows)
-                *reinterpret_cast<uint4 *>(to + row * CHUNK_ROW) = v[row];
+        *reinterpret_cast<uint4 *>(to) = await(at);
+        if (b.rows > 1)
+            fetch_others(b, at, to);
     }
     __syncwarp();
 }
@@ -382,26 +393,48 @@ static __device__ void feed(const struct block &b)
 
 /* ---- products ---- */
 
-/* acc = panel · activations. a: this lane's ldmatrix address of the panel; b: of the activations, b_step bytes further for
- * every 32 k's. */
-static __device__ __forceinline__ void multiply(float acc[4], uint32_t a, uint32_t b, uint32_t b_step, uint32_t width)
+/* A panel as mma takes it. */
+struct fragments {
+    uint32_t w[GPU_CHUNK / 16][4];
+};
+
+/* This warp's next panel, once it is there. All of its place is read, however wide it is. */
+static __device__ __forceinline__ void load_panel(const struct block &b, struct fragments *f)
 {
-    uint32_t w[2][4], v[4];
-    acc[0] = acc[1] = acc[2] = acc[3] = 0.0f;
-#pragma unroll 4
-    for (uint32_t pairs = width / 32; pairs > 0; pairs--) {
-        ldmatrix_x4(w[0], a);
-        ldmatrix_x4(w[1], a + 256);
-        ldmatrix_x4(v, b);
-        mma_16816(acc, w[0], v);
-        mma_16816(acc, w[1], v + 2);
-        a += 512;
-        b += b_step;
+    const uint32_t slot = b.stage * WARPS + b.warp, i = b.lane / 8, j = b.lane % 8;
+    const uint32_t from = shared_address(b.shared + b.at.ring) + slot * PANEL + i % 2 * SEGMENT + i / 2 * 128 + j * 16;
+    mbarrier_wait(shared_address(&control_of(b)->full[slot]), b.parity);
+#pragma unroll
+    for (uint32_t k = 0; k < GPU_CHUNK; k += 16)
+        ldmatrix_x4(f->w[k / 16], from + k * 16);
+}
+
+static __device__ __forceinline__ void release_panel(struct block &b)
+{
+    __syncwarp();
+    if (b.lane == 0)
+        mbarrier_arrive(shared_address(&control_of(b)->empty[b.stage * WARPS + b.warp]));
+    if (++b.stage == b.at.depth) {
+        b.stage = 0;
+        b.parity ^= 1;
     }
-    if (width & 16) {
-        ldmatrix_x4(w[0], a);
-        ldmatrix_x2(v, b);
-        mma_16816(acc, w[0], v);
+}
+
+/* acc = panel · activations, `width` k's. from: this lane's ldmatrix address of the latter, if its row is there. */
+static __device__ __forceinline__ void multiply(const struct block &b, float acc[4], const struct fragments &f, uint32_t from, uint32_t width)
+{
+    const uint32_t zero = shared_address(&control_of(b)->zero), i = b.lane / 8;
+    const bool live = b.lane % 8 < b.rows;
+    uint32_t v[GPU_CHUNK / 32][4];
+#pragma unroll
+    for (uint32_t k = 0; k < GPU_CHUNK; k += 32)
+        ldmatrix_x4(v[k / 32], live && k + i * 8 < width ? from + k * 2 : zero);
+    acc[0] = acc[1] = acc[2] = acc[3] = 0.0f;
+#pragma unroll
+    for (uint32_t k = 0; k < GPU_CHUNK; k += 16) {
+        if (k >= width)
+            break;
+        mma_16816(acc, f.w[k / 16], v[k / 32] + k / 16 % 2 * 2);
     }
 }
 
@@ -436,35 +469,49 @@ static __device__ __forceinline__ float total(const struct block &b, uint32_t pa
     return t;
 }
 
-/* This warp's part of the next n panels, chunk after chunk of k's, into `sums`. `told`: where the first row's activations
- * come from, NULL: u. */
-static __device__ __forceinline__ void panels(struct block &b, uint32_t n, uint32_t k, const uint32_t *told)
+/* This warp's part of the next panels, chunk after chunk of k's, into `sums`, from panel `panel` on, which is loaded. `told`:
+ * where the first row's activations come from, NULL: u. */
+static __device__ __forceinline__ void do_panels(struct block &b, uint32_t panel, uint32_t n, uint32_t k, const uint32_t *told,
+                                                 struct fragments &f)
 {
-    const struct control *c = control_of(b);
-    const uint32_t chunks = share(k, GPU_CHUNK), i = b.lane / 8, j = b.lane % 8;
-    const uint32_t ring = shared_address(b.shared + b.at.ring) + i % 2 * SEGMENT + i / 2 * 128 + j * 16;
-    const uint32_t act = shared_address(b.shared + b.at.act) + i * 16;
-    const uint32_t own = act + (told ? (b.warp * b.rows + j) * CHUNK_ROW : j * (k + PAD) * 2);
-    const uint32_t zero = shared_address(&c->zero);
-    const bool live = j < b.rows;
-    uint32_t panel = (b.warp - b.next) % WARPS;
-    for (uint32_t chunk = panel % chunks; panel < n; panel += WARPS, chunk = (chunk + WARPS) % chunks) {
-        uint32_t slot = b.stage * WARPS + b.warp, width = min(k - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK);
+    const uint32_t chunks = share(k, GPU_CHUNK), row = b.lane % 8;
+    const uint32_t own = shared_address(b.shared + b.at.act) + b.lane / 8 * 16 +
+                         (told ? (b.warp * b.rows + row) * CHUNK_ROW : row * (k + PAD) * 2);
+    for (uint32_t chunk = panel % chunks;; chunk = (chunk + WARPS) % chunks) {
+        const uint32_t width = min(k - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK);
         float acc[4];
-        mbarrier_wait(shared_address(&c->full[slot]), b.parity);
         if (told)
             fetch(b, told + chunk * (GPU_CHUNK / 2), width);
-        multiply(acc, ring + slot * PANEL, live ? own + (told ? 0 : chunk * GPU_CHUNK * 2) : zero, live ? 64 : 0, width);
-        __syncwarp();
-        if (b.lane == 0)
-            mbarrier_arrive(shared_address(&c->empty[slot]));
+        multiply(b, acc, f, told ? own : own + chunk * GPU_CHUNK * 2, width);
+        release_panel(b);
         store_sums(b, panel, acc);
-        if (++b.stage == b.at.depth) {
-            b.stage = 0;
-            b.parity ^= 1;
+        panel += WARPS;
+        if (panel >= n)
+            return;
+        load_panel(b, &f);
+    }
+}
+
+/* The next n panels, between two meetings. A panel lies there before its activations are: it is loaded first, unless this
+ * warp is the one that the others wait for. */
+static __device__ __forceinline__ void panels(struct block &b, uint32_t n, uint32_t k, const uint32_t *told, bool late)
+{
+    const uint32_t panel = (b.warp - b.next) % WARPS;
+    if (panel < n) {
+        struct fragments f;
+        if (late) {
+            meet();
+            load_panel(b, &f);
+        } else {
+            load_panel(b, &f);
+            meet();
         }
+        do_panels(b, panel, n, k, told, f);
+    } else {
+        meet();
     }
     b.next = (b.next + n) % WARPS;
+    meet();
 }
 
 /* ---- norm ---- */
@@ -474,48 +521,68 @@ static __device__ __forceinline__ float4 floats(uint4 v)
     return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
 
-/* Four elements of u, and of f where wanted. */
-static __device__ __forceinline__ void store_normed(float4 r, float rstd, float4 w, __half *u, float *f)
+/* Four elements of u. */
+static __device__ __forceinline__ uint2 halves(float4 r)
 {
-    r = make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
-    __half2 *to = reinterpret_cast<__half2 *>(u);
-    to[0] = to_half2(r.x, r.y);
-    to[1] = to_half2(r.z, r.w);
-    if (f)
-        *reinterpret_cast<float4 *>(f) = r;
+    __half2 lo = to_half2(r.x, r.y), hi = to_half2(r.z, r.w);
+    return make_uint2(*reinterpret_cast<uint32_t *>(&lo), *reinterpret_cast<uint32_t *>(&hi));
+}
+
+static __device__ __forceinline__ float4 normed4(float4 r, float rstd, float4 w)
+{
+    return make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
+}
+
+/* Of this warp's row before layer l, elements from `from` on; zeros beyond the last. */
+static __device__ __forceinline__ void await_residual(const struct block &b, uint4 v[VECTORS], uint32_t l, uint32_t from)
+{
+    const uint32_t words = min(b.m.E - from, (uint32_t)SPAN);
+    await_span(v, record(b, b.warp, l) + from, b.lane, words, b.rows == 1 && b.m.E <= SPAN ? words : 128);
 }
 
 /* u of this warp's row before layer l; l = L: after the last one, and f where wanted. */
 static __device__ __forceinline__ void normalise(const struct block &b, uint32_t l)
 {
-    const float *weights = reinterpret_cast<const float *>(b.shared + b.at.norm) + (l & 1) * b.m.E;
     const uint32_t row = b.warp, E = b.m.E;
-    const uint32_t *told = record(b, row, l);
+    const float *weights = reinterpret_cast<const float *>(b.shared + b.at.norm) + (l & 1) * E;
     __half *u = reinterpret_cast<__half *>(b.shared + b.at.act) + row * (E + PAD);
-    float *f = l == b.m.L && blockIdx.x == 0 && b.p.f ? b.p.f + (size_t)row * E : NULL;
+    float *f = l == b.m.L && blockIdx.x == 0 ? b.p.f : NULL;
     uint4 v[VECTORS];
-    float s = 0.0f, rstd = 0.0f;
+    float s = 0.0f;
+    mbarrier_wait(shared_address(&control_of(b)->norm_full[l & 1]), l >> 1 & 1);
 #pragma unroll 1
-    for (uint32_t pass = 0; pass < 2; pass++) {
-#pragma unroll 1
-        for (uint32_t from = 0; from < E; from += SPAN) {
-            const uint32_t words = min(E - from, (uint32_t)SPAN);
-            if (pass == 0 || E > SPAN)
-                await_span(v, told + from, b.lane, words, b.rows == 1 && E <= SPAN ? words : 128);
+    for (uint32_t from = 0; from < E; from += SPAN) {
+        await_residual(b, v, l, from);
 #pragma unroll
-            for (uint32_t j = 0; j < VECTORS; j++) {
-                const uint32_t e = from + 128 * j + 4 * b.lane;
-                if (e >= E)
-                    continue;
-                if (pass == 0)
-                    s = add_squares(s, floats(v[j]));
-                else
-                    store_normed(floats(v[j]), rstd, *reinterpret_cast<const float4 *>(weights + e), u + e, f ? f + e : NULL);
-            }
+        for (uint32_t j = 0; j < VECTORS; j++)
+            s = add_squares(s, floats(v[j]));
+    }
+    const float rstd = rstd_of(s, E, b.m.eps);
+#pragma unroll 1
+    for (uint32_t from = 0; from < E; from += SPAN) {
+        float4 w[VECTORS];
+        if (E > SPAN)
+            await_residual(b, v, l, from);
+#pragma unroll
+        for (uint32_t j = 0; j < VECTORS; j++) {
+            uint32_t e = from + 128 * j + 4 * b.lane;
+            w[j] = e < E ? *reinterpret_cast<const float4 *>(weights + e) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
-        if (pass == 0) {
-            rstd = rstd_of(s, E, b.m.eps);
-            mbarrier_wait(shared_address(&control_of(b)->norm_full[l & 1]), l >> 1 & 1);
+#pragma unroll
+        for (uint32_t j = 0; j < VECTORS; j++) {
+            uint32_t e = from + 128 * j + 4 * b.lane;
+            w[j] = normed4(floats(v[j]), rstd, w[j]);
+            uint2 h = halves(w[j]);
+            if (e < E)
+                *reinterpret_cast<uint2 *>(u + e) = h;
+        }
+        if (!f)
+            continue;
+#pragma unroll
+        for (uint32_t j = 0; j < VECTORS; j++) {
+            uint32_t e = from + 128 * j + 4 * b.lane;
+            if (e < E)
+                *reinterpret_cast<float4 *>(f + (size_t)row * E + e) = w[j];
         }
     }
 }
@@ -533,9 +600,11 @@ static __device__ __forceinline__ struct place place_of(const struct block &b, u
     return {item, i / ITEM % b.rows, channel, (blockIdx.x + item * gridDim.x) * ITEM + channel};
 }
 
-/* What a place's convolution needs from memory; of its four inputs, `old` are those from before the pass. */
+/* What a place's convolution needs from memory; of its four inputs, `old` are those from before the pass. As loaded: what
+ * is converted here would be waited for here. */
 struct taps {
-    float w[4], bias, x_bias, z_bias, old[3];
+    float w[4], bias, x_bias, z_bias;
+    uint16_t old[3];
 };
 
 static __device__ __forceinline__ uint16_t *window_of(const struct block &b, uint32_t l, const struct gpu_run &run, uint32_t d)
@@ -558,7 +627,7 @@ static __device__ __forceinline__ void load_taps(const struct block &b, uint32_t
     ret->z_bias = __ldg(w.in_bias + b.m.D + at.d);
 #pragma unroll
     for (uint32_t k = 0; k < 3; k++)
-        ret->old[k] = t + k < 3 ? __half2float(__ushort_as_half(__ldcs(window + (t + k) * b.m.D))) : 0.0f;
+        ret->old[k] = t + k < 3 ? __ldcs(window + (t + k) * b.m.D) : (uint16_t)0;
 }
 
 static __device__ __forceinline__ float conv_input(const struct block &b, const struct place &at, uint32_t row, float scale, float bias)
@@ -574,14 +643,11 @@ static __device__ __forceinline__ uint32_t convolve(const struct block &b, uint3
     const struct gpu_run &run = c->runs[c->run_of[at.row]];
     const uint32_t t = at.row - run.row, to = (at.item * b.rows + at.row) * ITEM + at.channel, chunks = share(b.m.E, GPU_CHUNK);
     const float scale = layer_of(b, l).in_scale;
-    float x[4] = {taps.old[0], taps.old[1], taps.old[2], conv_input(b, at, at.row, scale, taps.x_bias)};
+    float x[4] = {0.0f, 0.0f, 0.0f, conv_input(b, at, at.row, scale, taps.x_bias)};
     float z = product(total(b, at.item * chunks, chunks, at.row, ITEM + at.channel), scale, taps.z_bias);
-    if (t > 0) {
 #pragma unroll
-        for (uint32_t k = 0; k < 3; k++)
-            if (t + k >= 3)
-                x[k] = conv_input(b, at, at.row - (3 - k), scale, taps.x_bias);
-    }
+    for (uint32_t k = 0; k < 3; k++)
+        x[k] = t + k < 3 ? __half2float(__ushort_as_half(taps.old[k])) : conv_input(b, at, at.row - (3 - k), scale, taps.x_bias);
     __half xc = conv4(x[0], x[1], x[2], x[3], taps.w, taps.bias);
     reinterpret_cast<__half *>(b.shared + b.at.x)[to] = xc;
     reinterpret_cast<__half *>(b.shared + b.at.z)[to] = to_half(z);
@@ -653,8 +719,7 @@ static __device__ __forceinline__ void load_step(const struct block &b, uint32_t
     s->bias = __ldg(w.dt_bias + item * ITEM + b.lane / 4);
 #pragma unroll
     for (uint32_t k = 0; k < CORES; k++)
-        if (8 * k < b.m.Rp)
-            s->w[k] = __ldg(cores + k * 32);
+        s->w[k] = 8 * k < b.m.Rp ? __ldg(cores + k * 32) : 0;
 }
 
 /* Δ of channel lane / 4, rows 2·(lane % 4) and the next. */
@@ -663,13 +728,16 @@ static __device__ __forceinline__ void deltas(const struct block &b, const struc
     const uint32_t row = b.lane / 4;
     const uint32_t *dt = reinterpret_cast<const uint32_t *>(b.shared + b.at.dt) + row * ((b.m.Rp + PAD) / 2) + b.lane % 4;
     float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    uint32_t v[CORES];
+#pragma unroll
+    for (uint32_t k = 0; k < CORES; k++)
+        v[k] = 8 * k < b.m.Rp && row < b.rows ? dt[4 * k] : 0;
 #pragma unroll
     for (uint32_t k = 0; k < CORES; k += 2) {
         if (8 * k >= b.m.Rp)
             break;
         const uint32_t w[4] = {s.w[k], 0, s.w[k + 1], 0};
-        const uint32_t v[2] = {row < b.rows ? dt[4 * k] : 0, row < b.rows ? dt[4 * k + 4] : 0};
-        mma_16816(acc, w, v);
+        mma_16816(acc, w, v + k);
     }
     delta[0] = softplus(product(acc[0], scale, s.bias));
     delta[1] = softplus(product(acc[1], scale, s.bias));
@@ -685,6 +753,7 @@ static __device__ __forceinline__ void scan_run(const struct block &b, uint32_t 
     const uint32_t told = y_at(b) + ((blockIdx.x + s.item * gridDim.x) * ITEM + channel) / 2;
     float h[4];
     s.state.unpack(h);
+#pragma unroll 1
     for (uint32_t row = run.row; row < run.row + run.T; row++) {
         const float4 *bc = reinterpret_cast<const float4 *>(b.shared + b.at.bc + row * 128) + q;
         const float B[4] = {bc[0].x, bc[0].y, bc[0].z, bc[0].w}, C[4] = {bc[4].x, bc[4].y, bc[4].z, bc[4].w};
@@ -725,12 +794,11 @@ template <enum ssm_dtype S> static __device__ __forceinline__ void scan_items(co
 {
     const uint32_t jobs = b.items * b.n_runs;
     const float scale = layer_of(b, l).dt_scale;
+    const uint32_t first = min(b.warp, jobs - 1); /* a warp without a job loads as if */
     struct step step;
     struct scan<S> next;
-    if (b.warp < jobs) {
-        load_step(b, l, b.warp, &step);
-        load_scan(b, l, b.warp, &next);
-    }
+    load_step(b, l, first, &step);
+    load_scan(b, l, first, &next);
     await_select(b, l);
     meet();
     for (uint32_t job = b.warp; job < jobs; job += WARPS) {
@@ -819,24 +887,23 @@ static __device__ __forceinline__ void store_tiles(const struct block &b, enum t
 template <enum ssm_dtype S>
 static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn, uint32_t l, uint32_t group, float *r)
 {
+    if (turn == OUT)
+        scan_items<S>(b, l);
     const struct product w = product_of(b, turn, l, group);
-    struct taps taps;
+    struct taps taps = {};
     float bias = 0.0f;
     if (turn == IN && threadIdx.x < w.n * b.rows * ITEM)
         load_taps(b, l, place_of(b, threadIdx.x), &taps);
     if (turn != IN && threadIdx.x < w.n * b.rows * TILE)
         bias = load_bias(b, w, output_of(b, threadIdx.x));
-    if (turn == OUT)
-        scan_items<S>(b, l);
-    if ((turn == IN || turn == HEAD) && group == 0 && b.warp < b.rows)
+    const bool normalises = (turn == IN || turn == HEAD) && group == 0 && b.warp < b.rows;
+    if (normalises)
         normalise(b, l);
     if (w.n == 0)
         return;
-    meet(); /* u is there; `sums` and `act` of the turn before are read */
+    panels(b, w.n * share(w.k, GPU_CHUNK), w.k, w.told, normalises);
     if (turn == IN && threadIdx.x == 0)
         mbarrier_arrive(shared_address(&control_of(b)->norm_empty[l & 1]));
-    panels(b, w.n * share(w.k, GPU_CHUNK), w.k, w.told);
-    meet();
     if (turn == IN)
         convolve_items(b, l, taps);
     else
