@@ -21,6 +21,15 @@ void md_hist_add(struct md_hist *h, uint64_t ns)
     md_bump(&h->bucket[bucket_of(ns)], 1);
 }
 
+void md_hist_since(struct md_hist *ret, struct md_hist *h, struct md_hist *then)
+{
+    *ret = (struct md_hist){.n = md_read(&h->n) - md_read(&then->n),
+                            .sum = md_read(&h->sum) - md_read(&then->sum),
+                            .max = md_read(&h->max)};
+    for (unsigned b = 0; b < MD_HIST_BUCKETS; b++)
+        md_add(&ret->bucket[b], md_read(&h->bucket[b]) - md_read(&then->bucket[b]));
+}
+
 /* ns; 0 while empty */
 static double quantile(struct md_hist *h, double q)
 {
@@ -91,6 +100,7 @@ json_t *md_engine_counters_json(struct md_engine_counters *c)
     }
     json_object_set_new(o, "batch_cut_total", cut);
     set(o, "device_failures_total", &c->failures);
+    json_object_set_new(o, "device_busy_seconds_total", json_real(1e-9 * (double)md_read(&c->busy_ns)));
     json_object_set_new(o, "step_duration_seconds", md_hist_json(&c->step));
     return o;
 }

@@ -39,6 +39,8 @@ struct md_hist {
     md_count n, sum, max, bucket[MD_HIST_BUCKETS];
 };
 void md_hist_add(struct md_hist *h, uint64_t ns);
+/* What came to `h` since `then` was copied off it; `max` is that of all. */
+void md_hist_since(struct md_hist *ret, struct md_hist *h, struct md_hist *then);
 json_t *md_hist_json(struct md_hist *h); /* count, sum, p50, p99, max in seconds */
 
 /* Of one input. The source thread writes the first group, the engine threads the second. */
@@ -58,8 +60,8 @@ json_t *md_input_counters_json(struct md_input_counters *c);
 enum md_cut { MD_CUT_FULL, MD_CUT_DELAY, MD_CUT_IDLE, MD_CUTS }; /* why a batch was closed */
 
 struct md_engine_counters { /* written by the engine thread */
-    md_count batches, streams, samples, steps, cut[MD_CUTS], failures;
-    struct md_hist step; /* ssm_advance */
+    md_count batches, streams, samples, steps, cut[MD_CUTS], failures, busy_ns;
+    struct md_hist step; /* from a batch's start to its results */
 };
 json_t *md_engine_counters_json(struct md_engine_counters *c);
 

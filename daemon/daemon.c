@@ -37,7 +37,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
     struct md_served_model *m = &d->models[i];
     const struct ssm_model_info *info;
     char text[SSM_ERR];
-    bool preset = flags & MD_NULL_MODEL && access(conf->path, F_OK) != 0;
+    bool preset = flags & MD_PRESETS && access(conf->path, F_OK) != 0;
     int r = preset ? ssm_model_random(conf->path, 1, &m->model, text) : ssm_model_open(conf->path, &m->model, text);
 
     if (r)
@@ -47,7 +47,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
         return refuse(reterr, EX_CONFIG, "model", conf->id,
                       "a language model: streams of bytes are not in this version");
     struct ssm_engine_opts opts = {
-        .device = flags & MD_NULL_MODEL ? "null" : conf->device,
+        .device = flags & MD_NULL_DEVICE ? "null" : conf->device,
         .weights = conf->weights_stored ? info->stored : conf->weights,
         .state = conf->state,
         .deterministic = conf->deterministic,

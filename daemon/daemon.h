@@ -9,12 +9,14 @@
 #include <jansson.h>
 
 #include "daemon/config.h"
+#include "daemon/counters.h"
 
 struct md_daemon;
 
 enum md_daemon_flags {
-    MD_ONCE = 1,     /* end when all finite inputs are consumed and flushed */
-    MD_NULL_MODEL = 2 /* benchmarks: device "null" for every model; a path that is no folder names a random preset */
+    MD_ONCE = 1,       /* end when all finite inputs are consumed and flushed */
+    MD_PRESETS = 2,    /* benchmarks: a model's path that is no folder names a random preset, … */
+    MD_NULL_DEVICE = 4 /* … and the device of all is "null" */
 };
 
 /* Opens models, engines, outputs, then inputs, and starts all threads. Returns 0 or a sysexits code (78 model or config,
@@ -32,5 +34,7 @@ int md_daemon_stop(struct md_daemon **d, int64_t timeout_ns);
 /* Snapshots of every counter, for the control socket and mambactl. New references. Any thread. */
 json_t *md_daemon_status(struct md_daemon *d);
 json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit);
+/* Arrival of a row's last sample to hand-over to the sinks; live, as long as the daemon. */
+struct md_hist *md_daemon_latency(struct md_daemon *d);
 
 #endif

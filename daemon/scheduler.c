@@ -110,7 +110,10 @@ static void land(struct md_scheduler *s)
     s->flying = NULL;
     if (b->items.n) {
         int r = b->failed ? -EIO : ssm_advance_wait(s->engine);
+        double busy = ssm_engine_busy(s->engine);
         b->advanced_ns = md_now_ns();
+        if (busy > 0.0)
+            atomic_store_explicit(&s->counters.busy_ns, (uint64_t)(1e9 * busy), memory_order_relaxed);
         md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - b->started_ns));
         if (r) {
             if (md_read(&s->counters.failures) == 0)

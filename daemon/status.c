@@ -153,3 +153,8 @@ json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit)
     md_registry_each(&d->registry, list_stream, &l);
     return l.rows;
 }
+
+struct md_hist *md_daemon_latency(struct md_daemon *d)
+{
+    return &d->publisher.latency;
+}

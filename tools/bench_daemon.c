@@ -1,7 +1,8 @@
-/* bench_daemon.c: `mambactl bench daemon`: what everything outside the model costs. A whole daemon runs in this process
- * on a model that computes nothing, fed and subscribed to by two other processes over ipc. CPU time is this process's,
- * all threads, libzmq's included; the profile says which thread it went to. Checked before it is believed: all rows
- * accepted, all messages received. */
+/* bench_daemon.c: `mambactl bench daemon`: a whole daemon in this process, fed and subscribed to by two other processes
+ * over ipc. On the device `null`, which computes nothing, CPU time is what everything outside the model costs: this
+ * process's, all threads, libzmq's included; the profile says which thread it went to. On a real device the latencies
+ * and the device's own share of the time count. Checked before it is believed: all rows accepted, all messages
+ * received. */
 #include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
@@ -17,10 +18,11 @@
 #include "tools/bench_peers.h"
 #include "tools/mambactl.h"
 
-enum { SAMPLES = 64, THREADS = 32, FAMILIES_MAX = 4 };
+enum { THREADS = 64, FAMILIES_MAX = 4 };
 
 struct options {
-    uint32_t streams;
+    const char *preset, *device, *weights, *state;
+    uint32_t streams, samples;
     uint64_t messages;
     double per_second;
     unsigned burst;
@@ -42,6 +44,8 @@ struct bench {
     struct md_config *config;
     struct md_daemon *daemon;
     size_t slot_bytes;
+    struct md_hist latency;
+    double busy; /* of the device, share of the time */
     double idle_share, rss_per_stream, rss_growth, seconds, cpu, published; /* bytes; CPU seconds */
     struct thread_time threads[THREADS];
     unsigned n_threads;
@@ -49,10 +53,14 @@ struct bench {
 
 static const char usage[] = "usage: mambactl bench daemon [OPTION]...\n";
 static const char help[] =
-    "Measures the daemon around a model that computes nothing: messages of 64 float32 samples in on a PULL socket, "
-    "results\n"
-    "out on a PUB socket, both ipc, with sender and subscriber in processes of their own.\n"
+    "Measures the daemon, by default around a model that computes nothing: messages of float32 samples in on a PULL\n"
+    "socket, results out on a PUB socket, both ipc, with sender and subscriber in processes of their own.\n"
     "\n"
+    "      --device D         null (default), cpu, cuda, cuda:N, auto\n"
+    "      --preset NAME      signal model of random weights (default forecast-64x2)\n"
+    "      --weights DTYPE    fp32 (default), bf16, fp16\n"
+    "      --state DTYPE      fp32 (default), bf16, fp16\n"
+    "      --samples N        samples of a message (default 64)\n"
     "      --streams N        streams (default 10000)\n"
     "      --messages M       messages in (default 200000)\n"
     "      --rate R           messages a second (default 20000; 0: as fast as they are taken, so that several messages "
@@ -131,6 +139,7 @@ static int start_daemon(struct bench *b, const char *families)
 {
     static const char *const names[] = {"prediction", "embedding", "anomaly", "channel_anomaly"};
     char yaml[2048], publish[256] = "", reterr[IO_ERR];
+    bool null = !strcmp(b->o->device, "null");
 
     for (unsigned i = 0; i < FAMILIES_MAX; i++) {
         const char *at = strstr(families, names[i]);
@@ -141,15 +150,15 @@ static int start_daemon(struct bench *b, const char *families)
                           : "true");
     }
     snprintf(yaml, sizeof yaml,
-             "models: {null: {path: forecast-64x2, device: cpu, slots: %u}}\n"
+             "models: {model: {path: '%s', device: '%s', weights: %s, state: %s, slots: %u}}\n"
              "inputs: {in: {type: zmq, pattern: pull, bind: '%s', rate: 100}}\n"
              "outputs: {out: {type: zmq, bind: '%s', hwm: 10000000}}\n"
              "streams: {'*': {publish: {%s}}}\n",
-             b->o->streams, b->in, b->out, publish);
+             b->o->preset, null ? "cpu" : b->o->device, b->o->weights, b->o->state, b->o->streams, b->in, b->out, publish);
     md_log_setup(MD_ERROR, MD_LOG_TEXT);
     if (md_config_parse("bench", yaml, NULL, 0, true, stderr, &b->config))
         return EX_USAGE;
-    int r = md_daemon_start(b->config, MD_NULL_MODEL, &b->daemon, reterr);
+    int r = md_daemon_start(b->config, MD_PRESETS | (null ? MD_NULL_DEVICE : 0), &b->daemon, reterr);
     if (r)
         fprintf(stderr, "mambactl bench daemon: %s\n", reterr);
     return r;
@@ -186,7 +195,7 @@ static bool wait_for(struct bench *b, uint64_t messages, double *ret_published)
 
     for (unsigned stuck = 0; stuck < 80; had = got, usleep(250000)) {
         *ret_published = published(b, &got);
-        if (got >= (double)messages * SAMPLES && (double)bench_subscriber_count(&b->subscriber) >= *ret_published)
+        if (got >= (double)messages * b->o->samples && (double)bench_subscriber_count(&b->subscriber) >= *ret_published)
             return true;
         stuck = got == had ? stuck + 1 : 0;
     }
@@ -219,11 +228,21 @@ static bool measure_idle(struct bench *b)
     return true;
 }
 
+static double busy_seconds(struct bench *b)
+{
+    json_t *status = md_daemon_status(b->daemon);
+    double busy = number_at(status, "models", "model", "device_busy_seconds_total");
+
+    json_decref(status);
+    return busy;
+}
+
 static bool measure_load(struct bench *b)
 {
     struct thread_time before[THREADS];
     uint64_t warm = b->o->messages / 4;
-    double cpu, out, rss;
+    double cpu, out, rss, busy;
+    struct md_hist then;
     unsigned n_before;
     int64_t start;
 
@@ -233,12 +252,16 @@ static bool measure_load(struct bench *b)
     n_before = read_threads(before);
     rss = rss_bytes();
     cpu = cpu_seconds();
+    then = *md_daemon_latency(b->daemon);
+    busy = busy_seconds(b);
     start = md_now_ns();
     bench_sender_send(&b->sender, b->o->messages, b->o->per_second);
     if (!wait_for(b, b->o->streams + warm + b->o->messages, &b->published))
         return false;
     b->seconds = 1e-9 * (double)(md_now_ns() - start);
     b->cpu = cpu_seconds() - cpu;
+    b->busy = (busy_seconds(b) - busy) / b->seconds;
+    md_hist_since(&b->latency, md_daemon_latency(b->daemon), &then);
     b->published -= out;
     b->rss_growth = rss_bytes() - rss;
     b->n_threads = read_threads(b->threads);
@@ -256,11 +279,18 @@ static double us_per_message(const struct bench *b)
     return 1e6 * b->cpu / (double)b->o->messages;
 }
 
-static void print_text(const struct bench *b, const char *families)
+static void print_text(struct bench *b, const char *families)
 {
-    printf("%s: %u streams, %llu messages of %d samples in, %.0f messages out in %.1f s (%.0f/s)\n", families,
-           b->o->streams, (unsigned long long)b->o->messages, SAMPLES, b->published, b->seconds,
+    json_t *latency = md_hist_json(&b->latency);
+
+    printf("%s: %u streams, %llu messages of %u samples in, %.0f messages out in %.1f s (%.0f/s)\n", families,
+           b->o->streams, (unsigned long long)b->o->messages, b->o->samples, b->published, b->seconds,
            (double)b->o->messages / b->seconds);
+    printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms; device busy %.1f %% of the time\n",
+           b->o->preset, b->o->weights, b->o->state, b->o->device,
+           1e3 * json_number_value(json_object_get(latency, "p50")),
+           1e3 * json_number_value(json_object_get(latency, "p99")), 100 * b->busy);
+    json_decref(latency);
     printf("  CPU per message in, with its %.2f out: %.2f us\n", b->published / (double)b->o->messages,
            us_per_message(b));
     for (unsigned i = 0; i < b->n_threads; i++)
@@ -272,7 +302,7 @@ static void print_text(const struct bench *b, const char *families)
         100 * b->idle_share, b->rss_per_stream - (double)b->slot_bytes, b->rss_growth / 1024);
 }
 
-static void print_json(const struct bench *b, const char *families)
+static void print_json(struct bench *b, const char *families)
 {
     json_t *threads = json_object(), *o;
 
@@ -281,7 +311,9 @@ static void print_json(const struct bench *b, const char *families)
         json_object_set_new(threads, b->threads[i].name,
                             json_real(json_number_value(had) + 1e6 * b->threads[i].seconds / (double)b->o->messages));
     }
-    o = json_pack("{s:s, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "bench", "daemon", "families", families,
+    o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:f, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "bench", "daemon",
+                  "preset", b->o->preset, "device", b->o->device, "weights", b->o->weights, "state", b->o->state,
+                  "latency_seconds", md_hist_json(&b->latency), "device_busy_share", b->busy, "families", families,
                   "streams", (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out", b->published,
                   "seconds", b->seconds, "cpu_us_per_message", us_per_message(b), "idle_core_share", b->idle_share,
                   "rss_bytes_per_idle_stream", b->rss_per_stream - (double)b->slot_bytes, "rss_growth_bytes",
@@ -301,14 +333,14 @@ static int measure(const struct options *o, const char *families, double *ret_us
         return code;
     snprintf(b.in, sizeof b.in, "ipc://%s/in", b.dir);
     snprintf(b.out, sizeof b.out, "ipc://%s/out", b.dir);
-    if (bench_sender_start(&b.sender, b.in, o->streams, SAMPLES, o->burst) ||
+    if (bench_sender_start(&b.sender, b.in, o->streams, o->samples, o->burst) ||
         bench_subscriber_start(&b.subscriber, b.out))
         goto end;
     code = start_daemon(&b, families);
     if (code)
         goto end;
     json_t *status = md_daemon_status(b.daemon);
-    b.slot_bytes = (size_t)number_at(status, "models", "null", "slot_bytes");
+    b.slot_bytes = (size_t)number_at(status, "models", "model", "slot_bytes");
     json_decref(status);
     usleep(500000); /* the subscriber joins */
     code = EX_SOFTWARE;
@@ -344,7 +376,12 @@ static bool parse_number(const char *text, double least, double most, double *re
 
 static int parse(int argc, char **argv, struct options *o)
 {
-    static const struct option longs[] = {{"streams", required_argument, NULL, 's'},
+    static const struct option longs[] = {{"device", required_argument, NULL, 'D'},
+                                          {"preset", required_argument, NULL, 'P'},
+                                          {"weights", required_argument, NULL, 'W'},
+                                          {"state", required_argument, NULL, 'S'},
+                                          {"samples", required_argument, NULL, 'n'},
+                                          {"streams", required_argument, NULL, 's'},
                                           {"messages", required_argument, NULL, 'm'},
                                           {"rate", required_argument, NULL, 'r'},
                                           {"burst", required_argument, NULL, 'b'},
@@ -362,7 +399,17 @@ static int parse(int argc, char **argv, struct options *o)
             printf("%s\n%s", usage, help);
             return EX_OK;
         }
-        if (c == 's' && (ok = parse_number(optarg, 2, 1e6, &v)))
+        if (c == 'D')
+            o->device = optarg;
+        else if (c == 'P')
+            o->preset = optarg;
+        else if (c == 'W')
+            o->weights = optarg;
+        else if (c == 'S')
+            o->state = optarg;
+        else if (c == 'n' && (ok = parse_number(optarg, 1, 1e5, &v)))
+            o->samples = (uint32_t)v;
+        else if (c == 's' && (ok = parse_number(optarg, 2, 1e6, &v)))
             o->streams = (uint32_t)v;
         else if (c == 'm' && (ok = parse_number(optarg, 4, 1e10, &v)))
             o->messages = (uint64_t)v;
@@ -384,7 +431,13 @@ static int parse(int argc, char **argv, struct options *o)
 
 int bench_daemon(int argc, char **argv)
 {
-    struct options o = {.streams = 10000, .messages = 200000, .per_second = 20000, .burst = 64};
+    struct options o = {.preset = "forecast-64x2",
+                        .device = "null",
+                        .weights = "fp32",
+                        .state = "fp32",
+                        .samples = 64,
+                        .streams = 10000,
+                        .messages = 200000, .per_second = 20000, .burst = 64};
     double one = 0, more = 0, out_one = 0, out_more = 0;
     int code = parse(argc, argv, &o);
 
