@@ -39,7 +39,7 @@ __device__ __forceinline__ void dot(float total[4], const struct gpu_matrix &w, 
     }
 }
 
-__global__ void __launch_bounds__(32 * WARPS) input_rows(const struct gpu_pass p, const struct gpu_matrix w)
+static __global__ void __launch_bounds__(32 * WARPS) input_rows(const struct gpu_pass p, const struct gpu_matrix w)
 {
     uint32_t rows = p.head->rows, first = blockIdx.x * 8, lane = threadIdx.x % 32;
     if (first >= rows)

@@ -79,7 +79,7 @@ __device__ __forceinline__ void embed(float *r, const void *table, enum ssm_dtyp
 
 /* table NULL: r is there already. */
 template <int HELD>
-__global__ void __launch_bounds__(32 * WARPS)
+static __global__ void __launch_bounds__(32 * WARPS)
     norm_rows(const struct gpu_pass p, const struct gpu_slice s, const float *w, const void *table,
               enum ssm_dtype dtype, uint32_t E, float eps)
 {
@@ -95,7 +95,8 @@ __global__ void __launch_bounds__(32 * WARPS)
 }
 
 template <int HELD>
-__global__ void __launch_bounds__(32 * WARPS) norm_last(const struct gpu_pass p, const float *w, uint32_t E, float eps)
+static __global__ void __launch_bounds__(32 * WARPS)
+    norm_last(const struct gpu_pass p, const float *w, uint32_t E, float eps)
 {
     uint32_t row = blockIdx.x * WARPS + threadIdx.x / 32;
     if (row >= p.head->rows)

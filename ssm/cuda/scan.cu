@@ -1,22 +1,25 @@
 /* scan.cu: Δ = softplus(dt_proj·dt), the selective scan, skip and gate: what reads and writes the states. Two kernels
  * with the same bits; gpu_scan() launches one or both.
  *
- * Short segments (steps of many streams): a warp has 32 channels of the segments that begin in 16 rows, a lane one
- * channel. It multiplies dt_proj for its rows first, then goes from segment to segment with the next states already on
- * their way. This is the memory's: mamba-130m, 4096 streams, bf16 states: 403 MB of states a layer, 141 µs at 2.85
- * TB/s, against 38 µs of instructions (200 a step and channel, 32 channels a warp); 5 blocks an SM keep 40 KB on their
- * way.
+ * Short segments (steps of many streams): a unit of two warps has 64 channels of the segments that begin in 16 rows, a
+ * lane one channel. It multiplies dt_proj for its rows, then goes from segment to segment with the next states already
+ * on their way: 64 bytes a lane, 32 KB an SM. This is the memory's: mamba-130m, 4096 streams, bf16 states: 403 MB a
+ * layer, 141 µs at 2.85 TB/s, against 53 µs of issues (200 per step of 32 channels, and 1300 per tile). One block per
+ * SM, so that a scan can leave the others to the products of another slice.
  *
  * Long segments (few runs, thousands of steps): a block has 32 channels of one segment. Warps 0–3 do nothing but step:
  * four lanes a channel, four states a lane. Warps 4–7 make their operands (dt_proj, softplus, Δ·g, Δ·x) a stage of 32
  * steps ahead, gate what the others left a stage behind, and have the inputs of the stage after on their way from
- * memory. Per step and quarter of an SM: 32 clk of ex2 by the stepping warp (4 × 8 clk), 27 issues by it, 17 by its
- * partner: 45 clk. mamba-130m: 48 blocks a run; 65536 steps × 24 layers × 45 clk are 36 ms, on 48 SMs, beside which
- * others work.
+ * memory. Per step and quarter of an SM: 38 clk of special functions (32 of them ex2 of the stepping warp), 28 issues
+ * by the stepping warp and 22 by its partner: 50 clk. mamba-130m: 48 blocks a run; 65536 steps × 24 layers × 50 clk are
+ * 40 ms, on 48 SMs, beside which others work; 16 × 8192 steps are 26 ms of the whole chip.
+ *
+ * Ladder (mamba-130m, one layer: 4096 one-row runs, bf16 states / 2048 steps of one run, fp32):
+ *   1. units of two warps, 8 an SM / four lanes a channel, stages of 32 steps
  *
  * Traps: a segment's old conv window must be read before the new one is written (keep_window(), by the thread that has
- * the channel), and select.cu of the same slice must be done with it. Every thread of a block reaches every
- * __syncthreads(). */
+ * the channel), and select.cu of the same slice must be done with it. All warps of a unit take the same turns through
+ * its barrier, both halves of a long segment's block through __syncthreads(). */
 #include <cassert>
 
 #include "ssm/cuda/arith.cuh"
@@ -25,13 +28,13 @@
 
 enum {
     STATES = 16,
-    SHORT = 16, /* rows in which a block's segments begin; longer ones are the long kernel's where it runs */
-    WINDOW = 32,
+    SHORT = 16,    /* rows in which a unit's segments begin; longer ones are the long kernel's where it runs */
+    WINDOW = 32,   /* rows that a unit has before it */
     UNIT = 64,     /* threads, and channels of a tile */
     UNITS = 8,     /* of a block at most: 128 registers a thread */
     DT_STEPS = 3,  /* of 16 k's on their way together */
     DELTA_LD = 36, /* floats: mma's accumulators go to distinct banks */
-    HALF = 128,    /* threads of a unit; of a long segment's, those that step, and as many that feed them */
+    HALF = 128,    /* threads that step along a long segment; as many feed them */
     STAGE = 32,    /* steps */
     FINDERS = 2 * HALF,
     X_LD = 40,    /* halves */
@@ -353,7 +356,7 @@ __device__ __forceinline__ void short_tile(struct short_shared *sh, const struct
 
 /* Tiles of 16 rows × 64 channels, one after the other, to units of two warps; the units know nothing of each other. */
 template <enum ssm_dtype S>
-__global__ void __launch_bounds__(UNITS *UNIT, 1) scan_short(const struct scan c, uint32_t longest)
+static __global__ void __launch_bounds__(UNITS *UNIT, 1) scan_short(const struct scan c, uint32_t longest)
 {
     extern __shared__ __align__(16) uint8_t shared[];
     const uint32_t units = blockDim.x / UNIT, unit = threadIdx.x / UNIT, rows = slice_rows(c.s);
@@ -590,7 +593,8 @@ __device__ __forceinline__ void feeding(struct long_shared *sh, const uint16_t *
 }
 
 /* 32 channels of the segments that find_segments() names; every gridDim.y-th is a block's. */
-template <enum ssm_dtype S> __global__ void __launch_bounds__(2 * HALF, 3) scan_long(const struct scan c, bool by_run)
+template <enum ssm_dtype S>
+static __global__ void __launch_bounds__(2 * HALF, 3) scan_long(const struct scan c, bool by_run)
 {
     extern __shared__ __align__(16) uint8_t shared[];
     struct long_shared *sh = reinterpret_cast<struct long_shared *>(shared);
@@ -649,7 +653,7 @@ cudaError_t gpu_scan_open(const struct gpu_model *m)
     return e ? e : allow<SSM_F16>(m);
 }
 
-/* All multiprocessors take as many units, as often as it takes. */
+/* The same number of units on every multiprocessor, and of tiles to every unit. */
 template <enum ssm_dtype S>
 static void launch_short(const struct scan &c, uint32_t longest, uint32_t sms, cudaStream_t stream)
 {

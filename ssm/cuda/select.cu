@@ -6,7 +6,10 @@
  * chunks in ascending order, which is what arith.cuh asks for. More chunks than blocks: rounds.
  *
  * Bytes, mamba-130m, per row of a run of one: 3 KB x, 9 KB window in and out, 3 KB xc; x_proj's 246 KB per tile from
- * L2. 4096 rows: 75 MB of windows are 26 µs of memory, hidden nowhere else; 128 tiles × 6 blocks, 3 blocks per SM.
+ * L2. 4096 rows: 75 MB of windows are 26 µs of memory; 128 tiles × 6 blocks, 3 blocks per SM.
+ *
+ * Ladder (mamba-130m, 4096 one-row runs / 2048 rows of one run):
+ *   1. a cluster of chunks, 4 channels × 8 rows a thread
  *
  * Traps: a window is read by every row of its segment that has fewer than three before it, so it is taken on here only
  * where the segment is one row, by the thread that has read it; the scan does the others. Every thread of a cluster
@@ -229,7 +232,7 @@ __device__ __forceinline__ void write_output(const struct gpu_pass &p, const str
 /* ---- the kernel ---- */
 
 template <int NT>
-__global__ void __launch_bounds__(THREADS, 3)
+static __global__ void __launch_bounds__(THREADS, 3)
     select_rows(const struct gpu_pass p, const struct gpu_slice s, const struct gpu_layer l, const struct gpu_dims d,
                 const struct plan plan, uint32_t layer)
 {

@@ -8,7 +8,10 @@
  *
  * Bytes of a layer, mamba-130m, 4096 rows of one-row runs: states 403 MB (bf16), windows 75 MB, and in L2 for the most
  * part 12 r, 6 u, 25 xz, 13 xc, 13 y MB; 31 GFLOP. Long runs: no states to speak of; 2048 rows have 35 MB of
- * activations, so that three slices on their way are a little more than the L2 cache.
+ * activations; four slices on their way are more than the L2 cache.
+ *
+ * Ladder (mamba-130m, bf16: one step of 1024 / 4096 streams, bf16 states / 65536 steps of one stream):
+ *   1. slices on 2 and 4 streams, scans of one-row runs on 7/12 of the multiprocessors, products on the others
  *
  * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
  * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is
@@ -24,7 +27,7 @@
 #include "ssm/fail.h"
 
 enum {
-    STREAMS = 3,        /* that slices go on, the caller's among them */
+    STREAMS = 4,        /* that slices go on, the caller's among them */
     LONG_SLICE = 2048,  /* rows at most, where runs are long */
     SINGLES_CUT = 1024, /* rows of one-row runs from which on they are cut in two */
 };
@@ -40,7 +43,7 @@ struct gpu_wide {
     cudaEvent_t *scanned; /* [layers] */
 };
 
-__global__ void count_rows(const struct gpu_head *head, uint32_t *counts, uint32_t slice, uint32_t n)
+static __global__ void count_rows(const struct gpu_head *head, uint32_t *counts, uint32_t slice, uint32_t n)
 {
     uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, begin = i * slice;
     if (i < n)
@@ -178,6 +181,7 @@ static void multiply(const struct work *k, const struct gpu_gemm *product, const
 {
     struct gpu_gemm g = *product;
     g.x = *x;
+    g.begin = s->begin;
     g.sms = k->product_sms;
     gpu_gemm_run(&g, end, y, ldy, g.matrix->np, s->rows, s->bound, stream);
 }
