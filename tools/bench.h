@@ -59,7 +59,7 @@ int bench_verify(struct bench_rig *rig, double *ret_error);
 
 int bench_rig_rate(struct bench_rig *rig, double seconds, double *ret_rate); /* steps/s over at least so long; 0 or -EIO */
 /* µs of a call by the device's clock, median of `runs` stretches of at least so long, inputs and outputs on the device;
- * -ENOTSUP where the device has no clock or the batch is more than it takes at once. */
+ * -ENOTSUP where the device has no clock, -EINVAL where the batch is more than it takes at once. */
 int bench_rig_replay(struct bench_rig *rig, uint32_t runs, double seconds, double *ret_us);
 
 /* Work of one call. */

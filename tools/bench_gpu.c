@@ -68,7 +68,7 @@ static void print_text(const struct goal *g, const struct figures *f, bool heade
     const struct bench_case *c = &g->what;
     double floor_us = f->bytes / BANDWIDTH * 1e6, steps = (double)c->streams * c->steps;
     if (header)
-        printf("%-15s %6s %6s %-4s %-5s %-14s %9s %9s %9s %9s %9s %7s %6s %12s %8s %-6s\n", "model", "streams", "steps", "wts",
+        printf("%-15s %6s %6s %-4s %-5s %-14s %10s %9s %9s %9s %10s %7s %6s %12s %8s %-6s\n", "model", "streams", "steps", "wts",
                "state", "ops", "peer µs", "reach", "aim", "floor", "µs", "x floor", "GB/s", "steps/s", "error", "clock");
     printf("%-15s %6u %6u %-4s %-5s %-14s", c->dir ? c->dir : c->preset, c->streams, c->steps, bench_dtype(c->weights),
            bench_dtype(c->state), f->ops);
@@ -101,7 +101,7 @@ static int time_case(struct bench_rig *rig, const struct bench_options *o, struc
     double seconds = o->seconds > 0 ? o->seconds : 0.05, us[BENCH_RUNS_MAX], rate;
     int err = bench_rig_replay(rig, o->runs, seconds, &f->us);
     f->clock = "device";
-    if (err != -ENOTSUP)
+    if (err != -ENOTSUP && err != -EINVAL)
         return err;
     f->clock = "host";
     err = bench_rig_rate(rig, 0, &rate);

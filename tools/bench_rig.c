@@ -1,6 +1,7 @@
 /* bench_rig.c: an engine with B streams and T steps of input for each, and the same streams on a CPU table that is known
- * to be right. Trap: all steps of a stream write their logits to one place, as a consumer that looks at each step and
- * goes on would have it; else a scan would time the page faults of gigabytes of logits. */
+ * to be right. Trap: on the CPU all steps of a stream write their logits to one place, as a consumer that looks at each
+ * step and goes on would have it; else a scan would time the page faults of gigabytes of logits. A GPU's results come
+ * back in no order, to a place each. */
 #include "tools/bench.h"
 
 #include <errno.h>
@@ -31,20 +32,34 @@ static size_t outputs_of(const struct ssm_model_info *info)
     return info->input == SSM_TOKENS ? info->vocab : (size_t)info->horizon * info->n_quantiles;
 }
 
+/* Floats from one step's outputs to the next's. */
+static size_t out_stride(const struct bench_rig *r)
+{
+    return bench_on_gpu(r->options) && !r->what->last ? outputs_of(r->info) : 0;
+}
+
+static float *outputs_at(const struct bench_rig *r, uint32_t stream, uint32_t step)
+{
+    size_t stride = out_stride(r), steps = stride ? r->what->steps : 1;
+    return r->out + stream * steps * outputs_of(r->info) + step * stride;
+}
+
 /* Steps [from, from + n) of a stream; `out`: what it says of them. */
 static struct ssm_item item_of(const struct bench_rig *r, uint32_t stream, uint32_t from, uint32_t n, bool out)
 {
     size_t patch = r->info->patch, at = ((size_t)stream * r->steps + from) * patch;
     struct ssm_item item = {.slot = r->slots[stream], .n = (uint32_t)(n * patch), .interval = 1};
-    float *to = out ? r->out + stream * outputs_of(r->info) : NULL;
+    float *to = out ? outputs_at(r, stream, 0) : NULL;
     if (r->info->input == SSM_TOKENS) {
         item.tokens = r->tokens + at;
         item.out.logits = to;
+        item.out.logits_stride = out_stride(r);
         return item;
     }
     item.x = r->samples + at;
     item.x_stride = 1;
     item.out.forecast = to;
+    item.out.forecast_stride = out_stride(r);
     item.out.horizon = r->info->horizon;
     item.out.n_q = r->info->n_quantiles;
     for (uint8_t q = 0; q < r->info->n_quantiles; q++)
@@ -111,7 +126,7 @@ int bench_rig_open(struct bench_rig *r, const struct bench_case *what, const str
     r->items = calloc(what->streams, sizeof *r->items);
     r->tokens = calloc(inputs, sizeof *r->tokens);
     r->samples = calloc(inputs, sizeof *r->samples);
-    r->out = calloc(what->streams * outputs_of(r->info), sizeof *r->out);
+    r->out = calloc(what->streams * outputs_of(r->info) * (out_stride(r) ? what->steps : 1), sizeof *r->out);
     code = r->slots && r->items && r->tokens && r->samples && r->out ? take_slots(r) : out_of_memory();
     if (code)
         goto fail;
@@ -181,7 +196,7 @@ int bench_rig_replay(struct bench_rig *r, uint32_t runs, double seconds, double 
     enum { WARM = 20, TIMES_MAX = 5000 };
     double us[BENCH_RUNS_MAX];
     float one;
-    int err = r->what->last && r->steps > 1 ? -ENOTSUP : advance(r);
+    int err = r->what->last && r->steps > 1 ? -EINVAL : advance(r);
     if (err || (err = ssm_engine_replay(r->engine, WARM, &one)))
         return err;
     double times = seconds * 1e6 / (double)one;
@@ -236,14 +251,15 @@ static void checker_close(struct checker *c)
     free(c->out);
 }
 
-/* The calls of the CPU write over one place like the rig's: the last step's outputs are compared. */
+/* The last step's outputs are compared. */
 static void check(struct checker *c, const struct bench_rig *r, double *difference, double *size)
 {
     size_t n = outputs_of(r->info);
     for (uint32_t k = 0; k < c->n; k++) {
         struct ssm_item item = item_of(r, c->streams[k], 0, r->steps, true);
-        const float *theirs = r->out + c->streams[k] * n;
+        const float *theirs = outputs_at(r, c->streams[k], r->steps - 1);
         item.slot = c->slots[k];
+        item.out.logits_stride = item.out.forecast_stride = 0;
         if (item.out.logits)
             item.out.logits = c->out;
         else
