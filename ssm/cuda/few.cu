@@ -41,11 +41,12 @@
 #include "ssm/cuda/mma.cuh"
 
 #include <algorithm>
+#include <cstddef>
 
 enum {
     WARPS = 8,
     THREADS = 32 * WARPS, /* that compute */
-    BLOCK = THREADS + 32,
+    BLOCK = THREADS + 128, /* registers change hands by fours of warps */
     ITEM = 8,
     TILE = 16,
     SEGMENT = ITEM * GPU_CHUNK * 2, /* bytes of 8 outputs × 256 k's: contiguous in gpu_matrix.tiled */
@@ -87,7 +88,7 @@ struct few_layer {
 /* At the start of shared memory. */
 struct control {
     uint64_t full[DEPTH_MAX * WARPS], empty[DEPTH_MAX * WARPS], norm_full[2], norm_empty[2]; /* mbarriers */
-    uint4 zero;                                                                              /* operands of absent rows */
+    uint4 zeros[GPU_CHUNK * 2 / 16];                                                         /* an absent row's operands */
     struct gpu_run runs[GPU_FEW_ROWS];
     uint32_t run_of[GPU_FEW_ROWS], pick[GPU_FEW_ROWS];
     float g[GPU_FEW_ROWS];
@@ -158,6 +159,7 @@ struct block {
     const struct gpu_pass &p;
     struct layout at;
     uint8_t *shared;
+    uint32_t base; /* its address for mma.cuh */
     uint32_t rows, n_runs, warp, lane;
     uint32_t items;               /* own items: blockIdx.x + gridDim.x·i */
     uint32_t out, outs;           /* own tiles of out_proj: out + gridDim.x·i, i < outs */
@@ -174,6 +176,38 @@ static __device__ __forceinline__ struct control *control_of(const struct block 
 static __device__ __forceinline__ const struct few_layer &layer_of(const struct block &b, uint32_t l)
 {
     return reinterpret_cast<const struct few_layer *>(b.shared + b.at.layers)[l];
+}
+
+/* Where the barriers of a panel's place and of a norm's weights are. */
+static __device__ __forceinline__ uint32_t full_at(const struct block &b, uint32_t slot)
+{
+    return b.base + offsetof(struct control, full) + 8 * slot;
+}
+
+static __device__ __forceinline__ uint32_t empty_at(const struct block &b, uint32_t slot)
+{
+    return b.base + offsetof(struct control, empty) + 8 * slot;
+}
+
+static __device__ __forceinline__ uint32_t norm_full_at(const struct block &b, uint32_t l)
+{
+    return b.base + offsetof(struct control, norm_full) + 8 * (l % 2);
+}
+
+static __device__ __forceinline__ uint32_t norm_empty_at(const struct block &b, uint32_t l)
+{
+    return b.base + offsetof(struct control, norm_empty) + 8 * (l % 2);
+}
+
+/* Has v ready here, before a wait; the compiler would put it where it is used, behind. */
+template <class T> static __device__ __forceinline__ void early(T *&v)
+{
+    asm volatile("" : "+l"(v));
+}
+
+static __device__ __forceinline__ void early(uint32_t &v)
+{
+    asm volatile("" : "+r"(v));
 }
 
 /* All warps that compute. */
@@ -235,8 +269,8 @@ static __device__ __forceinline__ uint4 await(const uint32_t *at)
     return v;
 }
 
-/* Up to SPAN words: vector j is words 128·j + 4·lane …, zeros beyond the last. While there is nothing yet, only the first `gate` words are asked
- * for: readers all over the chip would crowd the weights out of L2's ports. */
+/* Up to SPAN words: vector j is words 128·j + 4·lane …, zeros beyond the last. While there is nothing yet, only the first
+ * `gate` words are asked for: readers all over the chip would crowd the weights out of L2's ports. */
 static __device__ __forceinline__ void await_span(uint4 v[VECTORS], const uint32_t *at, uint32_t lane, uint32_t words, uint32_t gate)
 {
 #pragma unroll
@@ -286,13 +320,11 @@ static __device__ __forceinline__ void fetch_others(const struct block &b, const
             *reinterpret_cast<uint4 *>(to + row * CHUNK_ROW) = v[row];
 }
 
-/* Up to 256 fp16 activations of every row to the warp's own place; `at`: the first row's. */
-static __device__ __forceinline__ void fetch(const struct block &b, const uint32_t *at, uint32_t width)
+/* Up to 256 fp16 activations of every row, this lane's 8 from `at` in the first row's record. */
+static __device__ __forceinline__ void fetch(const struct block &b, const uint32_t *at, uint8_t *to, uint32_t width)
 {
-    uint8_t *to = b.shared + b.at.act + b.warp * b.rows * CHUNK_ROW + b.lane * 16;
     __syncwarp();
     if (b.lane * 8 < width) {
-        at += b.lane * 4;
         *reinterpret_cast<uint4 *>(to) = await(at);
         if (b.rows > 1)
             fetch_others(b, at, to);
@@ -320,43 +352,44 @@ static __device__ __forceinline__ void await_all(const uint32_t *word, uint32_t 
 /* ---- weights in: one thread ---- */
 
 struct feed {
-    uint32_t ring, full, empty, depth; /* shared addresses */
-    uint32_t warp, stage, parity;      /* of the next panel */
+    uint32_t warp, stage, parity; /* of the next panel */
     uint64_t policy;
 };
 
 /* 16 outputs × width k's: 8 from `lo`, 8 from `hi`. */
-static __device__ __forceinline__ void feed_panel(struct feed &f, const uint16_t *lo, const uint16_t *hi, uint32_t width)
+static __device__ __forceinline__ void feed_panel(const struct block &b, struct feed &f, const uint16_t *lo, const uint16_t *hi,
+                                                  uint32_t width)
 {
-    uint32_t slot = f.stage * WARPS + f.warp, bytes = width * ITEM * 2, full = f.full + 8 * slot, to = f.ring + slot * PANEL;
-    mbarrier_wait(f.empty + 8 * slot, f.parity ^ 1);
+    const uint32_t slot = f.stage * WARPS + f.warp, bytes = width * ITEM * 2, full = full_at(b, slot);
+    const uint32_t to = b.base + b.at.ring + slot * PANEL;
+    mbarrier_wait(empty_at(b, slot), f.parity ^ 1);
     mbarrier_expect(full, 2 * bytes);
     bulk_load_once(to, lo, bytes, full, f.policy);
     bulk_load_once(to + SEGMENT, hi, bytes, full, f.policy);
     if (++f.warp < WARPS)
         return;
     f.warp = 0;
-    if (++f.stage == f.depth) {
+    if (++f.stage == b.at.depth) {
         f.stage = 0;
         f.parity ^= 1;
     }
 }
 
 /* Eights `lo` and `hi` of a matrix's outputs, over all k. */
-static __device__ __forceinline__ void feed_outputs(struct feed &f, const uint16_t *tiled, uint32_t k, uint32_t lo, uint32_t hi)
+static __device__ __forceinline__ void feed_outputs(const struct block &b, struct feed &f, const uint16_t *tiled, uint32_t k,
+                                                    uint32_t lo, uint32_t hi)
 {
-    const uint16_t *a = tiled + (size_t)lo * ITEM * k, *b = tiled + (size_t)hi * ITEM * k;
+    const uint16_t *first = tiled + (size_t)lo * ITEM * k, *second = tiled + (size_t)hi * ITEM * k;
     for (uint32_t from = 0; from < k; from += GPU_CHUNK)
-        feed_panel(f, a + from * ITEM, b + from * ITEM, min(k - from, (uint32_t)GPU_CHUNK));
+        feed_panel(b, f, first + from * ITEM, second + from * ITEM, min(k - from, (uint32_t)GPU_CHUNK));
 }
 
 static __device__ __forceinline__ void feed_norm(const struct block &b, uint32_t l, const float *norm)
 {
-    const struct control *c = control_of(b);
-    uint32_t bytes = b.m.E * 4, full = shared_address(&c->norm_full[l & 1]);
-    mbarrier_wait(shared_address(&c->norm_empty[l & 1]), (l >> 1 & 1) ^ 1);
-    mbarrier_expect(full, bytes);
-    bulk_load(shared_address(b.shared + b.at.norm) + (l & 1) * bytes, norm, bytes, full);
+    const uint32_t bytes = b.m.E * 4;
+    mbarrier_wait(norm_empty_at(b, l), (l >> 1 & 1) ^ 1);
+    mbarrier_expect(norm_full_at(b, l), bytes);
+    bulk_load(b.base + b.at.norm + l % 2 * bytes, norm, bytes, norm_full_at(b, l));
 }
 
 static __device__ __forceinline__ uint32_t heads_at_once(const struct block &b)
@@ -371,24 +404,22 @@ static __device__ __forceinline__ bool does_head(const struct block &b)
 
 static __device__ void feed(const struct block &b)
 {
-    const struct control *c = control_of(b);
     const uint32_t E = b.m.E, D = b.m.D, blocks = gridDim.x;
-    struct feed f = {shared_address(b.shared + b.at.ring), shared_address(c->full), shared_address(c->empty), b.at.depth, 0, 0, 0,
-                     evict_first()};
+    struct feed f = {0, 0, 0, evict_first()};
     for (uint32_t l = 0; l < b.m.L; l++) {
         const struct few_layer &w = layer_of(b, l);
         feed_norm(b, l, w.norm);
         for (uint32_t i = 0, item = blockIdx.x; i < b.items; i++, item += blocks)
-            feed_outputs(f, w.in, E, item, D / ITEM + item);
+            feed_outputs(b, f, w.in, E, item, D / ITEM + item);
         for (uint32_t i = 0, tile = b.select; i < b.selects; i++, tile += blocks)
-            feed_outputs(f, w.x, D, 2 * tile, 2 * tile + 1);
+            feed_outputs(b, f, w.x, D, 2 * tile, 2 * tile + 1);
         for (uint32_t i = 0, tile = b.out; i < b.outs; i++, tile += blocks)
-            feed_outputs(f, w.out, D, 2 * tile, 2 * tile + 1);
+            feed_outputs(b, f, w.out, D, 2 * tile, 2 * tile + 1);
     }
     if (does_head(b))
         feed_norm(b, b.m.L, b.m.norm_f);
     for (uint32_t i = 0, tile = blockIdx.x; i < b.heads; i++, tile += blocks)
-        feed_outputs(f, b.m.head, E, 2 * tile, 2 * tile + 1);
+        feed_outputs(b, f, b.m.head, E, 2 * tile, 2 * tile + 1);
 }
 
 /* ---- products ---- */
@@ -402,8 +433,8 @@ struct fragments {
 static __device__ __forceinline__ void load_panel(const struct block &b, struct fragments *f)
 {
     const uint32_t slot = b.stage * WARPS + b.warp, i = b.lane / 8, j = b.lane % 8;
-    const uint32_t from = shared_address(b.shared + b.at.ring) + slot * PANEL + i % 2 * SEGMENT + i / 2 * 128 + j * 16;
-    mbarrier_wait(shared_address(&control_of(b)->full[slot]), b.parity);
+    const uint32_t from = b.base + b.at.ring + slot * PANEL + i % 2 * SEGMENT + i / 2 * 128 + j * 16;
+    mbarrier_wait(full_at(b, slot), b.parity);
 #pragma unroll
     for (uint32_t k = 0; k < GPU_CHUNK; k += 16)
         ldmatrix_x4(f->w[k / 16], from + k * 16);
@@ -413,22 +444,27 @@ static __device__ __forceinline__ void release_panel(struct block &b)
 {
     __syncwarp();
     if (b.lane == 0)
-        mbarrier_arrive(shared_address(&control_of(b)->empty[b.stage * WARPS + b.warp]));
+        mbarrier_arrive(empty_at(b, b.stage * WARPS + b.warp));
     if (++b.stage == b.at.depth) {
         b.stage = 0;
         b.parity ^= 1;
     }
 }
 
-/* acc = panel · activations, `width` k's. from: this lane's ldmatrix address of the latter, if its row is there. */
+/* acc = panel · activations, `width` k's. from: this lane's ldmatrix address of the latter. */
 static __device__ __forceinline__ void multiply(const struct block &b, float acc[4], const struct fragments &f, uint32_t from, uint32_t width)
 {
-    const uint32_t zero = shared_address(&control_of(b)->zero), i = b.lane / 8;
-    const bool live = b.lane % 8 < b.rows;
+    const uint32_t zeros = b.base + offsetof(struct control, zeros), k_lane = b.lane / 8 * 8;
     uint32_t v[GPU_CHUNK / 32][4];
+    if (width == GPU_CHUNK) {
 #pragma unroll
-    for (uint32_t k = 0; k < GPU_CHUNK; k += 32)
-        ldmatrix_x4(v[k / 32], live && k + i * 8 < width ? from + k * 2 : zero);
+        for (uint32_t k = 0; k < GPU_CHUNK; k += 32)
+            ldmatrix_x4(v[k / 32], from + k * 2);
+    } else {
+#pragma unroll
+        for (uint32_t k = 0; k < GPU_CHUNK; k += 32)
+            ldmatrix_x4(v[k / 32], k + k_lane < width ? from + k * 2 : zeros);
+    }
     acc[0] = acc[1] = acc[2] = acc[3] = 0.0f;
 #pragma unroll
     for (uint32_t k = 0; k < GPU_CHUNK; k += 16) {
@@ -438,15 +474,15 @@ static __device__ __forceinline__ void multiply(const struct block &b, float acc
     }
 }
 
-static __device__ __forceinline__ float *sums_of(const struct block &b, uint32_t panel, uint32_t row)
+/* Sums of a panel: row after row of 16 outputs, SUM_ROW floats apart. */
+static __device__ __forceinline__ float *sums_of(const struct block &b, uint32_t panel)
 {
-    return reinterpret_cast<float *>(b.shared + b.at.sums) + (panel * b.rows + row) * SUM_ROW;
+    return reinterpret_cast<float *>(b.shared + b.at.sums) + panel * b.rows * SUM_ROW;
 }
 
-static __device__ __forceinline__ void store_sums(const struct block &b, uint32_t panel, const float acc[4])
+static __device__ __forceinline__ void store_sums(const struct block &b, float *to, const float acc[4])
 {
-    uint32_t row = b.lane % 4 * 2, o = b.lane / 4;
-    float *to = sums_of(b, panel, row) + o;
+    const uint32_t row = b.lane % 4 * 2;
     if (row < b.rows) {
         to[0] = acc[0];
         to[8] = acc[2];
@@ -457,15 +493,14 @@ static __device__ __forceinline__ void store_sums(const struct block &b, uint32_
     }
 }
 
-/* Chunks in ascending order. */
-static __device__ __forceinline__ float total(const struct block &b, uint32_t panel, uint32_t chunks, uint32_t row, uint32_t o)
+/* Over a tile's chunks in ascending order. */
+static __device__ __forceinline__ float total(const struct block &b, const float *sums, uint32_t chunks)
 {
-    const float *s = sums_of(b, panel, row) + o;
     const uint32_t step = b.rows * SUM_ROW;
-    float t = *s;
+    float t = *sums;
 #pragma unroll 4
     for (uint32_t c = 1; c < chunks; c++)
-        t = __fadd_rn(t, s[c * step]);
+        t = __fadd_rn(t, sums[c * step]);
     return t;
 }
 
@@ -474,17 +509,21 @@ static __device__ __forceinline__ float total(const struct block &b, uint32_t pa
 static __device__ __forceinline__ void do_panels(struct block &b, uint32_t panel, uint32_t n, uint32_t k, const uint32_t *told,
                                                  struct fragments &f)
 {
-    const uint32_t chunks = share(k, GPU_CHUNK), row = b.lane % 8;
-    const uint32_t own = shared_address(b.shared + b.at.act) + b.lane / 8 * 16 +
-                         (told ? (b.warp * b.rows + row) * CHUNK_ROW : row * (k + PAD) * 2);
+    const uint32_t chunks = share(k, GPU_CHUNK), row = b.lane % 8, own = b.at.act + b.warp * b.rows * CHUNK_ROW;
+    const uint32_t first = b.base + b.lane / 8 * 16 + (told ? own + row * CHUNK_ROW : b.at.act + row * (k + PAD) * 2);
+    uint8_t *fetched = b.shared + own + b.lane * 16;
+    early(fetched);
     for (uint32_t chunk = panel % chunks;; chunk = (chunk + WARPS) % chunks) {
         const uint32_t width = min(k - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK);
-        float acc[4];
+        uint32_t from = row < b.rows ? first + (told ? 0 : chunk * GPU_CHUNK * 2) : b.base + (uint32_t)offsetof(struct control, zeros);
+        float *to = sums_of(b, panel) + b.lane % 4 * 2 * SUM_ROW + b.lane / 4, acc[4];
+        early(from);
+        early(to);
         if (told)
-            fetch(b, told + chunk * (GPU_CHUNK / 2), width);
-        multiply(b, acc, f, told ? own : own + chunk * GPU_CHUNK * 2, width);
+            fetch(b, told + chunk * (GPU_CHUNK / 2) + b.lane * 4, fetched, width);
+        multiply(b, acc, f, from, width);
+        store_sums(b, to, acc);
         release_panel(b);
-        store_sums(b, panel, acc);
         panel += WARPS;
         if (panel >= n)
             return;
@@ -549,7 +588,7 @@ static __device__ __forceinline__ void normalise(const struct block &b, uint32_t
     float *f = l == b.m.L && blockIdx.x == 0 ? b.p.f : NULL;
     uint4 v[VECTORS];
     float s = 0.0f;
-    mbarrier_wait(shared_address(&control_of(b)->norm_full[l & 1]), l >> 1 & 1);
+    mbarrier_wait(norm_full_at(b, l), l >> 1 & 1);
 #pragma unroll 1
     for (uint32_t from = 0; from < E; from += SPAN) {
         await_residual(b, v, l, from);
@@ -589,93 +628,87 @@ static __device__ __forceinline__ void normalise(const struct block &b, uint32_t
 
 /* ---- convolution ---- */
 
-/* A thread's channel and row: index i of the block's items × rows × 8 channels. */
+/* A thread's channel and row: index i of the block's items × rows × 8 channels. Values as loaded: what is converted is
+ * waited for. */
 struct place {
-    uint32_t item, row, channel, d;
-};
-
-static __device__ __forceinline__ struct place place_of(const struct block &b, uint32_t i)
-{
-    const uint32_t item = i / ITEM / b.rows, channel = i % ITEM;
-    return {item, i / ITEM % b.rows, channel, (blockIdx.x + item * gridDim.x) * ITEM + channel};
-}
-
-/* What a place's convolution needs from memory; of its four inputs, `old` are those from before the pass. As loaded: what
- * is converted here would be waited for here. */
-struct taps {
     float w[4], bias, x_bias, z_bias;
-    uint16_t old[3];
+    uint16_t old[3];   /* of the convolution's four inputs, those from before the pass */
+    uint16_t *window;  /* of the run */
+    const float *sums; /* of x; z's are 8 on */
+    uint32_t *to;      /* xc's word; NULL: the channel before stores it */
+    uint32_t t, T;     /* row of the run */
 };
 
-static __device__ __forceinline__ uint16_t *window_of(const struct block &b, uint32_t l, const struct gpu_run &run, uint32_t d)
+static __device__ __forceinline__ void load_place(const struct block &b, uint32_t l, uint32_t i, struct place *ret)
 {
-    return reinterpret_cast<uint16_t *>(run.slot + l * b.p.slab.conv_layer) + d;
-}
-
-static __device__ __forceinline__ void load_taps(const struct block &b, uint32_t l, const struct place &at, struct taps *ret)
-{
+    const uint32_t channel = i % ITEM, item = i / ITEM / b.rows, row = i / ITEM - item * b.rows;
+    const uint32_t d = (blockIdx.x + item * gridDim.x) * ITEM + channel, D = b.m.D;
     const struct few_layer &w = layer_of(b, l);
-    const struct control *c = control_of(b);
-    const struct gpu_run &run = c->runs[c->run_of[at.row]];
-    const uint16_t *window = window_of(b, l, run, at.d);
-    const uint32_t t = at.row - run.row;
+    const struct gpu_run &run = control_of(b)->runs[control_of(b)->run_of[row]];
+    ret->window = reinterpret_cast<uint16_t *>(run.slot + l * b.p.slab.conv_layer) + d;
+    ret->t = row - run.row;
+    ret->T = run.T;
 #pragma unroll
     for (uint32_t k = 0; k < 4; k++)
-        ret->w[k] = __ldg(w.conv + k * b.m.D + at.d);
-    ret->bias = __ldg(w.conv_bias + at.d);
-    ret->x_bias = __ldg(w.in_bias + at.d);
-    ret->z_bias = __ldg(w.in_bias + b.m.D + at.d);
+        ret->w[k] = __ldg(w.conv + k * D + d);
+    ret->bias = __ldg(w.conv_bias + d);
+    ret->x_bias = __ldg(w.in_bias + d);
+    ret->z_bias = __ldg(w.in_bias + D + d);
 #pragma unroll
     for (uint32_t k = 0; k < 3; k++)
-        ret->old[k] = t + k < 3 ? __ldcs(window + (t + k) * b.m.D) : (uint16_t)0;
+        ret->old[k] = ret->t + k < 3 ? __ldcs(ret->window + (ret->t + k) * D) : (uint16_t)0;
+    ret->sums = sums_of(b, item * share(b.m.E, GPU_CHUNK)) + row * SUM_ROW + channel;
+    ret->to = channel % 2 == 0 ? record(b, row, l) + b.m.E + d / 2 : NULL;
+    early(ret->sums);
+    early(ret->to);
 }
 
-static __device__ __forceinline__ float conv_input(const struct block &b, const struct place &at, uint32_t row, float scale, float bias)
+static __device__ __forceinline__ float conv_input(const struct block &b, const struct place &at, uint32_t back, float scale)
 {
-    const uint32_t chunks = share(b.m.E, GPU_CHUNK);
-    return __half2float(to_half(product(total(b, at.item * chunks, chunks, row, at.channel), scale, bias)));
+    return __half2float(to_half(product(total(b, at.sums - back * SUM_ROW, share(b.m.E, GPU_CHUNK)), scale, at.x_bias)));
 }
 
-/* xc and z of a place into shared memory, the inputs of a run's last row to its window. Returns xc's bits. */
-static __device__ __forceinline__ uint32_t convolve(const struct block &b, uint32_t l, const struct place &at, const struct taps &taps)
+/* z and xc into shared memory, the inputs of a run's last row to its window. */
+static __device__ __forceinline__ void keep_place(const struct block &b, const struct place &at, uint32_t i, float scale, const float x[4],
+                                                  __half xc)
 {
-    const struct control *c = control_of(b);
-    const struct gpu_run &run = c->runs[c->run_of[at.row]];
-    const uint32_t t = at.row - run.row, to = (at.item * b.rows + at.row) * ITEM + at.channel, chunks = share(b.m.E, GPU_CHUNK);
-    const float scale = layer_of(b, l).in_scale;
-    float x[4] = {0.0f, 0.0f, 0.0f, conv_input(b, at, at.row, scale, taps.x_bias)};
-    float z = product(total(b, at.item * chunks, chunks, at.row, ITEM + at.channel), scale, taps.z_bias);
+    float z = product(total(b, at.sums + ITEM, share(b.m.E, GPU_CHUNK)), scale, at.z_bias);
+    reinterpret_cast<__half *>(b.shared + b.at.x)[i] = xc;
+    reinterpret_cast<__half *>(b.shared + b.at.z)[i] = to_half(z);
+    if (at.t + 1 < at.T)
+        return;
 #pragma unroll
     for (uint32_t k = 0; k < 3; k++)
-        x[k] = t + k < 3 ? __half2float(__ushort_as_half(taps.old[k])) : conv_input(b, at, at.row - (3 - k), scale, taps.x_bias);
-    __half xc = conv4(x[0], x[1], x[2], x[3], taps.w, taps.bias);
-    reinterpret_cast<__half *>(b.shared + b.at.x)[to] = xc;
-    reinterpret_cast<__half *>(b.shared + b.at.z)[to] = to_half(z);
-    if (t + 1 == run.T) {
-        uint16_t *window = window_of(b, l, run, at.d);
-#pragma unroll
-        for (uint32_t k = 0; k < 3; k++)
-            window[k * b.m.D] = __half_as_ushort(__float2half_rn(x[k + 1]));
-    }
-    return __half_as_ushort(xc);
+        at.window[k * b.m.D] = __half_as_ushort(__float2half_rn(x[k + 1]));
 }
 
-/* All places; `taps`: of this thread's first. */
-static __device__ __forceinline__ void convolve_items(const struct block &b, uint32_t l, struct taps &taps)
+/* All places; `at`: this thread's first. */
+static __device__ __forceinline__ void convolve(const struct block &b, uint32_t l, struct place &at)
 {
     const uint32_t n = b.items * b.rows * ITEM;
+    const float scale = layer_of(b, l).in_scale;
 #pragma unroll 1
     for (uint32_t i = threadIdx.x, first = 0; first < n; i += THREADS, first += THREADS) {
-        const struct place at = place_of(b, i);
         if (first > 0) {
             if (i < n)
-                load_taps(b, l, at, &taps);
+                load_place(b, l, i, &at);
             meet(); /* a window is read by all of its run's rows before it is written */
         }
-        uint32_t word = i < n ? convolve(b, l, at, taps) : 0;
-        word |= __shfl_down_sync(0xffffffffu, word, 1) << 16;
-        if (i < n && at.channel % 2 == 0)
-            tell(record(b, at.row, l) + b.m.E + at.d / 2, word);
+        float x[4] = {};
+        __half xc = __ushort_as_half(0);
+        if (i < n) {
+            x[3] = conv_input(b, at, 0, scale);
+#pragma unroll
+            for (uint32_t k = 0; k < 3; k++)
+                x[k] = at.t + k < 3 ? __half2float(__ushort_as_half(at.old[k])) : conv_input(b, at, 3 - k, scale);
+            xc = conv4(x[0], x[1], x[2], x[3], at.w, at.bias);
+        }
+        const uint32_t word = __half_as_ushort(xc) | __shfl_down_sync(0xffffffffu, (uint32_t)__half_as_ushort(xc), 1) << 16;
+        if (i >= n)
+            continue;
+        if (at.to)
+            tell(at.to, word);
+        keep_place(b, at, i, scale, x, xc);
     }
 }
 
@@ -687,7 +720,9 @@ template <enum ssm_dtype S> struct scan {
     struct state4<S> state;
     uint8_t *state_at;
     float A[4], skip;
-    uint32_t item, run;
+    uint32_t row, rows; /* of the run */
+    uint32_t x;         /* the first row's place in shared x and z */
+    uint32_t *to;       /* y's word */
 };
 
 /* An item's part of dt_proj. */
@@ -700,15 +735,19 @@ template <enum ssm_dtype S>
 static __device__ __forceinline__ void load_scan(const struct block &b, uint32_t l, uint32_t job, struct scan<S> *s)
 {
     const struct few_layer &w = layer_of(b, l);
-    s->item = job % b.items;
-    s->run = job / b.items;
-    const uint32_t d = (blockIdx.x + s->item * gridDim.x) * ITEM + b.lane / 4, q = b.lane % 4;
-    const size_t layer = b.p.slab.ssm_at + l * b.p.slab.ssm_layer;
-    s->state_at = state4_at<S>(control_of(b)->runs[s->run].slot + layer, d, q);
+    const uint32_t own = job % b.items, item = blockIdx.x + own * gridDim.x, channel = b.lane / 4, q = b.lane % 4;
+    const uint32_t d = item * ITEM + channel;
+    const struct gpu_run &run = control_of(b)->runs[job / b.items];
+    s->state_at = state4_at<S>(run.slot + b.p.slab.ssm_at + l * b.p.slab.ssm_layer, d, q);
     s->state.load(s->state_at);
     float4 A = __ldg(reinterpret_cast<const float4 *>(w.A + (size_t)(d / 32) * 512 + q * 128 + d % 32 * 4));
     s->A[0] = A.x, s->A[1] = A.y, s->A[2] = A.z, s->A[3] = A.w;
     s->skip = __ldg(w.skip + d);
+    s->row = run.row;
+    s->rows = run.T;
+    s->x = (own * b.rows + run.row) * ITEM + channel;
+    s->to = record(b, run.row, l) + y_at(b) + d / 2;
+    early(s->to);
 }
 
 static __device__ __forceinline__ void load_step(const struct block &b, uint32_t l, uint32_t job, struct step *s)
@@ -744,31 +783,28 @@ static __device__ __forceinline__ void deltas(const struct block &b, const struc
 }
 
 template <enum ssm_dtype S>
-static __device__ __forceinline__ void scan_run(const struct block &b, uint32_t l, struct scan<S> &s, const float delta[2])
+static __device__ __forceinline__ void scan_run(const struct block &b, struct scan<S> &s, const float delta[2])
 {
-    const struct control *c = control_of(b);
-    const struct gpu_run run = c->runs[s.run];
-    const uint32_t channel = b.lane / 4, q = b.lane % 4;
-    const __half *xc = reinterpret_cast<const __half *>(b.shared + b.at.x), *z = reinterpret_cast<const __half *>(b.shared + b.at.z);
-    const uint32_t told = y_at(b) + ((blockIdx.x + s.item * gridDim.x) * ITEM + channel) / 2;
+    const __half *xc = reinterpret_cast<const __half *>(b.shared + b.at.x) + s.x, *z = reinterpret_cast<const __half *>(b.shared + b.at.z) + s.x;
+    const float4 *bc = reinterpret_cast<const float4 *>(b.shared + b.at.bc) + s.row * 8 + b.lane % 4;
+    const float *g = control_of(b)->g + s.row;
     float h[4];
     s.state.unpack(h);
 #pragma unroll 1
-    for (uint32_t row = run.row; row < run.row + run.T; row++) {
-        const float4 *bc = reinterpret_cast<const float4 *>(b.shared + b.at.bc + row * 128) + q;
+    for (uint32_t t = 0; t < s.rows; t++, xc += ITEM, z += ITEM, bc += 8, s.to += row_words(b.m)) {
         const float B[4] = {bc[0].x, bc[0].y, bc[0].z, bc[0].w}, C[4] = {bc[4].x, bc[4].y, bc[4].z, bc[4].w};
-        const uint32_t at = (s.item * b.rows + row) * ITEM + channel;
+        const uint32_t row = s.row + t;
         const float step = __shfl_sync(0xffffffffu, row % 2 ? delta[1] : delta[0], (b.lane & ~3u) | row / 2);
-        const float x = __half2float(xc[at]);
-        decay4(h, s.A, B, __fmul_rn(step, c->g[row]), __fmul_rn(step, x));
+        const float x = __half2float(*xc);
+        decay4(h, s.A, B, __fmul_rn(step, g[t]), __fmul_rn(step, x));
         s.state.pack(h);
         float y = read4(h, C);
         y = __fadd_rn(y, __shfl_xor_sync(0xffffffffu, y, 1));
         y = __fadd_rn(y, __shfl_xor_sync(0xffffffffu, y, 2));
-        uint32_t word = __half_as_ushort(to_half(gate(y, s.skip, x, __half2float(z[at]))));
+        uint32_t word = __half_as_ushort(to_half(gate(y, s.skip, x, __half2float(*z))));
         word |= __shfl_down_sync(0xffffffffu, word, 4) << 16;
         if (b.lane % 8 == 0)
-            tell(record(b, row, l) + told, word);
+            tell(s.to, word);
     }
     s.state.store(s.state_at);
 }
@@ -809,7 +845,7 @@ template <enum ssm_dtype S> static __device__ __forceinline__ void scan_items(co
             load_step(b, l, job + WARPS, &step);
             load_scan(b, l, job + WARPS, &next);
         }
-        scan_run(b, l, s, delta);
+        scan_run(b, s, delta);
     }
 }
 
@@ -851,35 +887,50 @@ struct output {
 
 static __device__ __forceinline__ struct output output_of(const struct block &b, uint32_t i)
 {
-    return {i / TILE / b.rows, i / TILE % b.rows, i % TILE};
+    const uint32_t tile = i / TILE / b.rows;
+    return {tile, i / TILE - tile * b.rows, i % TILE};
 }
 
-static __device__ __forceinline__ float load_bias(const struct block &b, const struct product &w, const struct output &at)
+/* What it takes to finish an output. */
+struct finish {
+    float bias;
+    const float *sums;
+    float *to; /* NULL: nowhere */
+};
+
+static __device__ __forceinline__ struct finish finish_of(const struct block &b, enum turn turn, uint32_t l, const struct product &w, uint32_t i)
 {
-    return __ldg(w.bias + (size_t)(w.first + at.tile * gridDim.x) * TILE + at.o);
+    const struct output at = output_of(b, i);
+    const uint32_t o = (w.first + at.tile * gridDim.x) * TILE + at.o;
+    struct finish f = {__ldg(w.bias + o), sums_of(b, at.tile * share(w.k, GPU_CHUNK)) + at.row * SUM_ROW + at.o, NULL};
+    if (turn == HEAD) {
+        const uint32_t pick = control_of(b)->pick[at.row];
+        f.to = pick == GPU_NOT_PICKED ? NULL : b.p.out + pick * b.p.ldo + o;
+    } else {
+        f.to = reinterpret_cast<float *>(turn == SELECT ? record(b, at.row, l) + select_at(b) : record(b, at.row, l + 1)) + o;
+    }
+    early(f.sums);
+    early(f.to);
+    return f;
 }
 
-/* Where a tile's outputs go. `bias`: of this thread's first; r: the residual of its output of out_proj. */
-static __device__ __forceinline__ void store_tiles(const struct block &b, enum turn turn, uint32_t l, const struct product &w, float bias, float *r)
+/* f: of this thread's first output; r: the residual of its output of out_proj. */
+static __device__ __forceinline__ void finish_tiles(const struct block &b, enum turn turn, uint32_t l, const struct product &w, struct finish &f, float *r)
 {
-    const uint32_t n = w.n * b.rows * TILE, chunks = share(w.k, GPU_CHUNK);
+    const uint32_t n = w.n * b.rows * TILE;
 #pragma unroll 1
     for (uint32_t i = threadIdx.x; i < n; i += THREADS) {
-        const struct output at = output_of(b, i);
-        const uint32_t o = (w.first + at.tile * gridDim.x) * TILE + at.o;
         if (i >= THREADS)
-            bias = load_bias(b, w, at);
-        float v = product(total(b, at.tile * chunks, chunks, at.row, at.o), w.scale, bias);
-        if (turn == SELECT) {
-            tell(record(b, at.row, l) + select_at(b) + o, __float_as_uint(v));
-        } else if (turn == OUT) {
-            *r = __fadd_rn(*r, v);
-            tell(record(b, at.row, l + 1) + o, __float_as_uint(*r));
-        } else {
-            uint32_t pick = control_of(b)->pick[at.row];
-            if (pick != GPU_NOT_PICKED)
-                __stcs(b.p.out + pick * b.p.ldo + o, v);
+            f = finish_of(b, turn, l, w, i);
+        float v = product(total(b, f.sums, share(w.k, GPU_CHUNK)), w.scale, f.bias);
+        if (turn == HEAD) {
+            if (f.to)
+                __stcs(f.to, v);
+            continue;
         }
+        if (turn == OUT)
+            v = *r = __fadd_rn(*r, v);
+        tell(reinterpret_cast<uint32_t *>(f.to), __float_as_uint(v));
     }
 }
 
@@ -890,12 +941,12 @@ static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn
     if (turn == OUT)
         scan_items<S>(b, l);
     const struct product w = product_of(b, turn, l, group);
-    struct taps taps = {};
-    float bias = 0.0f;
+    struct place place = {};
+    struct finish finish = {};
     if (turn == IN && threadIdx.x < w.n * b.rows * ITEM)
-        load_taps(b, l, place_of(b, threadIdx.x), &taps);
+        load_place(b, l, threadIdx.x, &place);
     if (turn != IN && threadIdx.x < w.n * b.rows * TILE)
-        bias = load_bias(b, w, output_of(b, threadIdx.x));
+        finish = finish_of(b, turn, l, w, threadIdx.x);
     const bool normalises = (turn == IN || turn == HEAD) && group == 0 && b.warp < b.rows;
     if (normalises)
         normalise(b, l);
@@ -903,11 +954,11 @@ static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn
         return;
     panels(b, w.n * share(w.k, GPU_CHUNK), w.k, w.told, normalises);
     if (turn == IN && threadIdx.x == 0)
-        mbarrier_arrive(shared_address(&control_of(b)->norm_empty[l & 1]));
+        mbarrier_arrive(norm_empty_at(b, l));
     if (turn == IN)
-        convolve_items(b, l, taps);
+        convolve(b, l, place);
     else
-        store_tiles(b, turn, l, w, bias, r);
+        finish_tiles(b, turn, l, w, finish, r);
 }
 
 /* ---- the kernel ---- */
@@ -944,8 +995,8 @@ static __device__ __forceinline__ void load_control(const struct block &b)
         mbarrier_init(shared_address(&c->norm_empty[i]), 1);
     }
     fence_async_proxy();
-    if (i == 0)
-        c->zero = make_uint4(0, 0, 0, 0);
+    if (i < GPU_CHUNK * 2 / 16)
+        c->zeros[i] = make_uint4(0, 0, 0, 0);
     if (i < b.rows) {
         c->run_of[i] = b.p.run_of[i];
         c->g[i] = b.p.g[i];
@@ -1003,7 +1054,7 @@ static __global__ void __launch_bounds__(BLOCK, 1)
     load_layers(m, reinterpret_cast<struct few_layer *>(shared + sizeof(struct control)));
     const struct gpu_head head = *p.head;
     const uint32_t blocks = gridDim.x, last = blocks - 1 - blockIdx.x, out_tiles = m.E / TILE;
-    struct block b = {m, p, lay_out(m, blocks, head.rows), shared, head.rows, head.n_runs, threadIdx.x / 32, threadIdx.x % 32};
+    struct block b = {m, p, lay_out(m, blocks, head.rows), shared, shared_address(shared), head.rows, head.n_runs, threadIdx.x / 32, threadIdx.x % 32};
     if (b.rows == 0)
         return;
     b.items = dealt(m.D / ITEM, blockIdx.x);
@@ -1015,10 +1066,14 @@ static __global__ void __launch_bounds__(BLOCK, 1)
     load_control(b);
     clear_records(b);
     __syncthreads();
-    if (b.warp < WARPS)
+    if (b.warp < WARPS) {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         compute<S>(b);
-    else if (b.lane == 0)
-        feed(b);
+    } else {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == THREADS)
+            feed(b);
+    }
 }
 
 /* ---- host ---- */
