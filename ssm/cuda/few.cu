@@ -21,19 +21,20 @@
  * loads and stores do. One barrier over the grid, hidden behind the first weights' way, parts ABSENT from the first
  * words told. A phase costs one way through L2 (about 1000 clk) instead of release, barrier and load (about 2700).
  *
- * Warps 0…7 compute, warp 8 feeds: panel n of the block's list goes to warp n % 8, stage n / 8 % depth; the order of the
- * list is that of the loops in feed(), and panels() counts along. Traps: (1) a stage of the ring is waited for by one
- * warp only, each time in turn, because a parity wait that skips a turn can return early; (2) loads that do not depend on
- * other blocks are issued before the wait for words: behind it they would cost their own way from HBM; (3) between two
- * uses of `sums` or `act` there is always a meet().
+ * Warps 0…7 compute, warp 8 feeds: panel n of the block's list goes to warp n % 8, stage n / 8 % depth; the order of
+ * the list is that of the loops in feed(), and take_turn() counts along. Traps: (1) a stage of the ring is waited for
+ * by one warp only, each time in turn, because a parity wait that skips a turn can return early; (2) loads that do not
+ * depend on other blocks are issued before the wait for words: behind it they would cost their own way from HBM; (3)
+ * between two uses of `sums` or `act` there is always a meet().
  *
- * Counts, B = 1, bf16 weights, fp32 state (µs at 3.0 TB/s; the chain of a layer: 4 ways of 1000 clk, three sums of 16
- * mma of 33 clk, norm 500, epilogues and meetings 1500: 7300 clk, 3.7 µs):
+ * Counts, B = 1, bf16 weights, fp32 state, 132 blocks; HBM at 3.0 TB/s, 1.98 GHz. A layer's chain: 4 ways through L2 of
+ * 1000 clk, 3 sums of 16 mma of 33 clk, norm 600, convolution 250, Δ and scan 450, the rest of 4 phases 1100: 8000 clk.
+ * What does not follow the chain is HBM's: the ring holds 25 MB, 8.4 µs of it.
  *
- *                    weights     state rw   HBM      chain of all layers     ring            expected
- *   mamba-130m       258 MB      5 MB       88 µs    24 × 3.7 = 89 µs        25 MB           88 + 26 (head) − 6 + 5 = 115
- *   MambaByte-972M   1945 MB     23 MB      656 µs   48 × 4.5 = 216 µs       25 MB, 8.4 µs   656 + 10
- *   MambaByte-1.6B   3210 MB     29 MB      1080 µs  48 × 5 = 240 µs         25 MB, 8.4 µs   1080 + 10
+ *                    weights   states rw   HBM       chain          expected
+ *   mamba-130m        256 MB      5 MB      87 µs    24 × 4.0 µs    118 µs: chain, then 52 of the head's 77 MB
+ *   MambaByte-972M   1938 MB     22 MB     653 µs    48 × 5.5 µs    665 µs: HBM, start and end
+ *   MambaByte-1.6B   3200 MB     28 MB    1076 µs    48 × 6.5 µs    1090 … 1150 µs: HBM; 12 blocks have two tiles
  *
  * Ladder:
  *   (versions and their measured times) */
@@ -45,17 +46,17 @@
 
 enum {
     WARPS = 8,
-    THREADS = 32 * WARPS, /* that compute */
+    THREADS = 32 * WARPS,  /* that compute */
     BLOCK = THREADS + 128, /* registers change hands by fours of warps */
     ITEM = 8,
     TILE = 16,
     SEGMENT = ITEM * GPU_CHUNK * 2, /* bytes of 8 outputs × 256 k's: contiguous in gpu_matrix.tiled */
     PANEL = 2 * SEGMENT,
-    DEPTH_MAX = 3, /* stages per warp; 3 fill the shared memory */
-    VECTORS = 8, /* of 4 floats, held per lane */
+    DEPTH_MAX = 3,        /* stages per warp; 3 fill the shared memory */
+    VECTORS = 8,          /* of 4 floats, held per lane */
     SPAN = 128 * VECTORS, /* … per warp: a residual of up to so many elements is read once, a longer one twice */
-    CORES = 24,   /* eights of k's of dt_proj: Rp ≤ 192, which goes with E ≤ 3072 */
-    PAD = 8,      /* halves after a row of operands: rows fall into different banks */
+    CORES = 24,           /* eights of k's of dt_proj: Rp ≤ 192, which goes with E ≤ 3072 */
+    PAD = 8,              /* halves after a row of operands: rows fall into different banks */
     CHUNK_ROW = (GPU_CHUNK + PAD) * 2,
     SUM_ROW = 20, /* floats from a row of a panel's 16 sums to the next, likewise */
     HEAD_PANELS = 24,
@@ -88,7 +89,7 @@ struct few_layer {
 /* At the start of shared memory. */
 struct control {
     uint64_t full[DEPTH_MAX * WARPS], empty[DEPTH_MAX * WARPS], norm_full[2], norm_empty[2]; /* mbarriers */
-    uint4 zeros[GPU_CHUNK * 2 / 16];                                                         /* an absent row's operands */
+    uint4 zeros[GPU_CHUNK * 2 / 16]; /* an absent row's operands */
     struct gpu_run runs[GPU_FEW_ROWS];
     uint32_t run_of[GPU_FEW_ROWS], pick[GPU_FEW_ROWS];
     float g[GPU_FEW_ROWS];
@@ -102,7 +103,7 @@ struct layout {
     uint32_t bc;     /* fp32 [rows][2·16] */
     uint32_t x, z;   /* fp16 [items][rows][ITEM] */
     uint32_t sums;   /* fp32 [panels][rows][SUM_ROW] */
-    uint32_t act;    /* fp16, in and head: u [rows][E + PAD]; select and out: a chunk per warp, [WARPS][rows][CHUNK_ROW/2] */
+    uint32_t act;    /* fp16: u [rows][E + PAD], or [WARPS][rows] of CHUNK_ROW bytes: a warp's chunk of xc or y */
     uint32_t ring;   /* [depth][WARPS] panels */
     uint32_t panels, depth;
 };
@@ -242,7 +243,10 @@ static __device__ __forceinline__ void tell(uint32_t *at, uint32_t word)
 static __device__ __forceinline__ uint4 ask(const uint32_t *at)
 {
     uint4 v;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(at)
+                 : "memory");
     return v;
 }
 
@@ -269,9 +273,10 @@ static __device__ __forceinline__ uint4 await(const uint32_t *at)
     return v;
 }
 
-/* Up to SPAN words: vector j is words 128·j + 4·lane …, zeros beyond the last. While there is nothing yet, only the first
- * `gate` words are asked for: readers all over the chip would crowd the weights out of L2's ports. */
-static __device__ __forceinline__ void await_span(uint4 v[VECTORS], const uint32_t *at, uint32_t lane, uint32_t words, uint32_t gate)
+/* Up to SPAN words: vector j is words 128·j + 4·lane …, zeros beyond the last. While there is nothing yet, only the
+ * first `gate` words are asked for: readers all over the chip would crowd the weights out of L2's ports. */
+static __device__ __forceinline__ void await_span(uint4 v[VECTORS], const uint32_t *at, uint32_t lane, uint32_t words,
+                                                  uint32_t gate)
 {
 #pragma unroll
     for (uint32_t j = 0; j < VECTORS; j++)
@@ -332,8 +337,8 @@ static __device__ __forceinline__ void fetch(const struct block &b, const uint32
     __syncwarp();
 }
 
-/* The barrier over the grid, in two halves; thread 0 of every block. Every arrival adds so much that 2^31 come together:
- * the highest bit turns over, and the word is as the next launch needs it. */
+/* The barrier over the grid, in two halves; thread 0 of every block. Every arrival adds so much that 2^31 come
+ * together: the highest bit turns over, and the word is as the next launch needs it. */
 static __device__ __forceinline__ uint32_t arrive(uint32_t *word)
 {
     __threadfence();
@@ -357,8 +362,8 @@ struct feed {
 };
 
 /* 16 outputs × width k's: 8 from `lo`, 8 from `hi`. */
-static __device__ __forceinline__ void feed_panel(const struct block &b, struct feed &f, const uint16_t *lo, const uint16_t *hi,
-                                                  uint32_t width)
+static __device__ __forceinline__ void feed_panel(const struct block &b, struct feed &f, const uint16_t *lo,
+                                                  const uint16_t *hi, uint32_t width)
 {
     const uint32_t slot = f.stage * WARPS + f.warp, bytes = width * ITEM * 2, full = full_at(b, slot);
     const uint32_t to = b.base + b.at.ring + slot * PANEL;
@@ -376,8 +381,8 @@ static __device__ __forceinline__ void feed_panel(const struct block &b, struct 
 }
 
 /* Eights `lo` and `hi` of a matrix's outputs, over all k. */
-static __device__ __forceinline__ void feed_outputs(const struct block &b, struct feed &f, const uint16_t *tiled, uint32_t k,
-                                                    uint32_t lo, uint32_t hi)
+static __device__ __forceinline__ void feed_outputs(const struct block &b, struct feed &f, const uint16_t *tiled,
+                                                    uint32_t k, uint32_t lo, uint32_t hi)
 {
     const uint16_t *first = tiled + (size_t)lo * ITEM * k, *second = tiled + (size_t)hi * ITEM * k;
     for (uint32_t from = 0; from < k; from += GPU_CHUNK)
@@ -429,15 +434,19 @@ struct fragments {
     uint32_t w[GPU_CHUNK / 16][4];
 };
 
-/* This warp's next panel, once it is there. All of its place is read, however wide it is. */
+/* What lies in this warp's next place, all of it, however wide the panel. */
 static __device__ __forceinline__ void load_panel(const struct block &b, struct fragments *f)
 {
     const uint32_t slot = b.stage * WARPS + b.warp, i = b.lane / 8, j = b.lane % 8;
     const uint32_t from = b.base + b.at.ring + slot * PANEL + i % 2 * SEGMENT + i / 2 * 128 + j * 16;
-    mbarrier_wait(full_at(b, slot), b.parity);
 #pragma unroll
     for (uint32_t k = 0; k < GPU_CHUNK; k += 16)
         ldmatrix_x4(f->w[k / 16], from + k * 16);
+}
+
+static __device__ __forceinline__ void await_panel(const struct block &b)
+{
+    mbarrier_wait(full_at(b, b.stage * WARPS + b.warp), b.parity);
 }
 
 static __device__ __forceinline__ void release_panel(struct block &b)
@@ -452,7 +461,8 @@ static __device__ __forceinline__ void release_panel(struct block &b)
 }
 
 /* acc = panel · activations, `width` k's. from: this lane's ldmatrix address of the latter. */
-static __device__ __forceinline__ void multiply(const struct block &b, float acc[4], const struct fragments &f, uint32_t from, uint32_t width)
+static __device__ __forceinline__ void multiply(const struct block &b, float acc[4], const struct fragments &f,
+                                                uint32_t from, uint32_t width)
 {
     const uint32_t zeros = b.base + offsetof(struct control, zeros), k_lane = b.lane / 8 * 8;
     uint32_t v[GPU_CHUNK / 32][4];
@@ -504,10 +514,10 @@ static __device__ __forceinline__ float total(const struct block &b, const float
     return t;
 }
 
-/* This warp's part of the next panels, chunk after chunk of k's, into `sums`, from panel `panel` on, which is loaded. `told`:
- * where the first row's activations come from, NULL: u. */
-static __device__ __forceinline__ void do_panels(struct block &b, uint32_t panel, uint32_t n, uint32_t k, const uint32_t *told,
-                                                 struct fragments &f)
+/* This warp's part of the next panels, chunk after chunk of k's, into `sums`, from panel `panel` on, which is loaded.
+ * `told`: where the first row's activations come from, NULL: u. */
+static __device__ __forceinline__ void do_panels(struct block &b, uint32_t panel, uint32_t n, uint32_t k,
+                                                 const uint32_t *told, struct fragments &f)
 {
     const uint32_t chunks = share(k, GPU_CHUNK), row = b.lane % 8, own = b.at.act + b.warp * b.rows * CHUNK_ROW;
     const uint32_t first = b.base + b.lane / 8 * 16 + (told ? own + row * CHUNK_ROW : b.at.act + row * (k + PAD) * 2);
@@ -515,7 +525,8 @@ static __device__ __forceinline__ void do_panels(struct block &b, uint32_t panel
     early(fetched);
     for (uint32_t chunk = panel % chunks;; chunk = (chunk + WARPS) % chunks) {
         const uint32_t width = min(k - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK);
-        uint32_t from = row < b.rows ? first + (told ? 0 : chunk * GPU_CHUNK * 2) : b.base + (uint32_t)offsetof(struct control, zeros);
+        uint32_t from = row < b.rows ? first + (told ? 0 : chunk * GPU_CHUNK * 2)
+                                     : b.base + (uint32_t)offsetof(struct control, zeros);
         float *to = sums_of(b, panel) + b.lane % 4 * 2 * SUM_ROW + b.lane / 4, acc[4];
         early(from);
         early(to);
@@ -527,30 +538,9 @@ static __device__ __forceinline__ void do_panels(struct block &b, uint32_t panel
         panel += WARPS;
         if (panel >= n)
             return;
+        await_panel(b);
         load_panel(b, &f);
     }
-}
-
-/* The next n panels, between two meetings. A panel lies there before its activations are: it is loaded first, unless this
- * warp is the one that the others wait for. */
-static __device__ __forceinline__ void panels(struct block &b, uint32_t n, uint32_t k, const uint32_t *told, bool late)
-{
-    const uint32_t panel = (b.warp - b.next) % WARPS;
-    if (panel < n) {
-        struct fragments f;
-        if (late) {
-            meet();
-            load_panel(b, &f);
-        } else {
-            load_panel(b, &f);
-            meet();
-        }
-        do_panels(b, panel, n, k, told, f);
-    } else {
-        meet();
-    }
-    b.next = (b.next + n) % WARPS;
-    meet();
 }
 
 /* ---- norm ---- */
@@ -573,7 +563,8 @@ static __device__ __forceinline__ float4 normed4(float4 r, float rstd, float4 w)
 }
 
 /* Of this warp's row before layer l, elements from `from` on; zeros beyond the last. */
-static __device__ __forceinline__ void await_residual(const struct block &b, uint4 v[VECTORS], uint32_t l, uint32_t from)
+static __device__ __forceinline__ void await_residual(const struct block &b, uint4 v[VECTORS], uint32_t l,
+                                                      uint32_t from)
 {
     const uint32_t words = min(b.m.E - from, (uint32_t)SPAN);
     await_span(v, record(b, b.warp, l) + from, b.lane, words, b.rows == 1 && b.m.E <= SPAN ? words : 128);
@@ -663,14 +654,16 @@ static __device__ __forceinline__ void load_place(const struct block &b, uint32_
     early(ret->to);
 }
 
-static __device__ __forceinline__ float conv_input(const struct block &b, const struct place &at, uint32_t back, float scale)
+static __device__ __forceinline__ float conv_input(const struct block &b, const struct place &at, uint32_t back,
+                                                   float scale)
 {
-    return __half2float(to_half(product(total(b, at.sums - back * SUM_ROW, share(b.m.E, GPU_CHUNK)), scale, at.x_bias)));
+    return __half2float(
+        to_half(product(total(b, at.sums - back * SUM_ROW, share(b.m.E, GPU_CHUNK)), scale, at.x_bias)));
 }
 
 /* z and xc into shared memory, the inputs of a run's last row to its window. */
-static __device__ __forceinline__ void keep_place(const struct block &b, const struct place &at, uint32_t i, float scale, const float x[4],
-                                                  __half xc)
+static __device__ __forceinline__ void keep_place(const struct block &b, const struct place &at, uint32_t i,
+                                                  float scale, const float x[4], __half xc)
 {
     float z = product(total(b, at.sums + ITEM, share(b.m.E, GPU_CHUNK)), scale, at.z_bias);
     reinterpret_cast<__half *>(b.shared + b.at.x)[i] = xc;
@@ -703,7 +696,8 @@ static __device__ __forceinline__ void convolve(const struct block &b, uint32_t 
                 x[k] = at.t + k < 3 ? __half2float(__ushort_as_half(at.old[k])) : conv_input(b, at, 3 - k, scale);
             xc = conv4(x[0], x[1], x[2], x[3], at.w, at.bias);
         }
-        const uint32_t word = __half_as_ushort(xc) | __shfl_down_sync(0xffffffffu, (uint32_t)__half_as_ushort(xc), 1) << 16;
+        const uint32_t word = __half_as_ushort(xc) | __shfl_down_sync(0xffffffffu, (uint32_t)__half_as_ushort(xc), 1)
+                                                         << 16;
         if (i >= n)
             continue;
         if (at.to)
@@ -714,8 +708,8 @@ static __device__ __forceinline__ void convolve(const struct block &b, uint32_t 
 
 /* ---- scan: Δ = softplus(dt_proj·dt); states; gate ---- */
 
-/* A warp takes an item's rows of one run: lane 4c + q has states 4q … 4q+3 of channel c, which is also how mma deals out
- * an eight of outputs. */
+/* A warp takes an item's rows of one run: lane 4c + q has states 4q … 4q+3 of channel c, which is also how mma deals
+ * out an eight of outputs. */
 template <enum ssm_dtype S> struct scan {
     struct state4<S> state;
     uint8_t *state_at;
@@ -765,7 +759,8 @@ static __device__ __forceinline__ void load_step(const struct block &b, uint32_t
 static __device__ __forceinline__ void deltas(const struct block &b, const struct step &s, float scale, float delta[2])
 {
     const uint32_t row = b.lane / 4;
-    const uint32_t *dt = reinterpret_cast<const uint32_t *>(b.shared + b.at.dt) + row * ((b.m.Rp + PAD) / 2) + b.lane % 4;
+    const uint32_t *dt =
+        reinterpret_cast<const uint32_t *>(b.shared + b.at.dt) + row * ((b.m.Rp + PAD) / 2) + b.lane % 4;
     float acc[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     uint32_t v[CORES];
 #pragma unroll
@@ -785,7 +780,8 @@ static __device__ __forceinline__ void deltas(const struct block &b, const struc
 template <enum ssm_dtype S>
 static __device__ __forceinline__ void scan_run(const struct block &b, struct scan<S> &s, const float delta[2])
 {
-    const __half *xc = reinterpret_cast<const __half *>(b.shared + b.at.x) + s.x, *z = reinterpret_cast<const __half *>(b.shared + b.at.z) + s.x;
+    const __half *xc = reinterpret_cast<const __half *>(b.shared + b.at.x) + s.x,
+                 *z = reinterpret_cast<const __half *>(b.shared + b.at.z) + s.x;
     const float4 *bc = reinterpret_cast<const float4 *>(b.shared + b.at.bc) + s.row * 8 + b.lane % 4;
     const float *g = control_of(b)->g + s.row;
     float h[4];
@@ -858,11 +854,12 @@ struct product {
     uint32_t n, first, k;
     float scale;
     const float *bias;
-    const uint32_t *told; /* see panels() */
+    const uint32_t *told; /* see do_panels() */
 };
 
 /* `group`: of the head's tiles, as many at a time as `sums` holds. */
-static __device__ __forceinline__ struct product product_of(const struct block &b, enum turn turn, uint32_t l, uint32_t group)
+static __device__ __forceinline__ struct product product_of(const struct block &b, enum turn turn, uint32_t l,
+                                                            uint32_t group)
 {
     const struct few_layer &w = layer_of(b, l);
     const uint32_t *told = record(b, 0, l);
@@ -898,7 +895,8 @@ struct finish {
     float *to; /* NULL: nowhere */
 };
 
-static __device__ __forceinline__ struct finish finish_of(const struct block &b, enum turn turn, uint32_t l, const struct product &w, uint32_t i)
+static __device__ __forceinline__ struct finish finish_of(const struct block &b, enum turn turn, uint32_t l,
+                                                          const struct product &w, uint32_t i)
 {
     const struct output at = output_of(b, i);
     const uint32_t o = (w.first + at.tile * gridDim.x) * TILE + at.o;
@@ -907,7 +905,9 @@ static __device__ __forceinline__ struct finish finish_of(const struct block &b,
         const uint32_t pick = control_of(b)->pick[at.row];
         f.to = pick == GPU_NOT_PICKED ? NULL : b.p.out + pick * b.p.ldo + o;
     } else {
-        f.to = reinterpret_cast<float *>(turn == SELECT ? record(b, at.row, l) + select_at(b) : record(b, at.row, l + 1)) + o;
+        f.to =
+            reinterpret_cast<float *>(turn == SELECT ? record(b, at.row, l) + select_at(b) : record(b, at.row, l + 1)) +
+            o;
     }
     early(f.sums);
     early(f.to);
@@ -915,7 +915,8 @@ static __device__ __forceinline__ struct finish finish_of(const struct block &b,
 }
 
 /* f: of this thread's first output; r: the residual of its output of out_proj. */
-static __device__ __forceinline__ void finish_tiles(const struct block &b, enum turn turn, uint32_t l, const struct product &w, struct finish &f, float *r)
+static __device__ __forceinline__ void finish_tiles(const struct block &b, enum turn turn, uint32_t l,
+                                                    const struct product &w, struct finish &f, float *r)
 {
     const uint32_t n = w.n * b.rows * TILE;
 #pragma unroll 1
@@ -948,11 +949,20 @@ static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn
     if (turn != IN && threadIdx.x < w.n * b.rows * TILE)
         finish = finish_of(b, turn, l, w, threadIdx.x);
     const bool normalises = (turn == IN || turn == HEAD) && group == 0 && b.warp < b.rows;
+    const uint32_t n = w.n * share(w.k, GPU_CHUNK), panel = (b.warp - b.next) % WARPS;
+    struct fragments f; /* the first panel: it is there before its activations are */
+    if (panel < n)
+        await_panel(b);
+    load_panel(b, &f); /* whether awaited or not: what is defined on one path only takes registers on all */
     if (normalises)
         normalise(b, l);
-    if (w.n == 0)
+    if (n == 0)
         return;
-    panels(b, w.n * share(w.k, GPU_CHUNK), w.k, w.told, normalises);
+    meet();
+    if (panel < n)
+        do_panels(b, panel, n, w.k, w.told, f);
+    b.next = (b.next + n) % WARPS;
+    meet();
     if (turn == IN && threadIdx.x == 0)
         mbarrier_arrive(norm_empty_at(b, l));
     if (turn == IN)
@@ -976,9 +986,9 @@ static __device__ __forceinline__ void load_layers(const struct few_model &m, st
 {
     for (uint32_t l = threadIdx.x; l < m.L; l += BLOCK) {
         const struct gpu_layer &w = m.layers[l];
-        to[l] = {w.norm,        w.in_proj.tiled,  w.x_proj.tiled,  w.dt_proj.tiled, w.out_proj.tiled, w.in_proj.bias, w.x_proj.bias,
-                 w.dt_proj.bias, w.out_proj.bias, w.conv,          w.conv_bias,     w.A,              w.skip,         w.in_proj.scale,
-                 w.x_proj.scale, w.dt_proj.scale, w.out_proj.scale};
+        to[l] = {w.norm,        w.in_proj.tiled, w.x_proj.tiled,  w.dt_proj.tiled, w.out_proj.tiled, w.in_proj.bias,
+                 w.x_proj.bias, w.dt_proj.bias,  w.out_proj.bias, w.conv,          w.conv_bias,      w.A,
+                 w.skip,        w.in_proj.scale, w.x_proj.scale,  w.dt_proj.scale, w.out_proj.scale};
     }
 }
 
@@ -1019,7 +1029,8 @@ static __device__ __forceinline__ float first_residual(const struct block &b)
         return 0.0f;
     const struct output at = output_of(b, threadIdx.x);
     const size_t e = (b.out + at.tile * gridDim.x) * TILE + at.o;
-    return b.p.tokens ? embedded(b.m.embedding, b.m.dtype, (size_t)b.p.tokens[at.row] * b.m.E + e) : b.p.r[at.row * b.m.E + e];
+    return b.p.tokens ? embedded(b.m.embedding, b.m.dtype, (size_t)b.p.tokens[at.row] * b.m.E + e)
+                      : b.p.r[at.row * b.m.E + e];
 }
 
 static __device__ __forceinline__ void tell_residual(const struct block &b, float r)
@@ -1054,9 +1065,11 @@ static __global__ void __launch_bounds__(BLOCK, 1)
     load_layers(m, reinterpret_cast<struct few_layer *>(shared + sizeof(struct control)));
     const struct gpu_head head = *p.head;
     const uint32_t blocks = gridDim.x, last = blocks - 1 - blockIdx.x, out_tiles = m.E / TILE;
-    struct block b = {m, p, lay_out(m, blocks, head.rows), shared, shared_address(shared), head.rows, head.n_runs, threadIdx.x / 32, threadIdx.x % 32};
-    if (b.rows == 0)
+    if (head.rows == 0)
         return;
+    struct block b = {m, p, lay_out(m, blocks, head.rows), shared, shared_address(shared), head.rows, head.n_runs};
+    b.warp = threadIdx.x / 32;
+    b.lane = threadIdx.x % 32;
     b.items = dealt(m.D / ITEM, blockIdx.x);
     b.out = last;
     b.outs = dealt(out_tiles, b.out);
@@ -1087,7 +1100,8 @@ static const void *kernel_of(enum ssm_dtype state)
 
 static struct few_model few_model_of(const struct gpu_model *m)
 {
-    return {m->d.E, m->d.D, m->d.L, m->d.Rp, m->d.eps, m->dtype, m->embedding, m->layers_device, m->norm_f, m->head.tiled, m->head.bias, m->head.scale};
+    return {m->d.E,       m->d.D,           m->d.L,    m->d.Rp,       m->d.eps,     m->dtype,
+            m->embedding, m->layers_device, m->norm_f, m->head.tiled, m->head.bias, m->head.scale};
 }
 
 static int attribute(enum cudaDeviceAttr which)
