@@ -80,8 +80,8 @@ static inline bool first_difference(const float *got, const float *want, size_t 
         memcpy(&b, &want[i], sizeof b);
         if (a == b)
             continue;
-        snprintf(text, size, "[%zu of %zu]: got %.9g (%08" PRIx32 "), want %.9g (%08" PRIx32 ")", i, n, (double)got[i], a,
-                 (double)want[i], b);
+        snprintf(text, size, "[%zu of %zu]: got %.9g (%08" PRIx32 "), want %.9g (%08" PRIx32 ")", i, n, (double)got[i],
+                 a, (double)want[i], b);
         return true;
     }
     return false;

@@ -140,7 +140,8 @@ bool folder_edit(const char *dir, const char *file, const char *from, const char
     return at != NULL;
 }
 
-struct ssm_model *folder_sized_model(const char *size, uint32_t patch, uint32_t horizon, uint32_t n_quantiles, bool mask)
+struct ssm_model *folder_sized_model(const char *size, uint32_t patch, uint32_t horizon, uint32_t n_quantiles,
+                                     bool mask)
 {
     struct ssm_model *random = rig_random(size), *m = NULL;
     struct ssm_config c = random->config;

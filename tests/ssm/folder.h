@@ -15,6 +15,7 @@ bool folder_edit(const char *dir, const char *file, const char *from, const char
 struct ssm_model *folder_signal_model(uint32_t patch, uint32_t horizon, uint32_t n_quantiles, bool mask);
 
 /* The same of a size as of ssm_model_random(). */
-struct ssm_model *folder_sized_model(const char *size, uint32_t patch, uint32_t horizon, uint32_t n_quantiles, bool mask);
+struct ssm_model *folder_sized_model(const char *size, uint32_t patch, uint32_t horizon, uint32_t n_quantiles,
+                                     bool mask);
 
 #endif

@@ -82,6 +82,14 @@ void play_save(struct play *p, uint32_t stream, struct ssm_engine *e, struct ssm
     assert(!err);
 }
 
+static void advance(struct ssm_engine *e, const struct ssm_item *items, uint32_t n)
+{
+    int err = ssm_advance(e, items, n);
+    if (err)
+        fprintf(stderr, "ssm_advance of %u items: %s: %s\n", n, strerror(-err), ssm_engine_failure(e));
+    assert(!err);
+}
+
 static uint32_t next_of(const struct play_stream *s, uint32_t at, uint32_t chunk)
 {
     return s->T - at < chunk ? s->T - at : chunk;
@@ -94,8 +102,7 @@ void play_alone(struct play *p, struct ssm_engine *e, uint32_t chunk)
         for (uint32_t at = 0, n; at < p->streams[i].T; at += n) {
             n = next_of(&p->streams[i], at, chunk);
             struct ssm_item item = play_item(p, i, at, n, slot);
-            int err = ssm_advance(e, &item, 1);
-            assert(!err);
+            advance(e, &item, 1);
         }
         play_save(p, i, e, slot);
         ssm_slot_give(e, slot);
@@ -114,8 +121,7 @@ void play_together(struct play *p, struct ssm_engine *e, uint32_t chunk)
         for (uint32_t i = 0; i < p->n; i++)
             if (at < p->streams[i].T)
                 items[n_items++] = play_item(p, i, at, next_of(&p->streams[i], at, chunk), slots[i]);
-        int err = ssm_advance(e, items, n_items);
-        assert(!err);
+        advance(e, items, n_items);
     }
     for (uint32_t i = 0; i < p->n; i++) {
         play_save(p, i, e, slots[i]);
@@ -139,8 +145,8 @@ bool play_same(const struct play *got, const struct play *want, char *why)
         for (size_t k = 0; k < got->saved_bytes; k++) {
             if (a->saved[k] == b->saved[k])
                 continue;
-            snprintf(why, PLAY_WHY, "stream %u of %u (T = %u): saved slot differs at byte %zu of %zu", i, got->n, a->T, k,
-                     got->saved_bytes);
+            snprintf(why, PLAY_WHY, "stream %u of %u (T = %u): saved slot differs at byte %zu of %zu", i, got->n, a->T,
+                     k, got->saved_bytes);
             return false;
         }
     }

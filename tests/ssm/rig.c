@@ -83,6 +83,8 @@ struct ssm_slot rig_slot(struct ssm_engine *e)
 {
     struct ssm_slot slot;
     int err = ssm_slot_take(e, &slot);
+    if (err)
+        fprintf(stderr, "ssm_slot_take: %s: %s\n", strerror(-err), ssm_engine_failure(e));
     assert(!err);
     return slot;
 }

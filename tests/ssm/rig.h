@@ -1,4 +1,5 @@
-/* rig.h: what the engine's tests are set up with: what they run on, seeded random numbers, engines, folders that vanish.
+/* rig.h: what the engine's tests are set up with: what they run on, seeded random numbers, engines, folders that
+ * vanish.
  *
  * One suite for every device. A test program takes, beside its own arguments, "cuda" (it runs on the GPU with every
  * dtype of weights and states instead of on the CPU's op tables; without a GPU it exits with 77, or fails where
@@ -31,7 +32,7 @@ bool rig_light(void);
 bool rig_variant(unsigned i, struct rig_variant *ret); /* the i-th that this machine can run; false past the last */
 struct rig_variant rig_common(void);                   /* the one for tests that need no more than one */
 struct rig_variant rig_cpu(const char *ops, enum ssm_dtype weights);
-extern const struct rig_variant rig_ref; /* the scalar truth, fp32 */
+extern const struct rig_variant rig_ref;              /* the scalar truth, fp32 */
 struct rig_variant rig_truth(enum ssm_dtype weights); /* the fastest CPU table that keeps activations in fp32 */
 const char *rig_name(const struct rig_variant *v);    /* "cuda bf16 weights fp32 state"; valid until the next call */
 

@@ -19,6 +19,7 @@ static void run_preset(const char *preset, bool with_ref)
     for (unsigned i = 0; rig_variant(i, &v); i++) {
         if (!with_ref && v.ops && !strcmp(v.ops, "ref"))
             continue; /* too slow for this size */
+        printf("%s on %s\n", preset, rig_name(&v));
         if (!bitwise_run(preset, &v, &rng, why))
             fail_msg("%s on %s: outputs depend on the batch: %s", preset, rig_name(&v), why);
     }

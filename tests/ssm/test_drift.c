@@ -1,5 +1,5 @@
-/* test_drift.c: what long streams do to a difference: after a million steps a device still agrees with fp32 arithmetic on
- * the same weights, outputs and state; and a greedy decoder picks the same bytes wherever it is not a toss-up. */
+/* test_drift.c: what long streams do to a difference: after a million steps a device still agrees with fp32 arithmetic
+ * on the same weights, outputs and state; and a greedy decoder picks the same bytes wherever it is not a toss-up. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -64,11 +64,12 @@ static void check_course(const struct ssm_model *m, const struct rig_variant *v,
     assert_string_equal(ssm->name, "ssm");
     for (unsigned k = 0; k < chunks; k++) {
         double l = relative_error(got->window[k], want->window[k], WINDOW * V);
-        double s = relative_error((const float *)(const void *)(got->saved[k] + ssm->offset),
-                                  (const float *)(const void *)(want->saved[k] + ssm->offset), ssm->bytes / sizeof(float));
+        double s =
+            relative_error((const float *)(const void *)(got->saved[k] + ssm->offset),
+                           (const float *)(const void *)(want->saved[k] + ssm->offset), ssm->bytes / sizeof(float));
         if (!within(l, bound) || !within(s, held))
-            fail_msg("%s after %u steps: logits %.3g (bound %.3g), ssm %.3g (bound %.3g)", rig_name(v), (k + 1) * chunk, l,
-                     bound, s, held);
+            fail_msg("%s after %u steps: logits %.3g (bound %.3g), ssm %.3g (bound %.3g)", rig_name(v), (k + 1) * chunk,
+                     l, bound, s, held);
         logits = l > logits ? l : logits;
         states = s > states ? s : states;
     }

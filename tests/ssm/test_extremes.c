@@ -1,6 +1,6 @@
-/* test_extremes.c: models and streams at the edges of what floats hold: huge and tiny inputs, Δ far open and shut, states
- * that forget at once or never, projections beyond fp16, holes of any length. Outputs stay finite, do not depend on the
- * batch, and agree with fp32 arithmetic wherever half precision can hold what is in between. */
+/* test_extremes.c: models and streams at the edges of what floats hold: huge and tiny inputs, Δ far open and shut,
+ * states that forget at once or never, projections beyond fp16, holes of any length. Outputs stay finite, do not depend
+ * on the batch, and agree with fp32 arithmetic wherever half precision can hold what is in between. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

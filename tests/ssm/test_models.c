@@ -142,8 +142,8 @@ static void mamba_130m(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(odd_sizes),      cmocka_unit_test(many_states), cmocka_unit_test(one_token),
-        cmocka_unit_test(signal_sized),   cmocka_unit_test(wide),        cmocka_unit_test(language_sized),
+        cmocka_unit_test(odd_sizes),    cmocka_unit_test(many_states), cmocka_unit_test(one_token),
+        cmocka_unit_test(signal_sized), cmocka_unit_test(wide),        cmocka_unit_test(language_sized),
         cmocka_unit_test(mamba_130m),
     };
     int code = rig_begin(&argc, argv);

@@ -26,8 +26,8 @@ class NoGpu(unittest.TestCase):
                           f"inputs: {{i: {{type: csv, files: [{home}/x.csv]}}}}\n"
                           f"outputs: {{o: {{type: jsonl, path: {home}/out.jsonl}}}}\n"
                           "log: {format: json}\n")
-            done = subprocess.run([MAMBAD, "-c", config, "--once"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                  env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=60, check=False)
+            done = subprocess.run([MAMBAD, "-c", config, "--once"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=60, check=False)
             self.assertNotIn("Sanitizer", done.stderr)
             return done.returncode, [json.loads(line) for line in done.stderr.splitlines()]
 

@@ -1,10 +1,11 @@
-/* test_overlap.c: ssm_advance in two halves: with one batch on the device while the next is filled, the outputs are those
- * of batches one after the other, to the bit; slots may be moved while batches are under way. */
+/* test_overlap.c: ssm_advance in two halves: with one batch on the device while the next is filled, the outputs are
+ * those of batches one after the other, to the bit; slots may be moved while batches are under way. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -140,6 +141,7 @@ static void run(unsigned depth, bool moving)
                 continue; /* the CPU is done when start returns, on every table */
             struct ssm_engine *e = rig_engine(m, &v, 1, STREAMS);
             struct play plain, overlapping;
+            printf("%s on %s\n", shapes[s], rig_name(&v));
             play_new(&plain, m, T, STREAMS, &rng);
             play_together(&plain, e, 7);
             play_again(&overlapping, &plain);

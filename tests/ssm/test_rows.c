@@ -1,6 +1,6 @@
-/* test_rows.c: how many rows go through a model together, and in runs of what length, leaves no trace: from one stream to
- * thousands, from one step to thousands, every stream has the bits that it has alone. On a GPU each number of rows takes
- * the way that is fastest for it, and this is where they meet. */
+/* test_rows.c: how many rows go through a model together, and in runs of what length, leaves no trace: from one stream
+ * to thousands, from one step to thousands, every stream has the bits that it has alone. On a GPU each number of rows
+ * takes the way that is fastest for it, and this is where they meet. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -28,6 +28,7 @@ static void for_each(void (*check)(const struct ssm_model *, const char *, const
         for (unsigned i = 0; rig_variant(i, &v); i++) {
             if (v.ops && strcmp(v.ops, rig_truth(v.weights).ops) && strcmp(v.ops, "amx"))
                 continue;
+            printf("%s on %s\n", shapes[s], rig_name(&v));
             check(m, shapes[s], &v);
         }
         ssm_model_close(&m);
@@ -86,7 +87,8 @@ static void check_together(struct crowd *c, struct ssm_engine *e, uint32_t rows,
     uint8_t *saved = malloc(ssm_slot_bytes(e));
     for (uint32_t i = 0; i < rows; i++)
         for (uint32_t t = 0; t < STEPS; t++) {
-            const float *got = c->now.streams[i].logits + t * c->now.V, *want = c->alone.streams[i].logits + t * c->now.V;
+            const float *got = c->now.streams[i].logits + t * c->now.V,
+                        *want = c->alone.streams[i].logits + t * c->now.V;
             if (first_difference(got, want, c->now.V, place, sizeof place))
                 fail_msg("%s on %s: %u rows, stream %u, step %u: logits %s", shape, rig_name(v), rows, i, t, place);
         }

@@ -1,6 +1,6 @@
-/* test_signal_devices.c: signal models against fp32 arithmetic on the same rounded weights: forecasts, embeddings, anomaly
- * rows and warm-up flags of several channels, regular and not, under every NaN policy, cut at random. What is missing must
- * be missing in the same places. */
+/* test_signal_devices.c: signal models against fp32 arithmetic on the same rounded weights: forecasts, embeddings,
+ * anomaly rows and warm-up flags of several channels, regular and not, under every NaN policy, cut at random. What is
+ * missing must be missing in the same places. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -102,7 +102,10 @@ static void run(const struct ssm_model *m, const struct rig_variant *v, enum ssm
         struct ssm_item items[CHANNELS];
         n = 0;
         for (unsigned c = 0; c < CHANNELS; c++) {
-            uint32_t most = !cut ? N : rig_below(&rng, 3) ? 40 : 700, left = N - at[c], take = 1 + rig_below(&rng, most);
+            uint32_t most = !cut                 ? N
+                            : rig_below(&rng, 3) ? 40
+                                                 : 700,
+                     left = N - at[c], take = 1 + rig_below(&rng, most);
             take = !cut || take > left ? left : take;
             if (take == 0)
                 continue;
@@ -134,8 +137,8 @@ static void compare(const char *preset, const struct rig_variant *v, uint32_t n_
     printf("%-14s %-40s forecast %.2g embedding %.2g anomaly beyond %.2g\n", preset, rig_name(v), forecast, embedding,
            beyond);
     if (!within(forecast, bound) || !within(embedding, bound))
-        fail_msg("%s on %s: forecast %.3g or embedding %.3g > %.3g (nan: missing elsewhere)", preset, rig_name(v), forecast,
-                 embedding, bound);
+        fail_msg("%s on %s: forecast %.3g or embedding %.3g > %.3g (nan: missing elsewhere)", preset, rig_name(v),
+                 forecast, embedding, bound);
     if (!(beyond <= TOLERANCE_SCORED_BEYOND))
         fail_msg("%s on %s: %.3g of the anomaly values are off (1: missing elsewhere)", preset, rig_name(v), beyond);
     for (size_t i = 0; i < n; i++)
@@ -157,8 +160,8 @@ static void same_bits(const char *preset, const struct rig_variant *v, const str
     assert_memory_equal(got->warmup, want->warmup, n);
 }
 
-static void run_variant(const char *preset, const struct ssm_model *m, const struct rig_variant *v,
-                        enum ssm_nan policy, const struct rows *want)
+static void run_variant(const char *preset, const struct ssm_model *m, const struct rig_variant *v, enum ssm_nan policy,
+                        const struct rows *want)
 {
     struct rows whole, cut;
     run(m, v, policy, false, &whole);

@@ -20,7 +20,7 @@ enum { P = 4, HORIZON = 10, Q = 5, E_MAX = 768, N = 1201, STEPS = N / P, CHANNEL
 static struct rng rng;
 static const char *size;
 static struct ssm_model *model;
-static uint32_t E; /* floats of an embedding */
+static uint32_t E;                  /* floats of an embedding */
 static double signals[N][CHANNELS]; /* interleaved, as a source delivers them */
 
 struct outputs {

@@ -79,6 +79,7 @@ static void goes_on_bitwise(void **state)
     for (unsigned i = 0; rig_variant(i, &v); i++) {
         struct ssm_engine *a = rig_engine(model, &v, 1, 4), *b = rig_engine(model, &v, 2, 4);
         struct ssm_slot sa = rig_slot(a), sb = (rig_slot(b), rig_slot(b));
+        printf("%s on %s\n", size, rig_name(&v));
         size_t bytes = ssm_slot_bytes(a);
         uint8_t *cut = malloc(bytes), *again = malloc(bytes), *end = malloc(bytes);
         bool exact = false;

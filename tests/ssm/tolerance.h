@@ -15,16 +15,16 @@
 #define TOLERANCE_DEEP 2.0
 
 /* What states in half precision add: to outputs, and to the states themselves. Rounded to nearest at every step, a slow
- * state (Δ·A·g near 0) loses what is below half a unit of its last place, for as long as it remembers; of slow states bf16 keeps
- * little. Fixed by the format, not by the device: seen with fp32 arithmetic and states rounded after every step, 2048 to 20000
- * steps of models in which states speak (rig_vivid). */
+ * state (Δ·A·g near 0) loses what is below half a unit of its last place, for as long as it remembers; of slow states
+ * bf16 keeps little. Fixed by the format, not by the device: seen with fp32 arithmetic and states rounded after every
+ * step, 2048 to 20000 steps of models in which states speak (rig_vivid). */
 #define TOLERANCE_STATE_BF16 2e-1 /* seen: logits 0.035 (256×8), 0.093 after 20000 steps on an H100 */
 #define TOLERANCE_STATE_F16 1e-2  /* seen: logits 0.0031 (256×8), else up to 0.0011 */
 #define TOLERANCE_HELD_BF16 4e-1  /* seen: SSM state 0.09, 0.31 after 20000 steps on an H100 */
 #define TOLERANCE_HELD_F16 1e-2   /* seen: SSM state 0.0023 */
 
-/* Anomaly rows come of logarithms of differences of neighbouring quantiles, some of which all but coincide: all rows but
- * so few are within so many times the forecasts' bound, of 1 + their size. */
+/* Anomaly rows come of logarithms of differences of neighbouring quantiles, some of which all but coincide: all rows
+ * but so few are within so many times the forecasts' bound, of 1 + their size. */
 #define TOLERANCE_SCORED 10.0
 #define TOLERANCE_SCORED_BEYOND 0.02 /* seen between CPU tables: 9e-5 */
 
