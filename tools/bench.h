@@ -1,6 +1,6 @@
-/* bench.h: measuring the engine: options, the model under test, floors of this machine, a peer in alternation; on GPUs the
- * published table against published peers.
- * `mambactl bench --help` describes the commands. Everything runs on the calling thread and the engine's workers. */
+/* bench.h: measuring the engine: options, the model under test, floors of this machine, a peer in alternation; on GPUs
+ * the published table against published peers. `mambactl bench --help` describes the commands. Everything runs on the
+ * calling thread and the engine's workers. */
 #ifndef TOOLS_BENCH_H
 #define TOOLS_BENCH_H
 
@@ -57,7 +57,8 @@ void bench_rig_close(struct bench_rig *rig);
  * for, against ops_ref, or, for large models, against the best CPU table. 0 or an exit code, the message printed. */
 int bench_verify(struct bench_rig *rig, double *ret_error);
 
-int bench_rig_rate(struct bench_rig *rig, double seconds, double *ret_rate); /* steps/s over at least so long; 0 or -EIO */
+int bench_rig_rate(struct bench_rig *rig, double seconds,
+                   double *ret_rate); /* steps/s over at least so long; 0 or -EIO */
 /* µs of a call by the device's clock, median of `runs` stretches of at least so long, inputs and outputs on the device;
  * -ENOTSUP where the device has no clock, -EINVAL where the batch is more than it takes at once. */
 int bench_rig_replay(struct bench_rig *rig, uint32_t runs, double seconds, double *ret_us);

@@ -68,8 +68,9 @@ static void print_text(const struct goal *g, const struct figures *f, bool heade
     const struct bench_case *c = &g->what;
     double floor_us = f->bytes / BANDWIDTH * 1e6, steps = (double)c->streams * c->steps;
     if (header)
-        printf("%-15s %6s %6s %-4s %-5s %-14s %10s %9s %9s %9s %10s %7s %6s %12s %8s %-6s\n", "model", "streams", "steps", "wts",
-               "state", "ops", "peer µs", "reach", "aim", "floor", "µs", "x floor", "GB/s", "steps/s", "error", "clock");
+        printf("%-15s %6s %6s %-4s %-5s %-14s %10s %9s %9s %9s %10s %7s %6s %12s %8s %-6s\n", "model", "streams",
+               "steps", "wts", "state", "ops", "peer µs", "reach", "aim", "floor", "µs", "x floor", "GB/s", "steps/s",
+               "error", "clock");
     printf("%-15s %6u %6u %-4s %-5s %-14s", c->dir ? c->dir : c->preset, c->streams, c->steps, bench_dtype(c->weights),
            bench_dtype(c->state), f->ops);
     print_optional(" %9.0f", "         -", g->peer_us);
@@ -84,10 +85,11 @@ static void print_text(const struct goal *g, const struct figures *f, bool heade
 static void print_json(const struct goal *g, const struct figures *f)
 {
     const struct bench_case *c = &g->what;
-    printf("{\"model\":\"%s\",\"streams\":%u,\"steps\":%u,\"weights\":\"%s\",\"state\":\"%s\",\"ops\":\"%s\",\"us\":%.6g,"
-           "\"steps_per_s\":%.6g,\"bytes\":%.6g,\"floor_us\":%.6g,\"error\":%.3g,\"clock\":\"%s\"",
-           c->dir ? c->dir : c->preset, c->streams, c->steps, bench_dtype(c->weights), bench_dtype(c->state), f->ops, f->us,
-           (double)c->streams * c->steps / f->us * 1e6, f->bytes, f->bytes / BANDWIDTH * 1e6, f->error, f->clock);
+    printf(
+        "{\"model\":\"%s\",\"streams\":%u,\"steps\":%u,\"weights\":\"%s\",\"state\":\"%s\",\"ops\":\"%s\",\"us\":%.6g,"
+        "\"steps_per_s\":%.6g,\"bytes\":%.6g,\"floor_us\":%.6g,\"error\":%.3g,\"clock\":\"%s\"",
+        c->dir ? c->dir : c->preset, c->streams, c->steps, bench_dtype(c->weights), bench_dtype(c->state), f->ops,
+        f->us, (double)c->streams * c->steps / f->us * 1e6, f->bytes, f->bytes / BANDWIDTH * 1e6, f->error, f->clock);
     print_optional(",\"peer_us\":%.6g", "", g->peer_us);
     print_optional(",\"reach_us\":%.6g", "", g->reach_us);
     print_optional(",\"aim_us\":%.6g", "", g->aim_us);
@@ -95,7 +97,8 @@ static void print_json(const struct goal *g, const struct figures *f)
     fflush(stdout);
 }
 
-/* By the host's clock where the device cannot repeat the call by itself: long scans, for which the two differ little. */
+/* By the host's clock where the device cannot repeat the call by itself: long scans, for which the two differ little.
+ */
 static int time_case(struct bench_rig *rig, const struct bench_options *o, struct figures *f)
 {
     double seconds = o->seconds > 0 ? o->seconds : 0.05, us[BENCH_RUNS_MAX], rate;
@@ -124,7 +127,8 @@ static int measure(const struct bench_options *o, const struct goal *g, bool hea
     f.bytes = bench_work_of(&rig).bytes;
     code = bench_verify(&rig, &f.error);
     if (!code && !(f.error <= BENCH_ERROR_MAX)) {
-        fprintf(stderr, "mambactl bench: %s: outputs differ from the CPU's by %g: not timed\n", rig.info->name, f.error);
+        fprintf(stderr, "mambactl bench: %s: outputs differ from the CPU's by %g: not timed\n", rig.info->name,
+                f.error);
         code = EX_SOFTWARE;
     }
     if (!code && time_case(&rig, o, &f))

@@ -1,7 +1,7 @@
-/* bench_rig.c: an engine with B streams and T steps of input for each, and the same streams on a CPU table that is known
- * to be right. Trap: on the CPU all steps of a stream write their logits to one place, as a consumer that looks at each
- * step and goes on would have it; else a scan would time the page faults of gigabytes of logits. A GPU's results come
- * back in no order, to a place each. */
+/* bench_rig.c: an engine with B streams and T steps of input for each, and the same streams on a CPU table that is
+ * known to be right. Trap: on the CPU all steps of a stream write their logits to one place, as a consumer that looks
+ * at each step and goes on would have it; else a scan would time the page faults of gigabytes of logits. A GPU's
+ * results come back in no order, to a place each. */
 #include "tools/bench.h"
 
 #include <errno.h>
@@ -159,7 +159,8 @@ static void make_inputs(struct bench_rig *r)
     }
 }
 
-/* One call: streams × steps model steps. With logits of the last step only it is two: all but the last, and the last. */
+/* One call: streams × steps model steps. With logits of the last step only it is two: all but the last, and the last.
+ */
 static int advance(struct bench_rig *r)
 {
     bool split = r->what->last && r->steps > 1;

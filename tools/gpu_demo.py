@@ -2,7 +2,7 @@
 """The demo's configuration, offline: the same real input once on the CPU and once on the GPU, and how far what comes out
 differs.
 
-  gpu_demo.py prepare INPUTS                     makes the input (an ECG, speech, prices; needs Debian's packages, see tools/setup)
+  gpu_demo.py prepare INPUTS                     makes the input: an ECG, speech, prices (of packages in tools/setup)
   gpu_demo.py run MAMBAD MAMBACTL INPUTS [DEVICE]
                                                  exit 0 if the outputs agree within tolerance, in fp32 and in bf16"""
 import csv
@@ -20,7 +20,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CONFIG = os.path.join(ROOT, "configs", "demo.yaml")
 QUIET_S, PATIENCE_S = 2, 180
-# As in tests/ssm/tolerance.h: relative, and, for anomaly values, the share that may lie beyond ten times that of 1 + their size.
+# As in tests/ssm/tolerance.h: relative; of anomaly values, the share that may lie beyond ten times that of 1 + their size.
 BOUNDS = {"fp32": 1e-4, "bf16": 1e-2}
 BEYOND = 0.02
 
@@ -91,8 +91,8 @@ def run(mambad, mambactl, inputs, device, weights):
         daemon = subprocess.Popen(command, cwd=ROOT)
         try:
             wait_until(lambda: os.path.exists(f"{out}/market"), daemon, "socket")
-            subprocess.run([mambactl, "feed", "--quiet", "--connect", f"ipc://{out}/market", "--time", "t", "--stream", "{stem}",
-                            os.path.join(inputs, "market", "*.csv")], check=True)
+            subprocess.run([mambactl, "feed", "--quiet", "--connect", f"ipc://{out}/market", "--time", "t",
+                            "--stream", "{stem}", os.path.join(inputs, "market", "*.csv")], check=True)
             wait_until(lambda: quiet(f"{out}/out.jsonl"), daemon, "end of its output")
             daemon.send_signal(signal.SIGTERM)
             code = daemon.wait(30)
