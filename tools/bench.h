@@ -22,6 +22,7 @@ struct bench_options {
     struct bench_case one;
     bool all; /* the published table instead */
     const char *device;
+    bool not_deterministic;
     const char *ops; /* NULL: the best */
     const char *peer;
     uint32_t threads, runs;

@@ -19,6 +19,8 @@ static const char help[] =
     "      --device NAME     cpu (the default), cuda or cuda:N\n"
     "      --weights DTYPE   fp32, bf16 or fp16 (default fp32)\n"
     "      --state DTYPE     fp32, bf16 or fp16: of the SSM states (default fp32; the CPU has no other)\n"
+    "      --not-deterministic\n"
+    "                        on cuda: products of many rows by cuBLASLt, where it is there\n"
     "      --ops NAME        op table: ref, avx2, avx512, avx512bf16, amx (default: the best that runs here)\n"
     "      --threads N       worker threads (default 1)\n"
     "      --streams B       streams advanced by one call (default 1)\n"
@@ -83,6 +85,7 @@ enum {
     OPT_DEVICE,
     OPT_WEIGHTS,
     OPT_STATE,
+    OPT_NOT_DETERMINISTIC,
     OPT_OPS,
     OPT_THREADS,
     OPT_STREAMS,
@@ -101,6 +104,7 @@ static const struct option long_options[] = {
     {"device", required_argument, NULL, OPT_DEVICE},
     {"weights", required_argument, NULL, OPT_WEIGHTS},
     {"state", required_argument, NULL, OPT_STATE},
+    {"not-deterministic", no_argument, NULL, OPT_NOT_DETERMINISTIC},
     {"ops", required_argument, NULL, OPT_OPS},
     {"threads", required_argument, NULL, OPT_THREADS},
     {"streams", required_argument, NULL, OPT_STREAMS},
@@ -133,6 +137,8 @@ static bool apply(struct bench_options *o, int option, const char *value)
         return parse_dtype(value, &o->one.weights);
     case OPT_STATE:
         return parse_dtype(value, &o->one.state);
+    case OPT_NOT_DETERMINISTIC:
+        return o->not_deterministic = true;
     case OPT_OPS:
         o->ops = value;
         return true;

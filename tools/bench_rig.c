@@ -86,7 +86,7 @@ static int open_engine(const struct ssm_model *m, const struct bench_case *what,
                                    .ops = o->ops,
                                    .weights = what->weights,
                                    .state = what->state,
-                                   .deterministic = true,
+                                   .deterministic = !o->not_deterministic,
                                    .slots = what->streams,
                                    .threads = o->threads};
     if (!ssm_engine_open(m, &opts, ret, error))
