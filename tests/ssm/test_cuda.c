@@ -106,6 +106,35 @@ static void more_slots_than_memory(void **state)
     ssm_model_close(&m);
 }
 
+/* Products by cuBLASLt, where it is there: other bits, the same tolerance. */
+static void free_of_order(void **state)
+{
+    enum { STREAMS = 40 };
+    struct ssm_engine_opts opts = {.device = "cuda", .weights = SSM_BF16, .slots = STREAMS, .threads = 1};
+    struct rig_variant truth = rig_truth(SSM_BF16), v = rig_common();
+    struct ssm_model *m = rig_vivid("768x2,16,1000");
+    struct ssm_engine *a = rig_engine(m, &truth, 0, STREAMS), *b = NULL;
+    struct play want, got;
+    char why[SSM_ERR] = "";
+    uint32_t T[STREAMS];
+    for (unsigned i = 0; i < STREAMS; i++)
+        T[i] = 1 + i;
+    play_new(&want, m, T, STREAMS, &rng);
+    play_together(&want, a, UINT32_MAX);
+    assert_int_equal(ssm_engine_open(m, &opts, &b, why), 0);
+    play_again(&got, &want);
+    play_together(&got, b, UINT32_MAX);
+    struct play_errors e = play_compare(&got, &want, b);
+    print_message("%s: logits %.2g conv %.2g ssm %.2g\n", ssm_engine_exact(b) ? "no cuBLASLt" : "cuBLASLt", e.logits,
+                  e.conv, e.ssm);
+    assert_true(within(e.logits, bound_of(&v, 2)) && within(e.conv, bound_of(&v, 2)) && within(e.ssm, bound_of(&v, 2)));
+    play_done(&got);
+    play_done(&want);
+    ssm_engine_close(&a);
+    ssm_engine_close(&b);
+    ssm_model_close(&m);
+}
+
 static void memory_comes_back(void **state)
 {
     struct rig_variant v = rig_common();
@@ -129,6 +158,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(it_has_a_name),
         cmocka_unit_test(more_slots_than_memory),
         cmocka_unit_test(memory_comes_back),
+        cmocka_unit_test(free_of_order),
     };
     int code = rig_begin(&argc, argv);
     if (code)
