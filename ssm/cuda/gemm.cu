@@ -17,6 +17,7 @@
 #include "ssm/cuda/arith.cuh"
 #include "ssm/cuda/cublas.h"
 #include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/wide.h"
 
 enum {
     STEP = 64,         /* k's of a stage: 128 bytes of a row */
@@ -219,28 +220,49 @@ template <class S> __device__ __forceinline__ struct place place_of(uint32_t t, 
     return {((first + rest % height) * S::CLUSTER + rank) * S::BM, rest / height * S::BN};
 }
 
+/* This block's share of stage `slot`'s W: 64 k's of step s, outputs from `column` on. */
+template <class S>
+__device__ __forceinline__ void load_outputs(const CUtensorMap *w, uint32_t s, uint32_t column, uint32_t rank, uint32_t shared,
+                                             uint32_t slot)
+{
+    const uint32_t share = S::BN / BOX / S::CLUSTER, bar = full_barrier<S>(shared, slot);
+    mbarrier_expect(bar, S::STAGE_BYTES);
+#pragma unroll
+    for (uint32_t i = 0; i < share; i++) {
+        const uint32_t box = rank * share + i;
+        load_w<S::CLUSTER>(shared + slot * S::STAGE_BYTES + S::X_BYTES + box * (BOX * STEP * 2), w, s * (STEP / 8),
+                           column / 8 + box * (BOX / 8), bar);
+    }
+}
+
+/* W of the first stages comes before the kernel ahead has ended. */
 template <class S>
 __device__ __forceinline__ void produce(const CUtensorMap *x, const CUtensorMap *w, uint32_t steps, uint32_t down, uint32_t across,
                                         uint32_t shared)
 {
-    const uint32_t rank = S::CLUSTER == 1 ? 0 : cluster_rank(), share = S::BN / BOX / S::CLUSTER;
+    const uint32_t rank = S::CLUSTER == 1 ? 0 : cluster_rank();
+    const uint32_t first = place_of<S>(blockIdx.x / S::CLUSTER, down, across, rank).column;
+    uint32_t loaded = min(steps, (uint32_t)S::STAGES);
+#pragma unroll 1
+    for (uint32_t s = 0; s < loaded; s++)
+        load_outputs<S>(w, s, first, rank, shared, s);
+    after_previous();
+    start_next();
     struct ring r = {0, 0};
     for (uint32_t t = blockIdx.x / S::CLUSTER; t < down * across; t += gridDim.x / S::CLUSTER) {
         struct place at = place_of<S>(t, down, across, rank);
 #pragma unroll 1
         for (uint32_t s = 0; s < steps; s++, advance<S>(r)) {
             const uint32_t bar = full_barrier<S>(shared, r.slot), to = shared + r.slot * S::STAGE_BYTES;
-            mbarrier_wait(empty_barrier<S>(shared, r.slot), r.phase ^ 1);
-            mbarrier_expect(bar, S::STAGE_BYTES);
+            if (s >= loaded) {
+                mbarrier_wait(empty_barrier<S>(shared, r.slot), r.phase ^ 1);
+                load_outputs<S>(w, s, at.column, rank, shared, r.slot);
+            }
 #pragma unroll
             for (uint32_t i = 0; i < S::GROUPS; i++)
                 load_x(to + i * (64 * STEP * 2), x, s * STEP, at.row + 64 * i, bar);
-#pragma unroll
-            for (uint32_t i = 0; i < share; i++) {
-                const uint32_t box = rank * share + i;
-                load_w<S::CLUSTER>(to + S::X_BYTES + box * (BOX * STEP * 2), w, s * (STEP / 8), at.column / 8 + box * (BOX / 8), bar);
-            }
         }
+        loaded = 0;
     }
 }
 
@@ -463,6 +485,7 @@ __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
     if (threadIdx.x / 32 < S::WARPS) {
         if (S::LOADERS == 4)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        after_previous();
         consume<S, END>(p, rows, down, across, shared);
     } else {
         if (S::LOADERS == 4)
@@ -482,18 +505,8 @@ template <class S, int END>
 static void launch(const struct gpu_gemm *g, const struct product_args &p, cudaStream_t stream)
 {
     const uint32_t tiles = tiles_down<S>(p.rows_bound) * tiles_across<S>(p.n_out), most = g->sms * S::BLOCKS / S::CLUSTER;
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = S::CLUSTER;
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = S::CLUSTER * (tiles < most ? tiles : most);
-    config.blockDim = S::THREADS;
-    config.dynamicSmemBytes = S::SHARED;
-    config.stream = stream;
-    config.attrs = &cluster;
-    config.numAttrs = 1;
-    cudaLaunchKernelEx(&config, gemm<S, END>, g->x, g->w, p);
+    launch_chained(gemm<S, END>, S::CLUSTER * (tiles < most ? tiles : most), S::THREADS, S::SHARED, S::CLUSTER, g->chained, stream,
+                   g->x, g->w, p);
 }
 
 template <class S> static cudaError_t prepare(void)

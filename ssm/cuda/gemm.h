@@ -28,6 +28,7 @@ struct gpu_gemm {
     const uint16_t *activations;
     size_t ldx;
     uint32_t capacity, begin;
+    bool chained; /* see launch_chained() in wide.h; false after open */
 };
 
 /* x: device, fp16 [capacity][ldx], 16-byte aligned, ldx % 8 = 0; elements from matrix->k on are not read. `matrix` is

@@ -5,18 +5,23 @@
  *
  * Trap: lanes own the elements that row_rstd() gives them; the sums here are its sums. */
 #include "ssm/cuda/arith.cuh"
+#include "ssm/cuda/mma.cuh"
 #include "ssm/cuda/wide.h"
 
-enum { WARPS = 8, HELD_FEW = 8, HELD_MANY = 20 };
+enum {
+    WARPS = 4,
+    HELD_FEW = 8, /* vectors a lane keeps, and as many weights */
+    HELD_MANY = 20,
+    PIECE = 4096 /* bytes a lane sends for */
+};
 
 __device__ __forceinline__ float4 load4(const float *at)
 {
     return *reinterpret_cast<const float4 *>(at);
 }
 
-__device__ __forceinline__ float4 normed4(float4 v, const float *w, float rstd)
+__device__ __forceinline__ float4 normed4(float4 v, float4 k, float rstd)
 {
-    float4 k = __ldg(reinterpret_cast<const float4 *>(w));
     return make_float4(normed(v.x, rstd, k.x), normed(v.y, rstd, k.y), normed(v.z, rstd, k.z), normed(v.w, rstd, k.w));
 }
 
@@ -40,19 +45,28 @@ __device__ __forceinline__ void store_normed(const struct destination &to, uint3
         store_half4(to.u + e, v);
 }
 
-/* HELD vectors of 4 a lane are enough for the row; 0: it is read twice. */
+/* HELD vectors of 4 a lane are enough for the row; 0: it is read twice. Weights are on their way before the kernel ahead
+ * has ended. */
 template <int HELD>
 __device__ __forceinline__ void norm_row(const float *r, const float *w, uint32_t E, float eps,
                                          const struct destination &to)
 {
     const uint32_t first = threadIdx.x % 32 * 4;
     if constexpr (HELD == 0) {
+        after_previous();
+        start_next();
         float rstd = row_rstd(r, E, eps);
         for (uint32_t e = first; e < E; e += 128)
-            store_normed(to, e, normed4(load4(r + e), w + e, rstd));
+            store_normed(to, e, normed4(load4(r + e), load4(w + e), rstd));
     } else {
-        float4 v[HELD];
+        float4 v[HELD], k[HELD];
         float s = 0.0f;
+#pragma unroll
+        for (int i = 0; i < HELD_FEW; i++)
+            if (i < HELD && first + i * 128 < E)
+                k[i] = load4(w + first + i * 128);
+        after_previous();
+        start_next();
 #pragma unroll
         for (int i = 0; i < HELD; i++)
             if (first + i * 128 < E)
@@ -65,7 +79,7 @@ __device__ __forceinline__ void norm_row(const float *r, const float *w, uint32_
 #pragma unroll
         for (int i = 0; i < HELD; i++)
             if (first + i * 128 < E)
-                store_normed(to, first + i * 128, normed4(v[i], w + first + i * 128, rstd));
+                store_normed(to, first + i * 128, normed4(v[i], i < HELD_FEW ? k[i] : load4(w + first + i * 128), rstd));
     }
 }
 
@@ -77,16 +91,27 @@ __device__ __forceinline__ void embed(float *r, const void *table, enum ssm_dtyp
                         embedded(table, dtype, at + e + 2), embedded(table, dtype, at + e + 3));
 }
 
+/* A row's states of the layer, into the L2 cache. */
+__device__ __forceinline__ void send_for_states(const struct gpu_pass &p, uint32_t row, uint32_t layer)
+{
+    const size_t bytes = p.slab.ssm_layer;
+    const uint8_t *states = p.runs[p.run_of[row]].slot + p.slab.ssm_at + layer * bytes;
+    for (size_t at = threadIdx.x % 32 * PIECE; at < bytes; at += 32 * PIECE)
+        prefetch_l2(states + at, (uint32_t)min(bytes - at, (size_t)PIECE));
+}
+
 /* table NULL: r is there already. */
 template <int HELD>
 static __global__ void __launch_bounds__(32 * WARPS)
     norm_rows(const struct gpu_pass p, const struct gpu_slice s, const float *w, const void *table,
-              enum ssm_dtype dtype, uint32_t E, float eps)
+              enum ssm_dtype dtype, uint32_t E, float eps, uint32_t layer, uint32_t ahead)
 {
     uint32_t i = blockIdx.x * WARPS + threadIdx.x / 32;
     if (i >= slice_rows(s))
         return;
     uint32_t row = s.begin + i;
+    if (i < ahead)
+        send_for_states(p, row, layer);
     float *r = p.r + (size_t)row * E;
     if (table)
         embed(r, table, dtype, (size_t)p.tokens[row] * E, E);
@@ -122,7 +147,7 @@ cudaError_t gpu_norm_open(void)
     return e;
 }
 
-void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s,
+void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s, uint32_t ahead,
               cudaStream_t stream)
 {
     const void *table = layer == 0 && p->tokens ? m->embedding : NULL;
@@ -130,8 +155,8 @@ void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t laye
     auto *kernel = E <= 128 * HELD_FEW    ? norm_rows<HELD_FEW>
                    : E <= 128 * HELD_MANY ? norm_rows<HELD_MANY>
                                           : norm_rows<0>;
-    kernel<<<(s.bound + WARPS - 1) / WARPS, 32 * WARPS, 0, stream>>>(*p, s, m->layers[layer].norm, table, m->dtype, E,
-                                                                     m->d.eps);
+    launch_chained(kernel, (s.bound + WARPS - 1) / WARPS, 32 * WARPS, 0, 1, s.chained, stream, *p, s,
+                   m->layers[layer].norm, table, m->dtype, E, m->d.eps, layer, ahead);
 }
 
 void gpu_norm_final(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream)

@@ -63,107 +63,169 @@ __device__ __forceinline__ void store_remote(uint32_t address, float v)
     asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
 }
 
-/* ---- convolution ---- */
+/* ---- convolution: a warp has half of the chunk's channels of consecutive rows, a lane 4 channels ---- */
 
-/* Inputs of 4 channels: taps[j] is j rows back. */
-__device__ __forceinline__ void load_taps(uint2 taps[4], const uint16_t *x, size_t ldx, const uint16_t *window,
-                                          uint32_t D, uint32_t before)
-{
-#pragma unroll
-    for (uint32_t j = 0; j < 4; j++) {
-        const uint16_t *at = before >= j ? x - j * ldx : window + (3 - j + before) * D;
-        taps[j] = *reinterpret_cast<const uint2 *>(at);
-    }
-}
+/* [i]: tap i of a lane's channels, oldest first; [4] is the bias. */
+struct conv_weights {
+    float w[5][4];
+};
 
-__device__ __forceinline__ void unpack4(float f[4], uint2 v)
-{
-    float2 lo = __half22float2(*reinterpret_cast<const __half2 *>(&v.x));
-    float2 hi = __half22float2(*reinterpret_cast<const __half2 *>(&v.y));
-    f[0] = lo.x;
-    f[1] = lo.y;
-    f[2] = hi.x;
-    f[3] = hi.y;
-}
-
-/* weights[i]: tap i of 4 channels, oldest first; [4] is the bias. */
-__device__ __forceinline__ uint2 convolved(const uint2 taps[4], const float weights[5][4])
-{
-    float x[4][4];
-    __half y[4];
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-        unpack4(x[j], taps[j]);
-#pragma unroll
-    for (int c = 0; c < 4; c++) {
-        const float w[4] = {weights[0][c], weights[1][c], weights[2][c], weights[3][c]};
-        y[c] = conv4(x[3][c], x[2][c], x[1][c], x[0][c], w, weights[4][c]);
-    }
-    __half2 lo = __halves2half2(y[0], y[1]), hi = __halves2half2(y[2], y[3]);
-    return make_uint2(*reinterpret_cast<uint32_t *>(&lo), *reinterpret_cast<uint32_t *>(&hi));
-}
-
-__device__ __forceinline__ void load_weights(float weights[5][4], const struct gpu_layer &l, uint32_t D, uint32_t c)
+__device__ __forceinline__ void load_weights(struct conv_weights *k, const struct gpu_layer &l, uint32_t D, uint32_t c)
 {
 #pragma unroll
     for (int i = 0; i < 5; i++) {
-        const float *from = i < 4 ? l.conv + (size_t)i * D + c : l.conv_bias + c;
-        float4 v = __ldg(reinterpret_cast<const float4 *>(from));
-        weights[i][0] = v.x;
-        weights[i][1] = v.y;
-        weights[i][2] = v.z;
-        weights[i][3] = v.w;
+        const float *from = i < 4 ? l.conv + (size_t)i * D : l.conv_bias;
+        float4 v = __ldg(reinterpret_cast<const float4 *>(from + c));
+        k->w[i][0] = v.x;
+        k->w[i][1] = v.y;
+        k->w[i][2] = v.z;
+        k->w[i][3] = v.w;
     }
 }
 
-__device__ __forceinline__ void take_on(uint16_t *window, uint32_t D, const uint2 taps[4])
+/* Inputs of two neighbours c, c + 1; `t` is the oldest. */
+__device__ __forceinline__ uint32_t convolved2(uint32_t t, uint32_t u, uint32_t v, uint32_t x,
+                                               const struct conv_weights &k, int c)
 {
-    *reinterpret_cast<uint2 *>(window) = taps[2];
-    *reinterpret_cast<uint2 *>(window + D) = taps[1];
-    *reinterpret_cast<uint2 *>(window + 2 * (size_t)D) = taps[0];
+    const float2 f[4] = {__half22float2(*reinterpret_cast<const __half2 *>(&t)),
+                         __half22float2(*reinterpret_cast<const __half2 *>(&u)),
+                         __half22float2(*reinterpret_cast<const __half2 *>(&v)),
+                         __half22float2(*reinterpret_cast<const __half2 *>(&x))};
+    const float w0[4] = {k.w[0][c], k.w[1][c], k.w[2][c], k.w[3][c]};
+    const float w1[4] = {k.w[0][c + 1], k.w[1][c + 1], k.w[2][c + 1], k.w[3][c + 1]};
+    __half2 y = __halves2half2(conv4(f[0].x, f[1].x, f[2].x, f[3].x, w0, k.w[4][c]),
+                               conv4(f[0].y, f[1].y, f[2].y, f[3].y, w1, k.w[4][c + 1]));
+    return *reinterpret_cast<uint32_t *>(&y);
 }
 
-/* 4 channels from c on of rows [from, from + N), which the tile's `n` may cut short; `at` is the channel in the chunk.
- */
-template <int N>
-__device__ __forceinline__ void convolve_rows(const struct gpu_pass &p, const struct tile_row *table, size_t row0,
-                                              uint32_t from, uint32_t n, uint32_t D, uint32_t c, uint32_t at,
-                                              const float weights[5][4], uint16_t *tile)
+__device__ __forceinline__ uint2 convolved4(uint2 t, uint2 u, uint2 v, uint2 x, const struct conv_weights &k)
 {
-    uint2 taps[N][4];
+    return make_uint2(convolved2(t.x, u.x, v.x, x.x, k, 0), convolved2(t.y, u.y, v.y, x.y, k, 2));
+}
+
+/* A lane's part of the tile: its channels of xz, xc and windows begin `c` elements into a row, and `tile` is at its
+ * part of the chunk. */
+struct lane_rows {
+    const struct tile_row *table;
+    const uint16_t *x;
+    uint16_t *xc, *tile;
+    uint32_t D, c, n; /* n: rows there are */
+};
+
+__device__ __forceinline__ uint2 load_input(const struct lane_rows &r, uint32_t row)
+{
+    return *reinterpret_cast<const uint2 *>(r.x + (size_t)row * 2 * r.D);
+}
+
+__device__ __forceinline__ uint2 load_window(const struct lane_rows &r, const uint16_t *window, uint32_t i)
+{
+    return __ldcs(reinterpret_cast<const uint2 *>(window + i * r.D + r.c));
+}
+
+__device__ __forceinline__ void take_on(const struct lane_rows &r, uint16_t *window, uint2 t, uint2 u, uint2 x)
+{
+    __stcs(reinterpret_cast<uint2 *>(window + r.c), t);
+    __stcs(reinterpret_cast<uint2 *>(window + r.D + r.c), u);
+    __stcs(reinterpret_cast<uint2 *>(window + 2 * r.D + r.c), x);
+}
+
+__device__ __forceinline__ void put_row(const struct lane_rows &r, uint32_t row, uint2 y)
+{
+    *reinterpret_cast<uint2 *>(r.xc + (size_t)row * r.D) = y;
+    *reinterpret_cast<uint2 *>(r.tile + row * TILE_LD) = y;
+}
+
+/* Rows [from, from + N), of which the tile may have fewer, each a segment of its own. Windows are nobody else's. */
+template <int N>
+__device__ __forceinline__ void convolve_singles(const struct lane_rows &r, uint32_t from, const struct conv_weights &k)
+{
+    uint2 t[N][4];
 #pragma unroll
     for (int i = 0; i < N; i++)
-        if (from + i < n)
-            load_taps(taps[i], p.xz + (row0 + from + i) * 2 * D + c, 2 * (size_t)D, table[from + i].window + c, D,
-                      table[from + i].before);
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-        uint2 y = make_uint2(0, 0);
-        if (from + i < n) {
-            y = convolved(taps[i], weights);
-            *reinterpret_cast<uint2 *>(p.xc + (row0 + from + i) * D + c) = y;
-            if (table[from + i].alone)
-                take_on(table[from + i].window + c, D, taps[i]);
+        for (int j = 0; j < 3; j++)
+            if (from + i < r.n)
+                t[i][j] = load_window(r, r.table[from + i].window, j);
+    after_previous();
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (from + i < r.n)
+            t[i][3] = load_input(r, from + i);
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (from + i < r.n) {
+            put_row(r, from + i, convolved4(t[i][0], t[i][1], t[i][2], t[i][3], k));
+            take_on(r, r.table[from + i].window, t[i][1], t[i][2], t[i][3]);
         }
-        *reinterpret_cast<uint2 *>(tile + (from + i) * TILE_LD + at) = y;
+}
+
+/* The input j rows back from a row with `before` rows of its segment before it. */
+__device__ __forceinline__ uint2 load_back(const struct lane_rows &r, uint32_t row, uint32_t before, uint32_t j)
+{
+    if (before < j)
+        return load_window(r, r.table[row].window, 3 - j + before);
+    return *reinterpret_cast<const uint2 *>(r.x + (size_t)row * 2 * r.D - (size_t)j * 2 * r.D);
+}
+
+/* Rows [from, from + ROWS) of any segments: a row's inputs become the next one's past. */
+template <int ROWS, int N>
+__device__ __forceinline__ void convolve_rows(const struct lane_rows &r, uint32_t from, const struct conv_weights &k)
+{
+    if (from >= r.n)
+        return;
+    uint2 t, u, v;
+    const uint32_t before = r.table[from].before;
+    t = load_back(r, from, before, 3);
+    u = load_back(r, from, before, 2);
+    v = load_back(r, from, before, 1);
+#pragma unroll 1
+    for (uint32_t at = from; at < from + ROWS; at += N) {
+        uint2 x[N];
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            if (at + i < r.n)
+                x[i] = load_input(r, at + i);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            if (at + i >= r.n)
+                return;
+            const struct tile_row row = r.table[at + i];
+            if (at + i > from && row.before == 0) {
+                t = load_window(r, row.window, 0);
+                u = load_window(r, row.window, 1);
+                v = load_window(r, row.window, 2);
+            }
+            put_row(r, at + i, convolved4(t, u, v, x[i], k));
+            if (row.alone)
+                take_on(r, row.window, u, v, x[i]);
+            t = u;
+            u = v;
+            v = x[i];
+        }
     }
 }
 
-/* Threads 64·i … take 4 channels each of the i-th quarter of the tile's 8·NT rows. */
+/* Rows beyond the tile's `n` are left as they are: they are multiplied, and nobody asks for it. */
 template <int NT>
 __device__ __forceinline__ void convolve(const struct gpu_pass &p, const struct gpu_layer &l,
-                                         const struct tile_row *table, size_t row0, uint32_t n, uint32_t D,
+                                         const struct tile_row *table, bool singles, size_t row0, uint32_t n, uint32_t D,
                                          uint32_t chunk, uint16_t *tile)
 {
-    enum { BATCH = NT == 1 ? 2 : 4 };
-    uint32_t at = threadIdx.x % 64 * 4, c = chunk * GPU_CHUNK + at, from = threadIdx.x / 64 * 2 * NT;
+    enum { ROWS = 2 * NT, BATCH = NT == 1 ? 2 : 4 };
+    const uint32_t at = threadIdx.x % 64 * 4, c = chunk * GPU_CHUNK + at, from = threadIdx.x / 64 * ROWS;
     if (c >= D)
         return;
-    float weights[5][4];
-    load_weights(weights, l, D, c);
-#pragma unroll
-    for (int i = 0; i < 2 * NT; i += BATCH)
-        convolve_rows<BATCH>(p, table, row0, from + i, n, D, c, at, weights, tile);
+    const struct lane_rows r = {table, p.xz + row0 * 2 * D + c, p.xc + row0 * D + c, tile + at, D, c, n};
+    struct conv_weights k;
+    load_weights(&k, l, D, c);
+    if (singles) {
+#pragma unroll 1
+        for (uint32_t i = from; i < from + ROWS; i += BATCH)
+            convolve_singles<BATCH>(r, i, k);
+    } else {
+        after_previous();
+        convolve_rows<ROWS, BATCH>(r, from, k);
+    }
 }
 
 /* ---- x_proj ---- */
@@ -264,14 +326,14 @@ static __global__ void __launch_bounds__(THREADS, 3)
         row.alone = seg.end - seg.begin == 1;
         table[threadIdx.x] = row;
     }
-    __syncthreads();
+    const bool singles = __syncthreads_and(threadIdx.x >= n || table[threadIdx.x].alone);
     cluster_arrive(); /* this block's sums may be written */
 
     for (uint32_t round = 0; round < plan.rounds; round++) {
         const uint32_t chunk = round * n_blocks + rank;
         const bool mine = chunk < chunks;
         if (mine) {
-            convolve<NT>(p, l, table, row0, n, d.D, chunk, tile);
+            convolve<NT>(p, l, table, singles, row0, n, d.D, chunk, tile);
             mbarrier_wait(bar, round % 2);
         }
         __syncthreads();
@@ -283,6 +345,8 @@ static __global__ void __launch_bounds__(THREADS, 3)
                              min(d.D - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK) / 16);
                 hand_over<NT>(acc, shared_address(sums), t, n_blocks, rank);
             }
+        after_previous();
+        start_next();
         cluster_arrive();
         cluster_wait(); /* all parts are here, and nobody reads tile and weights any more */
         if (threadIdx.x == 0 && chunk + n_blocks < chunks)
@@ -353,18 +417,7 @@ void gpu_select(const struct gpu_model *m, const struct gpu_pass *p, uint32_t la
                 cudaStream_t stream)
 {
     struct plan plan = plan_for(m, s.bound, sms);
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = 1;
-    attribute.val.clusterDim.y = plan.cluster;
-    attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config = {};
-    config.gridDim = dim3((s.bound + plan.rows - 1) / plan.rows, plan.cluster);
-    config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = plan.bytes;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
     auto *kernel = plan.rows == 8 ? select_rows<1> : plan.rows == 16 ? select_rows<2> : select_rows<4>;
-    cudaLaunchKernelEx(&config, kernel, *p, s, m->layers[layer], m->d, plan, layer);
+    launch_chained(kernel, dim3((s.bound + plan.rows - 1) / plan.rows, plan.cluster), THREADS, plan.bytes,
+                   dim3(1, plan.cluster), s.chained, stream, *p, s, m->layers[layer], m->d, plan, layer);
 }

@@ -6,6 +6,9 @@
  * of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The streams fork from
  * the caller's and join it again by events, so a pass can be captured. One thread at a time.
  *
+ * The kernels of an uncut pass are chained (wide.h): each sets itself up while the one ahead ends. Its norms send for the
+ * first of the states that the layer's scan wants, for nothing else asks much of the memory until then.
+ *
  * Bytes of a layer, mamba-130m, 4096 rows of one-row runs: states 403 MB (bf16), windows 75 MB, and in L2 for the most
  * part 12 r, 6 u, 25 xz, 13 xc, 13 y MB; 31 GFLOP. Long runs: no states to speak of; 2048 rows have 35 MB of
  * activations; four slices on their way are more than the L2 cache.
@@ -26,10 +29,20 @@
 #include "ssm/cuda/gemm.h"
 #include "ssm/fail.h"
 
+#ifndef WIDE_SINGLES_CUT
+#define WIDE_SINGLES_CUT 4096
+#endif
+#ifndef WIDE_CHAINED
+#define WIDE_CHAINED 1 /* 0: no kernels; 1: those of uncut passes; 2: all that no event is between */
+#endif
+#ifndef PREFETCH_MB
+#define PREFETCH_MB 24
+#endif
+
 enum {
     STREAMS = 4,        /* that slices go on, the caller's among them */
     LONG_SLICE = 2048,  /* rows at most, where runs are long */
-    SINGLES_CUT = 1024, /* rows of one-row runs from which on they are cut in two */
+    SINGLES_CUT = WIDE_SINGLES_CUT, /* rows of one-row runs from which on they are cut in two */
 };
 
 struct gpu_wide {
@@ -173,6 +186,9 @@ struct work {
     enum ssm_dtype state;
     uint32_t rows, n_runs, slice, n_slices;
     uint32_t scan_sms, product_sms; /* multiprocessors that one scan or product takes */
+    bool singles;                   /* runs of one row: slices share none */
+    bool chained;
+    uint32_t ahead; /* rows whose states are sent for before the scan */
 };
 
 /* The product with another slice's activations, on some multiprocessors. */
@@ -183,6 +199,7 @@ static void multiply(const struct work *k, const struct gpu_gemm *product, const
     g.x = *x;
     g.begin = s->begin;
     g.sms = k->product_sms;
+    g.chained = s->chained;
     gpu_gemm_run(&g, end, y, ldy, g.matrix->np, s->rows, s->bound, stream);
 }
 
@@ -191,20 +208,26 @@ static void run_layer(const struct work *k, uint32_t layer, uint32_t index, stru
     const struct gpu_pass *p = k->p;
     const size_t E = k->m->d.E, D = k->m->d.D;
     const uint32_t grain = s.begin / WIDE_GRAIN;
-    gpu_norm(k->m, p, layer, s, stream);
+    const bool wait = index > 0 && !k->singles, record = index + 1 < k->n_slices && !k->singles;
+    s.chained = k->chained && layer > 0;
+    gpu_norm(k->m, p, layer, s, k->ahead, stream);
+    s.chained = k->chained;
     multiply(k, &k->w->in_proj[layer], &k->w->u[grain], GPU_GEMM_HALF, p->xz + s.begin * 2 * D, 2 * D, &s, stream);
-    if (index > 0)
+    if (wait)
         cudaStreamWaitEvent(stream, k->w->scanned[layer], 0);
+    s.chained = k->chained && !wait;
     gpu_select(k->m, p, layer, s, k->w->sms, stream);
+    s.chained = k->chained;
     gpu_scan(k->m, p, k->state, layer, s, k->rows, k->n_runs, k->scan_sms, stream);
-    if (index + 1 < k->n_slices)
+    if (record)
         cudaEventRecord(k->w->scanned[layer], stream);
+    s.chained = k->chained && !record;
     multiply(k, &k->w->out_proj[layer], &k->w->y[grain], GPU_GEMM_ADD, p->r + s.begin * E, E, &s, stream);
 }
 
 static void run_slice(const struct work *k, uint32_t index, cudaStream_t stream)
 {
-    struct gpu_slice s = {index * k->slice, k->rows - index * k->slice, &k->p->head->rows};
+    struct gpu_slice s = {index * k->slice, k->rows - index * k->slice, &k->p->head->rows, false};
     if (k->n_slices > 1)
         s.rows = k->w->counts + index;
     if (s.bound > k->slice)
@@ -235,7 +258,7 @@ static uint32_t slice_size(uint32_t rows, uint32_t n_runs)
 {
     uint32_t n = (rows + LONG_SLICE - 1) / LONG_SLICE;
     if (n_runs >= rows)
-        n = rows < SINGLES_CUT ? 1 : 2;
+        n = rows >= SINGLES_CUT || rows > WIDE_SLICE_MAX ? 2 : 1;
     if (n == 1)
         return rows;
     uint32_t size = ((rows + n - 1) / n + WIDE_GRAIN - 1) / WIDE_GRAIN * WIDE_GRAIN;
@@ -247,7 +270,7 @@ static uint32_t slice_size(uint32_t rows, uint32_t n_runs)
 static void share_out(struct work *k)
 {
     const uint32_t sms = k->w->sms;
-    if (k->n_runs >= k->rows) {
+    if (k->singles) {
         k->scan_sms = sms * 7 / 12;
         k->product_sms = sms - k->scan_sms;
     } else {
@@ -262,6 +285,9 @@ void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gp
         return;
     struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, w->sms};
     k.n_slices = (rows + k.slice - 1) / k.slice;
+    k.singles = n_runs >= rows;
+    k.chained = WIDE_CHAINED > (k.n_slices > 1);
+    k.ahead = k.singles && k.n_slices == 1 ? (uint32_t)(((size_t)PREFETCH_MB << 20) / p->slab.ssm_layer) : 0;
     if (k.n_slices > 1) {
         share_out(&k);
         run_slices(&k, stream);

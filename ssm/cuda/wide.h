@@ -22,6 +22,7 @@ enum {
 struct gpu_slice {
     uint32_t begin, bound;
     const uint32_t *rows; /* device: rows there are from `begin` on; no more than `bound` of them are the slice */
+    bool chained;         /* the kernel may start before the one ahead of it in the stream has ended: launch_chained() */
 };
 
 /* Once per engine: shared memory. All ask for as much of it as a multiprocessor has, as the products do, so that
@@ -30,8 +31,9 @@ cudaError_t gpu_norm_open(void);
 cudaError_t gpu_select_open(void);
 cudaError_t gpu_scan_open(const struct gpu_model *m);
 
-/* u = RMSNorm(r) as fp16; before layer 0 of token models r = embedding[token]. */
-void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s,
+/* u = RMSNorm(r) as fp16; before layer 0 of token models r = embedding[token]. The layer's states of the first
+ * `ahead` rows, which the scan will want first, are sent for into the L2 cache: for rows that are runs of their own. */
+void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s, uint32_t ahead,
               cudaStream_t stream);
 
 /* f = RMSNorm(r) where wanted, and as fp16 the picked rows into u[pick]. */
@@ -49,6 +51,22 @@ void gpu_scan(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtyp
               struct gpu_slice s, uint32_t rows, uint32_t n_runs, uint32_t sms, cudaStream_t stream);
 
 #ifdef __CUDACC__
+/* ---- chained kernels ----
+ *
+ * A kernel that is launched chained begins when all blocks of the one ahead have said so, by start_next(), or ended. It
+ * may do anything that needs nothing of that one until after_previous(), which returns when it has ended and what it
+ * wrote is there. Every kernel calls both, start_next() after after_previous(): then all kernels but the one ahead have
+ * ended when a kernel begins, and it may read, but not write, what they left. */
+__device__ __forceinline__ void after_previous(void)
+{
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+__device__ __forceinline__ void start_next(void)
+{
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 __device__ __forceinline__ uint32_t slice_rows(const struct gpu_slice &s)
 {
     return min(*s.rows, s.bound);
@@ -73,6 +91,30 @@ __device__ __forceinline__ struct segment segment_of(const struct gpu_pass &p, c
 #endif
 
 #ifdef __cplusplus
+}
+#endif
+
+#ifdef __CUDACC__
+/* `cluster`: blocks of one, as a part of the grid. Chained kernels must not follow a wait for an event. */
+template <class... Parameters, class... Arguments>
+static inline void launch_chained(void (*kernel)(Parameters...), dim3 grid, uint32_t threads, size_t shared, dim3 cluster,
+                                  bool chained, cudaStream_t stream, const Arguments &...arguments)
+{
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim.x = cluster.x;
+    attributes[0].val.clusterDim.y = cluster.y;
+    attributes[0].val.clusterDim.z = cluster.z;
+    attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[1].val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = chained ? 2 : 1;
+    cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 #endif
 #endif
