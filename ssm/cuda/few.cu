@@ -53,8 +53,9 @@ enum {
     SEGMENT = ITEM * GPU_CHUNK * 2, /* bytes of 8 outputs × 256 k's: contiguous in gpu_matrix.tiled */
     PANEL = 2 * SEGMENT,
     DEPTH_MAX = 3,        /* stages per warp; 3 fill the shared memory */
-    VECTORS = 8,          /* of 4 floats, held per lane */
+    VECTORS = 18,         /* of 4 floats, held per lane */
     SPAN = 128 * VECTORS, /* … per warp: a residual of up to so many elements is read once, a longer one twice */
+    GATE = 1024,          /* words of a lone row that are asked for over and over, the rest when they are there */
     CORES = 24,           /* eights of k's of dt_proj: Rp ≤ 192, which goes with E ≤ 3072 */
     PAD = 8,              /* halves after a row of operands: rows fall into different banks */
     CHUNK_ROW = (GPU_CHUNK + PAD) * 2,
@@ -325,12 +326,14 @@ static __device__ __forceinline__ void fetch_others(const struct block &b, const
             *reinterpret_cast<uint4 *>(to + row * CHUNK_ROW) = v[row];
 }
 
-/* Up to 256 fp16 activations of every row, this lane's 8 from `at` in the first row's record. */
-static __device__ __forceinline__ void fetch(const struct block &b, const uint32_t *at, uint8_t *to, uint32_t width)
+/* Up to 256 fp16 activations of every row, this lane's 8 from `at` in the first row's record; `v`: what was there when it
+ * was asked for ahead. */
+static __device__ __forceinline__ void fetch(const struct block &b, const uint32_t *at, uint4 v, uint8_t *to,
+                                             uint32_t width)
 {
     __syncwarp();
     if (b.lane * 8 < width) {
-        *reinterpret_cast<uint4 *>(to) = await(at);
+        *reinterpret_cast<uint4 *>(to) = largest(v) == ABSENT ? await(at) : v;
         if (b.rows > 1)
             fetch_others(b, at, to);
     }
@@ -522,16 +525,21 @@ static __device__ __forceinline__ void do_panels(struct block &b, uint32_t panel
     const uint32_t chunks = share(k, GPU_CHUNK), row = b.lane % 8, own = b.at.act + b.warp * b.rows * CHUNK_ROW;
     const uint32_t first = b.base + b.lane / 8 * 16 + (told ? own + row * CHUNK_ROW : b.at.act + row * (k + PAD) * 2);
     uint8_t *fetched = b.shared + own + b.lane * 16;
+    uint4 ahead = make_uint4(ABSENT, ABSENT, ABSENT, ABSENT);
     early(fetched);
-    for (uint32_t chunk = panel % chunks;; chunk = (chunk + WARPS) % chunks) {
+    for (uint32_t chunk = panel % chunks, next;; chunk = next) {
         const uint32_t width = min(k - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK);
         uint32_t from = row < b.rows ? first + (told ? 0 : chunk * GPU_CHUNK * 2)
                                      : b.base + (uint32_t)offsetof(struct control, zeros);
         float *to = sums_of(b, panel) + b.lane % 4 * 2 * SUM_ROW + b.lane / 4, acc[4];
         early(from);
         early(to);
-        if (told)
-            fetch(b, told + chunk * (GPU_CHUNK / 2) + b.lane * 4, fetched, width);
+        next = (chunk + WARPS) % chunks;
+        if (told) {
+            fetch(b, told + chunk * (GPU_CHUNK / 2) + b.lane * 4, ahead, fetched, width);
+            if (panel + WARPS < n && next * GPU_CHUNK + b.lane * 8 < k) /* its way is hidden behind the product */
+                ahead = ask(told + next * (GPU_CHUNK / 2) + b.lane * 4);
+        }
         multiply(b, acc, f, from, width);
         store_sums(b, to, acc);
         release_panel(b);
@@ -567,7 +575,7 @@ static __device__ __forceinline__ void await_residual(const struct block &b, uin
                                                       uint32_t from)
 {
     const uint32_t words = min(b.m.E - from, (uint32_t)SPAN);
-    await_span(v, record(b, b.warp, l) + from, b.lane, words, b.rows == 1 && b.m.E <= SPAN ? words : 128);
+    await_span(v, record(b, b.warp, l) + from, b.lane, words, b.rows == 1 ? min(words, (uint32_t)GATE) : 128);
 }
 
 /* u of this warp's row before layer l; l = L: after the last one, and f where wanted. */
@@ -590,29 +598,17 @@ static __device__ __forceinline__ void normalise(const struct block &b, uint32_t
     const float rstd = rstd_of(s, E, b.m.eps);
 #pragma unroll 1
     for (uint32_t from = 0; from < E; from += SPAN) {
-        float4 w[VECTORS];
         if (E > SPAN)
             await_residual(b, v, l, from);
 #pragma unroll
         for (uint32_t j = 0; j < VECTORS; j++) {
             uint32_t e = from + 128 * j + 4 * b.lane;
-            w[j] = e < E ? *reinterpret_cast<const float4 *>(weights + e) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        }
-#pragma unroll
-        for (uint32_t j = 0; j < VECTORS; j++) {
-            uint32_t e = from + 128 * j + 4 * b.lane;
-            w[j] = normed4(floats(v[j]), rstd, w[j]);
-            uint2 h = halves(w[j]);
-            if (e < E)
-                *reinterpret_cast<uint2 *>(u + e) = h;
-        }
-        if (!f)
-            continue;
-#pragma unroll
-        for (uint32_t j = 0; j < VECTORS; j++) {
-            uint32_t e = from + 128 * j + 4 * b.lane;
-            if (e < E)
-                *reinterpret_cast<float4 *>(f + (size_t)row * E + e) = w[j];
+            if (e >= E)
+                continue;
+            float4 r = normed4(floats(v[j]), rstd, *reinterpret_cast<const float4 *>(weights + e));
+            *reinterpret_cast<uint2 *>(u + e) = halves(r);
+            if (f)
+                *reinterpret_cast<float4 *>(f + (size_t)row * E + e) = r;
         }
     }
 }
