@@ -253,12 +253,26 @@ __device__ __forceinline__ void load_A(const float *table, uint32_t d, float A[1
 }
 
 /* The part of y that states n0 … n0+3 add, and their update (eq. 2a, 2b; Euler B̄ = Δ·B). `dg` = Δ·g, `dx` = Δ·x. h is
- * to be rounded to the state's dtype between the two. */
-__device__ __forceinline__ void decay4(float h[4], const float A[4], const float B[4], float dg, float dx)
+ * to be rounded to the state's dtype between the two. decay4()'s halves: what does not need the state, and what does. */
+__device__ __forceinline__ void decay4_operands(float a[4], float b[4], const float A[4], const float B[4], float dg, float dx)
+{
+#pragma unroll
+    for (int n = 0; n < 4; n++) {
+        a[n] = ex2(__fmul_rn(dg, A[n]));
+        b[n] = __fmul_rn(dx, B[n]);
+    }
+}
+__device__ __forceinline__ void decay4_apply(float h[4], const float a[4], const float b[4])
 {
 #pragma unroll
     for (int n = 0; n < 4; n++)
-        h[n] = __fmaf_rn(ex2(__fmul_rn(dg, A[n])), h[n], __fmul_rn(dx, B[n]));
+        h[n] = __fmaf_rn(a[n], h[n], b[n]);
+}
+__device__ __forceinline__ void decay4(float h[4], const float A[4], const float B[4], float dg, float dx)
+{
+    float a[4], b[4];
+    decay4_operands(a, b, A, B, dg, dx);
+    decay4_apply(h, a, b);
 }
 __device__ __forceinline__ float read4(const float h[4], const float C[4])
 {
