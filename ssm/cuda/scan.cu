@@ -34,12 +34,14 @@ enum {
     UNITS = 8,     /* of a block at most: 128 registers a thread */
     DT_STEPS = 3,  /* of 16 k's on their way together */
     DELTA_LD = 36, /* floats: mma's accumulators go to distinct banks */
-    HALF = 128,    /* threads that step along a long segment; as many feed them */
+    LONG = 16,     /* channels of a block in long segments */
+    STEPPERS = 64, /* threads that step along one */
+    FEEDERS = 128, /* and that feed them */
     STAGE = 32,    /* steps */
-    FINDERS = 2 * HALF,
-    X_LD = 40,    /* halves */
-    PAIR_LD = 34, /* pairs of floats */
-    SUM_LD = 40   /* floats */
+    FINDERS = WIDE_SLICE_MAX / SHORT, /* segments that a slice may have for the long kernel */
+    X_LD = 24,    /* halves */
+    PAIR_LD = 18, /* float4s */
+    SUM_LD = 24   /* floats */
 };
 
 __device__ __forceinline__ void copy16(void *to, const void *from)
@@ -61,6 +63,11 @@ __device__ __forceinline__ void copies_wait(void)
 template <int THREADS> __device__ __forceinline__ void group_sync(uint32_t barrier)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
+}
+
+template <int THREADS> __device__ __forceinline__ void group_arrive(uint32_t barrier)
+{
+    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
 }
 
 __device__ __forceinline__ float half_at(const uint16_t *at)
@@ -369,16 +376,36 @@ static __global__ void __launch_bounds__(UNITS *UNIT, 1) scan_short(const struct
 
 /* ---- long segments ---- */
 
-/* Stage i is in [i % 3] of what is loaded and in [i % 2] of what is made. Behind it: dt_proj's 32 channels (core
- * matrices, 4 × Rp/8), then dt [2][STAGE][Rp + 8] in halves. */
+/* Stage i is in [i % 3] of what is loaded and in [i % 2] of what is made; the stepping warps look two steps beyond its
+ * end. Behind it: dt_proj's 16 channels (core matrices, 2 × Rp/8), then dt [2][STAGE][Rp + 8] in halves. */
 struct long_shared {
-    float2 pairs[2][STAGE][PAIR_LD]; /* Δ·g, Δ·x by channel */
-    float sums[2][STAGE][SUM_LD];    /* C·h */
-    float bc[3][STAGE][2 * STATES];
+    float4 pairs[2][STAGE / 2 + 2][PAIR_LD]; /* by channel: Δ·g, Δ·x of two steps */
+    float sums[2][STAGE][SUM_LD];            /* C·h */
+    float bc[3][STAGE + 4][2 * STATES];
     float g[3][STAGE];
     uint16_t x[3][STAGE][X_LD], z[3][STAGE][X_LD];
     uint32_t found[FINDERS], n_found[FINDERS / 32];
 };
+
+/* A block's named barriers: the feeding warps among themselves, then, by stage % 2, "made" and "stepped". */
+enum { FEED_BARRIER = 1, MADE_BARRIER = 2, STEPPED_BARRIER = 4 };
+
+/* Barriers are constants, so that a block takes six of the multiprocessor's. */
+template <int BARRIER> __device__ __forceinline__ void handover_wait(uint32_t odd)
+{
+    if (odd)
+        group_sync<STEPPERS + FEEDERS>(BARRIER + 1);
+    else
+        group_sync<STEPPERS + FEEDERS>(BARRIER);
+}
+
+template <int BARRIER> __device__ __forceinline__ void handover(uint32_t odd)
+{
+    if (odd)
+        group_arrive<STEPPERS + FEEDERS>(BARRIER + 1);
+    else
+        group_arrive<STEPPERS + FEEDERS>(BARRIER);
+}
 
 /* One segment as its block's threads see it. */
 struct course {
@@ -387,14 +414,42 @@ struct course {
     uint32_t T, stages, d0;
 };
 
+/* What two steps of 4 states need beside C: decays and Δ·x·B. */
+struct operands {
+    float a[2][4], b[2][4];
+};
+
+struct inputs {
+    float4 pair, B[2];
+};
+
+__device__ __forceinline__ struct inputs load_inputs(const float4 *pair, const float *bc)
+{
+    struct inputs in;
+    in.pair = *pair;
+    in.B[0] = *reinterpret_cast<const float4 *>(bc);
+    in.B[1] = *reinterpret_cast<const float4 *>(bc + 2 * STATES);
+    return in;
+}
+
+__device__ __forceinline__ struct operands make_operands(const struct inputs &in, const float A[4])
+{
+    const float dg[2] = {in.pair.x, in.pair.z}, dx[2] = {in.pair.y, in.pair.w};
+    struct operands o;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float B[4] = {in.B[i].x, in.B[i].y, in.B[i].z, in.B[i].w};
+        decay4_operands(o.a[i], o.b[i], A, B, dg[i], dx[i]);
+    }
+    return o;
+}
+
 /* One step of 4 states: their part of C·h. */
 template <enum ssm_dtype S>
-__device__ __forceinline__ float quarter_step(state4<S> *state, float h[4], const float A[4], float2 pair,
-                                              const float *bc)
+__device__ __forceinline__ float quarter_step(state4<S> *state, float h[4], const float a[4], const float b[4], float4 c)
 {
-    const float4 b = *reinterpret_cast<const float4 *>(bc), e = *reinterpret_cast<const float4 *>(bc + STATES);
-    const float B[4] = {b.x, b.y, b.z, b.w}, C[4] = {e.x, e.y, e.z, e.w};
-    decay4(h, A, B, pair.x, pair.y);
+    const float C[4] = {c.x, c.y, c.z, c.w};
+    decay4_apply(h, a, b);
     state->pack(h);
     return read4(h, C);
 }
@@ -408,128 +463,189 @@ __device__ __forceinline__ float sum_of_step(const float s[4], uint32_t q)
     return __fadd_rn(high ? b : a, __shfl_xor_sync(0xffffffffu, high ? a : b, 2));
 }
 
-/* The stepping warps: n steps of a stage; channel `ch` of the block's 32. */
+/* The stepping warps: n steps of a stage; `pairs` is of the channel, `bc` of the quarter, `sums` of both. In flight at
+ * once: inputs of two steps, operands of the two before, states of the two before those, sums of the four before. */
 template <enum ssm_dtype S>
-__device__ __forceinline__ void step_stage(state4<S> *state, float h[4], const float A[4],
-                                           const float2 (*pairs)[PAIR_LD], const float (*bc)[2 * STATES],
-                                           float (*sums)[SUM_LD], uint32_t n, uint32_t ch, uint32_t q)
+__device__ __forceinline__ void step_stage(state4<S> *state, float h[4], const float A[4], const float4 *pairs,
+                                           const float *bc, float *sums, uint32_t n, uint32_t q)
 {
-    uint32_t t = 0;
+    struct operands o = make_operands(load_inputs(pairs, bc), A);
+    struct inputs in = load_inputs(pairs + PAIR_LD, bc + 4 * STATES);
+    float4 C[2] = {*reinterpret_cast<const float4 *>(bc + STATES), *reinterpret_cast<const float4 *>(bc + 3 * STATES)};
+    const uint32_t whole = n / 8;
 #pragma unroll 1
-    for (; t + 8 <= n; t += 8) {
+    for (uint32_t i = 0; i < whole; i++) {
         float s[8];
 #pragma unroll
-        for (int j = 0; j < 8; j++)
-            s[j] = quarter_step<S>(state, h, A, pairs[t + j][ch], bc[t + j] + 4 * q);
-        sums[t + q][ch] = sum_of_step(s, q);
-        sums[t + 4 + q][ch] = sum_of_step(s + 4, q);
+        for (int j = 0; j < 4; j++) {
+            const struct inputs ahead = load_inputs(pairs + (j + 2) * PAIR_LD, bc + (j + 2) * 4 * STATES);
+            const float *c = bc + (j + 1) * 4 * STATES + STATES;
+            const float4 next[2] = {*reinterpret_cast<const float4 *>(c),
+                                    *reinterpret_cast<const float4 *>(c + 2 * STATES)};
+            const struct operands made = make_operands(in, A);
+            s[2 * j] = quarter_step<S>(state, h, o.a[0], o.b[0], C[0]);
+            s[2 * j + 1] = quarter_step<S>(state, h, o.a[1], o.b[1], C[1]);
+            in = ahead;
+            o = made;
+            C[0] = next[0];
+            C[1] = next[1];
+        }
+        sums[q * SUM_LD] = sum_of_step(s, q);
+        sums[(4 + q) * SUM_LD] = sum_of_step(s + 4, q);
+        pairs += 4 * PAIR_LD;
+        bc += 16 * STATES;
+        sums += 8 * SUM_LD;
     }
 #pragma unroll 1
-    for (; t < n; t++) {
-        float s = quarter_step<S>(state, h, A, pairs[t][ch], bc[t] + 4 * q);
+    for (uint32_t t = 0; t < n % 8; t++) {
+        const float2 pair = reinterpret_cast<const float2 *>(pairs + t / 2 * PAIR_LD)[t % 2];
+        const float4 b = *reinterpret_cast<const float4 *>(bc), c = *reinterpret_cast<const float4 *>(bc + STATES);
+        const float B[4] = {b.x, b.y, b.z, b.w};
+        decay4_operands(o.a[0], o.b[0], A, B, pair.x, pair.y);
+        float s = quarter_step<S>(state, h, o.a[0], o.b[0], c);
         s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, 1));
         s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, 2));
         if (q == 0)
-            sums[t][ch] = s;
+            *sums = s;
+        bc += 2 * STATES;
+        sums += SUM_LD;
     }
 }
 
-/* The feeding warps, thread i of HALF: inputs of stage `stage` on their way. */
+/* The feeding warps, thread i of FEEDERS: inputs of stage `stage` on their way. */
 __device__ __forceinline__ void load_stage(struct long_shared *sh, uint16_t *dt, const struct scan &c,
                                            const struct course &o, uint32_t stage, uint32_t slot, uint32_t i)
 {
     const uint32_t n = min(o.T - stage * STAGE, (uint32_t)STAGE), Rp = c.dt_proj.kp, D = c.D;
+    const uint32_t row = i / 4, part = i % 2 * 8;
     const size_t row0 = o.row0 + stage * STAGE;
-    uint16_t *to = dt + stage % 2 * STAGE * (Rp + 8);
-    if (i < n * 4) {
-        copy16(&sh->x[slot][i / 4][i % 4 * 8], c.p.xc + (row0 + i / 4) * D + o.d0 + i % 4 * 8);
-        copy16(&sh->z[slot][i / 4][i % 4 * 8], c.p.xz + (row0 + i / 4) * 2 * D + D + o.d0 + i % 4 * 8);
-    }
-    for (uint32_t j = i; j < n * 8; j += HALF)
-        copy16(&sh->bc[slot][j / 8][j % 8 * 4], c.p.bc + row0 * 2 * STATES + j * 4);
-    if (i < n * 4)
+    if (row < n) {
+        if (i % 4 < 2)
+            copy16(&sh->x[slot][row][part], c.p.xc + (row0 + row) * D + o.d0 + part);
+        else
+            copy16(&sh->z[slot][row][part], c.p.xz + (row0 + row) * 2 * D + D + o.d0 + part);
+        const float *bc = c.p.bc + (row0 + row) * 2 * STATES + i % 4 * 8;
+        copy16(&sh->bc[slot][row][i % 4 * 8], bc);
+        copy16(&sh->bc[slot][row][i % 4 * 8 + 4], bc + 4);
+        uint16_t *to = dt + (stage % 2 * STAGE + row) * (Rp + 8);
+        const uint16_t *from = c.p.dt + (row0 + row) * Rp;
         for (uint32_t k = i % 4 * 8; k < Rp; k += 32)
-            copy16(to + i / 4 * (Rp + 8) + k, c.p.dt + (row0 + i / 4) * Rp + k);
+            copy16(to + k, from + k);
+    }
     if (i < n)
         copy4(&sh->g[slot][i], c.p.g + row0 + i);
 }
 
+/* Of channels 0 and 8 on, two rows each, as an mma leaves them. */
+__device__ __forceinline__ void softplus4(float delta[4], const float acc[4], float scale, const float bias[2])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        delta[i] = softplus(product(acc[i], scale, bias[i / 2]));
+}
+
 /* Δ·g and Δ·x of a stage: feeding warp w has its rows 8w … */
 __device__ __forceinline__ void make_pairs(struct long_shared *sh, const uint16_t *weights, const uint16_t *dt,
-                                           const struct scan &c, const float bias[4], uint32_t stage, uint32_t slot,
+                                           const struct scan &c, const float bias[2], uint32_t stage, uint32_t slot,
                                            uint32_t w)
 {
     const uint32_t lane = threadIdx.x % 32, Rp = c.dt_proj.kp, matrix = lane / 8, row = w * 8 + lane % 4 * 2;
     const uint32_t a_at = shared_address(weights) + (matrix % 2 * (Rp / 8) + matrix / 2) * 128 + lane % 8 * 16;
     const uint32_t b_at = shared_address(dt) + ((stage % 2 * STAGE + w * 8 + lane % 8) * (Rp + 8) + matrix % 2 * 8) * 2;
-    float acc[2][4] = {};
-    for (uint32_t k = 0; k < Rp / 16; k++) {
-        uint32_t a[2][4], b[2];
-        ldmatrix_x4(a[0], a_at + k * 256);
-        ldmatrix_x4(a[1], a_at + (Rp / 8) * 256 + k * 256);
-        ldmatrix_x2(b, b_at + k * 32);
-        mma_16816(acc[0], a[0], b);
-        mma_16816(acc[1], a[1], b);
-    }
+    float acc[4] = {};
+#pragma unroll 1
+    for (uint32_t k = 0; k < Rp / 16; k += DT_STEPS) {
+        uint32_t a[DT_STEPS][4], b[DT_STEPS][2];
 #pragma unroll
-    for (uint32_t i = 0; i < 8; i++) {
-        const uint32_t r = row + i % 2, ch = i / 2 * 8 + lane / 4;
-        const float delta = softplus(product(acc[i / 4][i % 4], c.dt_proj.scale, bias[i / 2]));
-        sh->pairs[stage % 2][r][ch] =
-            make_float2(__fmul_rn(delta, sh->g[slot][r]), __fmul_rn(delta, half_at(&sh->x[slot][r][ch])));
+        for (uint32_t j = 0; j < DT_STEPS; j++) {
+            if (k + j >= Rp / 16)
+                continue;
+            ldmatrix_x4(a[j], a_at + (k + j) * 256);
+            ldmatrix_x2(b[j], b_at + (k + j) * 32);
+        }
+#pragma unroll
+        for (uint32_t j = 0; j < DT_STEPS; j++)
+            if (k + j < Rp / 16)
+                mma_16816(acc, a[j], b[j]);
+    }
+    float delta[4];
+    softplus4(delta, acc, c.dt_proj.scale, bias);
+    const float g[2] = {sh->g[slot][row], sh->g[slot][row + 1]};
+#pragma unroll
+    for (uint32_t i = 0; i < 2; i++) {
+        const uint32_t ch = i * 8 + lane / 4;
+        const float *of = delta + 2 * i;
+        sh->pairs[stage % 2][row / 2][ch] =
+            make_float4(__fmul_rn(of[0], g[0]), __fmul_rn(of[0], half_at(&sh->x[slot][row][ch])),
+                        __fmul_rn(of[1], g[1]), __fmul_rn(of[1], half_at(&sh->x[slot][row + 1][ch])));
     }
 }
 
-__device__ __forceinline__ uint16_t gated(const struct long_shared *sh, float skip, uint32_t stage, uint32_t slot,
-                                          uint32_t row, uint32_t ch)
-{
-    return __half_as_ushort(to_half(
-        gate(sh->sums[stage % 2][row][ch], skip, half_at(&sh->x[slot][row][ch]), half_at(&sh->z[slot][row][ch]))));
-}
-
-/* y of a stage: feeding warp w has its rows 8w …, a lane one channel. */
+/* y of a stage: feeding warp w has its rows 8w …, a lane two channels of two of them. */
 __device__ __forceinline__ void gate_stage(const struct long_shared *sh, const struct scan &c, const struct course &o,
-                                           float skip, uint32_t stage, uint32_t slot, uint32_t w)
+                                           float2 skip, uint32_t stage, uint32_t slot, uint32_t w)
 {
-    const uint32_t lane = threadIdx.x % 32, row = w * 8, left = o.T - stage * STAGE;
-    uint16_t *y = c.p.y + (o.row0 + stage * STAGE + row) * c.D + o.d0 + lane;
-    if (row + 8 <= left) {
+    const uint32_t lane = threadIdx.x % 32, row = w * 8 + lane / 8, ch = lane % 8 * 2, left = o.T - stage * STAGE;
+    uint16_t *y = c.p.y + (o.row0 + stage * STAGE + row) * c.D + o.d0 + ch;
+    __half2 v[2];
 #pragma unroll
-        for (uint32_t i = 0; i < 8; i++)
-            y[(size_t)i * c.D] = gated(sh, skip, stage, slot, row + i, lane);
-        return;
+    for (uint32_t i = 0; i < 2; i++) {
+        const float2 sum = *reinterpret_cast<const float2 *>(&sh->sums[stage % 2][row + 4 * i][ch]);
+        const float2 x = __half22float2(*reinterpret_cast<const __half2 *>(&sh->x[slot][row + 4 * i][ch]));
+        const float2 z = __half22float2(*reinterpret_cast<const __half2 *>(&sh->z[slot][row + 4 * i][ch]));
+        v[i] = to_half2(gate(sum.x, skip.x, x.x, z.x), gate(sum.y, skip.y, x.y, z.y));
     }
-    for (uint32_t i = 0; row + i < left; i++)
-        y[(size_t)i * c.D] = gated(sh, skip, stage, slot, row + i, lane);
+#pragma unroll
+    for (uint32_t i = 0; i < 2; i++)
+        if (row + 4 * i < left)
+            *reinterpret_cast<__half2 *>(y + 4 * i * (size_t)c.D) = v[i];
 }
 
-/* The rows of segments that the long kernel takes, in one order for all blocks: of all, one per run, where by_run, else
- * of those with more than SHORT rows, found by the first multiple of SHORT that they have. */
+/* Whether candidate i for the long kernel is one, and then a row of it. By run: each run is. Otherwise: multiples of
+ * SHORT rows, each for the segment that has it, longer than SHORT, and no earlier one. */
+__device__ __forceinline__ bool candidate(const struct scan &c, uint32_t rows, bool by_run, uint32_t i, uint32_t *row)
+{
+    if (by_run) {
+        const uint32_t run = c.p.run_of[c.s.begin] + i;
+        if (run > c.p.run_of[c.s.begin + rows - 1])
+            return false;
+        *row = i > 0 ? c.p.runs[run].row - c.s.begin : 0;
+        return true;
+    }
+    *row = i * SHORT;
+    if (*row >= rows)
+        return false;
+    const struct segment seg = segment_of(c.p, c.s, rows, *row);
+    return *row < seg.begin + SHORT && seg.end - seg.begin > SHORT;
+}
+
+/* A row of each segment that the long kernel takes, in one order for all blocks. */
 __device__ __forceinline__ uint32_t find_segments(struct long_shared *sh, const struct scan &c, uint32_t rows,
                                                   bool by_run)
 {
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint32_t row = threadIdx.x * SHORT;
-    bool found = false;
-    if (by_run) {
-        const uint32_t run = c.p.run_of[c.s.begin] + threadIdx.x;
-        found = run <= c.p.run_of[c.s.begin + rows - 1];
-        row = found && threadIdx.x > 0 ? c.p.runs[run].row - c.s.begin : 0;
-    } else if (row < rows) {
-        const struct segment seg = segment_of(c.p, c.s, rows, row);
-        found = row < seg.begin + SHORT && seg.end - seg.begin > SHORT;
+    enum { TURNS = (FINDERS + STEPPERS + FEEDERS - 1) / (STEPPERS + FEEDERS) };
+    uint32_t row[TURNS], mask[TURNS];
+    bool found[TURNS];
+#pragma unroll
+    for (uint32_t j = 0; j < TURNS; j++) {
+        const uint32_t i = threadIdx.x + j * blockDim.x;
+        found[j] = i < FINDERS && candidate(c, rows, by_run, i, &row[j]);
+        mask[j] = __ballot_sync(0xffffffffu, found[j]);
+        if (i < FINDERS && i % 32 == 0)
+            sh->n_found[i / 32] = __popc(mask[j]);
     }
-    const uint32_t mask = __ballot_sync(0xffffffffu, found);
-    if (lane == 0)
-        sh->n_found[warp] = __popc(mask);
     __syncthreads();
-    uint32_t before = 0, all = 0;
-    for (uint32_t i = 0; i < FINDERS / 32; i++) {
-        before += i < warp ? sh->n_found[i] : 0;
+    uint32_t all = 0;
+    for (uint32_t i = 0; i < FINDERS / 32; i++)
         all += sh->n_found[i];
+#pragma unroll
+    for (uint32_t j = 0; j < TURNS; j++) {
+        uint32_t before = __popc(mask[j] & ((1u << threadIdx.x % 32) - 1));
+        for (uint32_t i = 0; i < FINDERS / 32; i++)
+            before += i < (threadIdx.x + j * blockDim.x) / 32 ? sh->n_found[i] : 0;
+        if (found[j])
+            sh->found[before] = row[j];
     }
-    if (found)
-        sh->found[before + __popc(mask & ((1u << lane) - 1))] = row;
     __syncthreads();
     return all;
 }
@@ -546,11 +662,10 @@ __device__ __forceinline__ struct course course_of(const struct scan &c, uint32_
     o.row0 = (size_t)c.s.begin + o.seg.begin;
     o.T = o.seg.end - o.seg.begin;
     o.stages = (o.T + STAGE - 1) / STAGE;
-    o.d0 = blockIdx.x * 32;
+    o.d0 = blockIdx.x * LONG;
     return o;
 }
 
-/* In turn i: stage i is made, i − 1 stepped, i − 2 gated. */
 template <enum ssm_dtype S>
 __device__ __forceinline__ void stepping(struct long_shared *sh, const struct scan &c, const struct course &o,
                                          const float A[4])
@@ -561,66 +676,80 @@ __device__ __forceinline__ void stepping(struct long_shared *sh, const struct sc
     float h[4];
     state.load(at);
     state.unpack(h);
-    __syncthreads(); /* turn 0 */
     for (uint32_t stage = 0, slot = 0; stage < o.stages; stage++, slot = next_slot(slot)) {
-        step_stage<S>(&state, h, A, sh->pairs[stage % 2], sh->bc[slot], sh->sums[stage % 2],
-                      min(o.T - stage * STAGE, (uint32_t)STAGE), ch, q);
-        __syncthreads();
+        handover_wait<MADE_BARRIER>(stage % 2);
+        step_stage<S>(&state, h, A, &sh->pairs[stage % 2][0][ch], &sh->bc[slot][0][4 * q], &sh->sums[stage % 2][0][ch],
+                      min(o.T - stage * STAGE, (uint32_t)STAGE), q);
+        handover<STEPPED_BARRIER>(stage % 2);
     }
     state.store(at);
-    __syncthreads(); /* the last turn */
 }
 
+/* In turn i: stage i is made and i − 2 gated, while i − 1 is stepped. */
 __device__ __forceinline__ void feeding(struct long_shared *sh, const uint16_t *weights, uint16_t *dt,
-                                        const struct scan &c, const struct course &o, const float bias[4], float skip)
+                                        const struct scan &c, const struct course &o, const float bias[2], float2 skip,
+                                        uint32_t i)
 {
-    const uint32_t i = threadIdx.x - HALF, w = i / 32;
+    const uint32_t w = i / 32;
+    group_sync<FEEDERS>(FEED_BARRIER); /* the course before is done with */
     load_stage(sh, dt, c, o, 0, 0, i);
     for (uint32_t turn = 0, slot = 0; turn < o.stages + 2; turn++, slot = next_slot(slot)) {
-        if (turn >= 2)
+        if (turn >= 2) {
+            handover_wait<STEPPED_BARRIER>(turn % 2);
             gate_stage(sh, c, o, skip, turn - 2, next_slot(slot), w);
+        }
         copies_wait();
-        group_sync<HALF>(1); /* stage `turn` is there, turn − 2 done with */
+        group_sync<FEEDERS>(FEED_BARRIER); /* stage `turn` is there, turn − 2 done with */
         if (turn + 1 < o.stages)
             load_stage(sh, dt, c, o, turn + 1, next_slot(slot), i);
-        if (turn < o.stages)
+        if (turn < o.stages) {
             make_pairs(sh, weights, dt, c, bias, turn, slot, w);
-        __syncthreads();
+            handover<MADE_BARRIER>(turn % 2);
+        }
     }
-    if (w == 0 && o.T > 1)
+    if (i < LONG && o.T > 1)
         keep_window(reinterpret_cast<uint16_t *>(o.seg.slot + c.conv_at) + o.d0 + i,
                     c.p.xz + (o.row0 + o.T - 1) * 2 * c.D + o.d0 + i, c.D, o.T);
 }
 
-/* 32 channels of the segments that find_segments() names; every gridDim.y-th is a block's. */
+/* A block's threads beyond those that step: which of the FEEDERS one is. Of eight warps two are left out, so that the
+ * warps that step have their quarters of the multiprocessor to themselves. */
+__device__ __forceinline__ uint32_t feeder(void)
+{
+    const uint32_t i = threadIdx.x - STEPPERS;
+    if (blockDim.x == STEPPERS + FEEDERS || i < FEEDERS / 2)
+        return i;
+    return i < FEEDERS ? FEEDERS : i - FEEDERS / 2;
+}
+
+/* 16 channels of the segments that find_segments() names; every gridDim.y-th is a block's. */
 template <enum ssm_dtype S>
-static __global__ void __launch_bounds__(2 * HALF, 3) scan_long(const struct scan c, bool by_run)
+static __global__ void __launch_bounds__(STEPPERS + FEEDERS + STEPPERS, 2)
+    scan_long(const struct scan c, bool by_run)
 {
     extern __shared__ __align__(16) uint8_t shared[];
     struct long_shared *sh = reinterpret_cast<struct long_shared *>(shared);
-    uint16_t *weights = reinterpret_cast<uint16_t *>(sh + 1), *dt = weights + 32 * c.dt_proj.kp;
-    const uint32_t rows = slice_rows(c.s), d0 = blockIdx.x * 32;
+    uint16_t *weights = reinterpret_cast<uint16_t *>(sh + 1), *dt = weights + LONG * c.dt_proj.kp;
+    const uint32_t rows = slice_rows(c.s), d0 = blockIdx.x * LONG;
     if (rows == 0)
         return;
     const uint32_t n = find_segments(sh, c, rows, by_run);
-    if (blockIdx.y >= n)
-        return;
-    if (threadIdx.x < HALF) {
+    if (threadIdx.x < STEPPERS) {
         const uint32_t d = d0 + threadIdx.x / 4, q = threadIdx.x % 4;
         const float4 a = __ldg(reinterpret_cast<const float4 *>(c.A + (size_t)(d / 32) * 512 + q * 128 + d % 32 * 4));
         const float A[4] = {a.x, a.y, a.z, a.w};
         for (uint32_t i = blockIdx.y; i < n; i += gridDim.y)
             stepping<S>(sh, c, course_of(c, rows, sh->found[i]), A);
-    } else {
+    } else if (feeder() < FEEDERS) {
         const uint32_t lane = threadIdx.x % 32;
         const uint4 *from = reinterpret_cast<const uint4 *>(c.dt_proj.tiled + (size_t)d0 * c.dt_proj.kp);
-        for (uint32_t i = threadIdx.x - HALF; i < 4 * c.dt_proj.kp; i += HALF)
+        for (uint32_t i = feeder(); i < LONG / 8 * c.dt_proj.kp; i += FEEDERS)
             copy16(weights + i * 8, from + i);
-        float bias[4], skip = __ldg(c.skip + d0 + lane);
-        for (int i = 0; i < 4; i++)
-            bias[i] = __ldg(c.dt_proj.bias + d0 + i * 8 + lane / 4);
+        const float bias[2] = {__ldg(c.dt_proj.bias + d0 + lane / 4), __ldg(c.dt_proj.bias + d0 + 8 + lane / 4)};
+        const float2 skip = __ldg(reinterpret_cast<const float2 *>(c.skip + d0 + lane % 8 * 2));
         for (uint32_t i = blockIdx.y; i < n; i += gridDim.y)
-            feeding(sh, weights, dt, c, course_of(c, rows, sh->found[i]), bias, skip);
+            feeding(sh, weights, dt, c, course_of(c, rows, sh->found[i]), bias, skip, feeder());
+        copies_wait();
     }
 }
 
@@ -628,7 +757,7 @@ static __global__ void __launch_bounds__(2 * HALF, 3) scan_long(const struct sca
 
 static size_t long_bytes(const struct gpu_model *m)
 {
-    return sizeof(struct long_shared) + (32 * m->d.Rp + 2 * STAGE * (m->d.Rp + 8)) * sizeof(uint16_t);
+    return sizeof(struct long_shared) + (LONG * m->d.Rp + 2 * STAGE * (m->d.Rp + 8)) * sizeof(uint16_t);
 }
 
 template <enum ssm_dtype S> static cudaError_t allow(const struct gpu_model *m)
@@ -669,12 +798,15 @@ static void launch(const struct gpu_model *m, const struct scan &c, uint32_t row
                    cudaStream_t stream)
 {
     const bool single = n_runs >= rows, by_run = n_runs <= FINDERS && n_runs <= rows / STAGE;
-    const uint32_t groups = c.D / 32, most = groups < 3 * sms ? 3 * sms / groups : 1;
+    const uint32_t groups = c.D / LONG, most = groups < 3 * sms ? 3 * sms / groups : 1;
     const uint32_t found = by_run ? n_runs : (c.s.bound + SHORT - 1) / SHORT;
     if (!by_run)
         launch_short<S>(c, single ? UINT32_MAX : SHORT, sms, stream);
-    if (!single)
-        scan_long<S><<<dim3(groups, found < most ? found : most), 2 * HALF, long_bytes(m), stream>>>(c, by_run);
+    if (!single) {
+        const dim3 grid(groups, found < most ? found : most);
+        const uint32_t idle = grid.x * grid.y <= sms ? STEPPERS : 0;
+        scan_long<S><<<grid, STEPPERS + FEEDERS + idle, long_bytes(m), stream>>>(c, by_run);
+    }
 }
 
 void gpu_scan(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t layer,
