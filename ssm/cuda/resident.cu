@@ -3,27 +3,35 @@
  * come from memory once and go back once. Called by the engine's thread; blocks that finish take the next chain of
  * tiles from a counter in gpu_pass.sync.
  *
- * A layer has five stretches, each between two barriers:
+ * A layer has five stretches, each begun by a barrier:
  *
- *   norm       u = norm(r), a warp per row
- *   project in x and z of 32 channels per warp and job; the convolution of those channels follows, no barrier between
- *   select     dt, B, C: six jobs, or three where M = 8; bc, dt and the staged Δ lie where u was
- *   scan       a warp owns 32 channels and some of the runs; Δ of four rows at a time by mma, from there through
- *              registers; states of the next AHEAD runs are in flight; y replaces x
+ *   norm         u = norm(r), a warp per row
+ *   project in   x and z, 32 channels per warp and job; the convolution of those channels follows without a barrier
+ *   select       dt, B, C: six jobs, or three where M = 8; they and Δ's stages lie where u was
+ *   scan         a warp owns 32 channels and some of the runs. Δ of four rows at a time by mma; states of the next runs
+ *                are on their way; y replaces x
  *   project out  r += 16 outputs per warp and job
  *
- * The first fragments of every product are loaded before the barrier that its activations wait for. When a scan is done,
- * conv windows and the first states of the next layer are fetched into L2, so that memory is busy during the products.
+ * The first fragments of a product, biases and states are loaded before the barrier that activations wait for. When a
+ * scan is done, conv windows and the first states of the next layer are fetched into L2, so that memory has work during
+ * the products. Where there are more chains than SMs and D ≤ 256, two blocks of 8 warps share an SM, and one's products
+ * overlap the other's scan; else a block has 16 warps.
  *
- * Counts, per row and layer (E 128, D 256, R 8, bf16 state / E 256, D 512, R 16): 19.5 / 38.9 KB moved, of a chip's
- * 3 TB/s 6.5 / 13 ns; 115 / 426 thousand multiply-adds, of an SM's 1024 a clock; scan 8 / 16 warps × 200 instructions,
- * of 4 a clock, with 21 MUFU of 8 clocks each on a quarter; conv 8 / 16 half warps × 75. Per tile and layer: 245 / 885 KB
- * of weights at 57 B/ns. 16384 rows: 425 / 1700 µs of memory, 150 / 600 µs of instructions and 35 / 250 µs of weights
- * under or between it.
+ * Counts per row and layer, bf16 state (E 128, D 256, R 8 | E 256, D 512, R 16): 19.5 | 38.9 KB to move, 6.5 | 13 ns of
+ * a chip at 3 TB/s (fp32 35.8 | 71.7 KB); 115 | 426 thousand multiply-adds at about 1024 a clock and SM. Instructions
+ * of a warp: scan 158 a row and 32 channels, 33 for its share of Δ, 54 a run; conv 50 a row of 64 channels, 24 a run.
+ * Per tile and layer 245 | 885 KB of weights at 57 B/ns and SM.
  *
- * Shared memory: rows are swizzled instead of padded, or two blocks of E = 128, M = 64 would not fit an SM by 3 KB.
- * Trap: rows beyond the tile's last go through the products (columns of an mma do not mix) and may hold anything; they
- * touch no slot and no result.
+ *   16384 rows, T = 1   memory 425 | 1700 µs (fp32 850 | 3400), instructions 150 | 600, weights 35 | 250, mma 35 | 210
+ *   1024 rows, M = 8    memory 27 µs; a layer: norm 0.4, in 2.3, conv 0.6, select 0.7, scan 2.2, out 1.2; all 35
+ *   4096 runs, T = 8    memory 106 µs, instructions 275 µs at 4 a clock, MUFU 165
+ *
+ * Shared memory: rows are swizzled, not padded, or two blocks of E = 128, M = 64 would not fit into an SM (113 KB
+ * each).
+ *
+ * Traps. Rows beyond the tile's last go through the products (columns of an mma do not mix) and may hold anything; they
+ * touch no slot and no result. Whatever is loaded under a condition is zeroed first: a register that may be unset
+ * lives, for the compiler, from the kernel's beginning.
  *
  * Ladder: */
 #include "ssm/cuda/arith.cuh"
@@ -49,7 +57,8 @@ enum {
     STAGE_ROWS = 4,
     STAGE_BYTES = STAGE_ROWS * 32 * 4, /* per warp */
     BATCH = 4,                         /* conv windows per half warp on their way */
-    AHEAD = 2,                         /* states per lane on their way */
+    AHEAD_BYTES = 64,                  /* of states, per lane on their way */
+    SELECT_DEPTH = 8,                  /* k-steps of x_proj on their way */
     CHUNK_STEPS = GPU_CHUNK / 16,
     SYNC_AT = 256, /* in gpu_pass.sync: the counter of chains, and of blocks that are done */
     /* bytes per SM that are fetched into L2 when a scan ends, and of states in all before the next begins */
@@ -85,6 +94,7 @@ struct args {
     struct gpu_pass p;
     struct gpu_dims d;
     struct places at;
+    uint32_t warps;
     uint32_t fetch_early, fetch_late; /* runs whose states are fetched into L2 when a scan ends; … before the next */
     uint32_t window_bytes, state_bytes; /* of a run and layer */
     enum ssm_dtype dtype;
@@ -98,10 +108,11 @@ static_assert(sizeof(struct args) <= 4096, "kernel arguments");
 struct tables {
     struct gpu_tile tile;
     uint32_t n_out;
-    uint8_t *slot[GPU_TILE_ROWS_MAX]; /* by run of the tile */
-    float g[GPU_TILE_ROWS_MAX];       /* by row */
+    uint8_t *slot[GPU_TILE_ROWS_MAX];      /* by run of the tile */
+    float g[GPU_TILE_ROWS_MAX];            /* by row */
     uint16_t first[GPU_TILE_ROWS_MAX + 1]; /* row of a run, from the tile's first; one more: the end */
-    uint32_t chain;                        /* the block's next */
+    uint32_t end;                          /* of the block's chain: tile */
+    uint32_t chain;                        /* its next */
 };
 static_assert(sizeof(struct tables) <= TABLES_BYTES, "shared memory");
 
@@ -127,11 +138,6 @@ __device__ __forceinline__ struct self current(void)
     return {i / 32, i % 32};
 }
 
-__device__ __forceinline__ uint32_t warps(void)
-{
-    return blockDim.x / 32;
-}
-
 /* Where byte `at` of a row of r lies. Rows are a multiple of 128 bytes; their 16-byte units change places within 128
  * bytes, so that the same unit of eight rows lies in different banks. */
 __device__ __forceinline__ uint32_t swizzled(uint32_t row, uint32_t at, uint32_t stride)
@@ -146,45 +152,72 @@ template <int NT> __device__ __forceinline__ uint32_t panelled(uint32_t row, uin
     return at / 128 * (NT * 1024) + swizzled(row, at % 128, 128);
 }
 
+/* ---- weights: loaded where it says so, early, before a barrier. An ordinary load would be put off until its value is
+ * used, and one past the coherent path (.nc) would be moved behind the barrier. ---- */
+
+/* Most are read once per tile and layer, so L1 is left to what is read again. Not `wanted`: v keeps what it holds. */
+__device__ __forceinline__ void load_now(uint32_t v[4], const uint4 *at, bool wanted)
+{
+    asm volatile("{\n.reg .pred p;\nsetp.ne.u32 p, %5, 0;\n@p ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];\n}"
+                 : "+r"(v[0]), "+r"(v[1]), "+r"(v[2]), "+r"(v[3])
+                 : "l"(at), "r"((uint32_t)wanted));
+}
+
+__device__ __forceinline__ float4 load_now(const float4 *at)
+{
+    uint32_t v[4] = {};
+    load_now(v, reinterpret_cast<const uint4 *>(at), true);
+    return make_float4(__uint_as_float(v[0]), __uint_as_float(v[1]), __uint_as_float(v[2]), __uint_as_float(v[3]));
+}
+
+__device__ __forceinline__ float2 load_now(const float2 *at)
+{
+    float2 v;
+    asm volatile("ld.global.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "l"(at));
+    return v;
+}
+
+__device__ __forceinline__ float load_now(const float *at)
+{
+    float v;
+    asm volatile("ld.global.f32 %0, [%1];" : "=f"(v) : "l"(at));
+    return v;
+}
+
 /* ---- products: 16 · MT outputs of 8 · NT rows by a warp ---- */
 
-/* Every weight is read once per tile and layer, so L1 is left to what is read again. */
-__device__ __forceinline__ void load_fragment(uint32_t a[4], const uint4 *at)
-{
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "l"(at));
-}
+/* k-steps on their way, of two bands and of one: what registers allow beside the accumulators. */
+#define IN_DEPTH(NT) (NT > 1 ? 4 : 8)
+#define OUT_DEPTH(NT) (NT > 4 ? 4 : NT > 1 ? 8 : 16)
 
 /* Fragments of MT neighbouring bands of 16 outputs, DEPTH k-steps of them in registers or on their way. */
 template <int MT, int DEPTH> struct stream {
     const uint4 *at; /* the lane's of the first band, DEPTH k-steps ahead of those in use */
     uint32_t band;   /* from one band to the next */
-    uint32_t left;   /* k-steps, a multiple of DEPTH */
+    uint32_t left;   /* k-steps, a multiple of 4 */
     uint32_t a[DEPTH][MT][4];
 
-    __device__ __forceinline__ void load(int i)
+    __device__ __forceinline__ void load(int i, bool wanted)
     {
 #pragma unroll
         for (int m = 0; m < MT; m++)
-            load_fragment(a[i][m], at + i * 32 + m * band);
+            load_now(a[i][m], at + i * 32 + m * band, wanted);
     }
 };
 
 /* A stream from the fragments of `band` on; not `wanted`: an idle one. */
 template <int MT, int DEPTH>
-__device__ __forceinline__ struct stream<MT, DEPTH> started(bool wanted, const struct weights &w, uint32_t band, uint32_t k, uint32_t lane)
+__device__ __forceinline__ stream<MT, DEPTH> started(bool wanted, const struct weights &w, uint32_t band, uint32_t k,
+                                                     uint32_t lane)
 {
-    struct stream<MT, DEPTH> s = {};
-    if (wanted) {
-        s.left = k / 16;
-        s.band = k * 2;
-        s.at = w.fragments + band * s.band + lane;
+    stream<MT, DEPTH> s = {};
+    s.left = wanted ? k / 16 : 0;
+    s.band = k * 2;
+    s.at = w.fragments + band * s.band + lane;
 #pragma unroll
-        for (int i = 0; i < DEPTH; i++)
-            s.load(i);
-        s.at += DEPTH * 32;
-    }
+    for (int i = 0; i < DEPTH; i++)
+        s.load(i, i < s.left);
+    s.at += DEPTH * 32;
     return s;
 }
 
@@ -198,50 +231,61 @@ template <int NT, int ALL> struct operand {
         at = shared_address(from) + (NT == 1 ? lane % 8 : lane / 16 * 8 + lane % 8) * 128;
         exchange = ((NT == 1 ? lane / 8 : lane / 8 % 2) ^ lane % 8) * 16;
     }
-    /* Of k-step i from `at`: two groups of rows per instruction; NT = 1: of two k-steps, of which i is the even one. */
+    /* Of k-step i of a panel: two groups of rows per instruction; NT = 1: of that and the next one. */
     __device__ __forceinline__ void load(uint32_t *b, int i, int tile) const
     {
-        uint32_t from = at + i / 4 * (ALL * 1024) + tile * 1024 + (i % 4 * 32 ^ exchange);
+        uint32_t from = at + tile * 1024 + (i * 32 ^ exchange);
 #pragma unroll
         for (int n = 0; n < (TILES + 1) / 2; n++)
             ldmatrix_x4(b + 4 * n, from + 2048 * n);
     }
 };
 
-/* d += the next k-steps, a multiple of DEPTH. */
+/* d += a panel's four k-steps, whose fragments are a[i] … a[i + 3]. */
 template <int MT, int NT, int ALL, int DEPTH>
-__device__ __forceinline__ void multiply(float (&d)[MT][NT][4], struct stream<MT, DEPTH> &w, struct operand<NT, ALL> &x, uint32_t steps)
+__device__ __forceinline__ void multiply_panel(float (&d)[MT][NT][4], stream<MT, DEPTH> &w, operand<NT, ALL> &x, int i)
 {
     enum { TILES = operand<NT, ALL>::TILES };
-    static_assert(DEPTH % 4 == 0 && NT % TILES == 0, "");
+    const bool more = w.left > DEPTH;
     uint32_t b[NT > 1 ? 2 * TILES : 4];
-#pragma unroll 1
-    for (uint32_t step = 0; step < steps; step += DEPTH) {
-        bool more = w.left > DEPTH;
 #pragma unroll
-        for (int i = 0; i < DEPTH; i++) {
+    for (int j = 0; j < 4; j++) {
 #pragma unroll
-            for (int tile = 0; tile < NT; tile += TILES) {
-                if (NT > 1 || i % 2 == 0)
-                    x.load(b, i, tile);
+        for (int tile = 0; tile < NT; tile += TILES) {
+            if (NT > 1 || j % 2 == 0)
+                x.load(b, j, tile);
 #pragma unroll
-                for (int m = 0; m < MT; m++)
+            for (int m = 0; m < MT; m++)
 #pragma unroll
-                    for (int n = 0; n < TILES; n++)
-                        mma_16816(d[m][tile + n], w.a[i][m], NT > 1 ? b + 2 * n : b + i % 2 * 2);
-            }
-            if (more)
-                w.load(i);
+                for (int n = 0; n < TILES; n++)
+                    mma_16816(d[m][tile + n], w.a[i + j][m], NT > 1 ? b + 2 * n : b + j % 2 * 2);
         }
+        w.load(i + j, more);
+    }
+    w.left -= 4;
+    x.at += ALL * 1024;
+}
+
+/* d += the next k-steps: a multiple of DEPTH, or all that are left. */
+template <int MT, int NT, int ALL, int DEPTH>
+__device__ __forceinline__ void multiply(float (&d)[MT][NT][4], stream<MT, DEPTH> &w, operand<NT, ALL> &x,
+                                         uint32_t steps)
+{
+    const uint32_t end = w.left - steps;
+#pragma unroll 1
+    while (w.left > end) {
+        multiply_panel(d, w, x, 0);
+#pragma unroll
+        for (int i = 4; i < DEPTH; i += 4)
+            if (w.left > end)
+                multiply_panel(d, w, x, i);
         w.at += DEPTH * 32;
-        w.left -= DEPTH;
-        x.at += DEPTH / 4 * (ALL * 1024);
     }
 }
 
 /* The total of all chunks. */
 template <int NT, int ALL, int DEPTH>
-__device__ __forceinline__ void multiply_chunks(float (&total)[1][NT][4], struct stream<1, DEPTH> &w, struct operand<NT, ALL> x)
+__device__ __forceinline__ void multiply_chunks(float (&total)[1][NT][4], stream<1, DEPTH> &w, operand<NT, ALL> x)
 {
     bool first = true;
 #pragma unroll 1
@@ -268,6 +312,18 @@ __device__ __forceinline__ uint32_t output_of(int i, uint32_t lane)
     return lane / 4 + i / 2 * 8;
 }
 
+/* Of MT bands: of this lane's two outputs of each. */
+template <int MT> struct biases {
+    float of[MT][2];
+
+    __device__ __forceinline__ biases(const float *bias, uint32_t band, uint32_t lane)
+    {
+#pragma unroll
+        for (int i = 0; i < 2 * MT; i++)
+            of[i / 2][i % 2] = load_now(bias + (band + i / 2) * 16 + output_of(i % 2 * 2, lane));
+    }
+};
+
 /* ---- norm ---- */
 
 __device__ __forceinline__ uint32_t bits(__half2 h)
@@ -276,28 +332,40 @@ __device__ __forceinline__ uint32_t bits(__half2 h)
 }
 
 /* u = norm(r) · w of all M rows, zeros for those beyond the tile; f: fp32 copy in global memory, or NULL. */
-template <int NT>
-__device__ __forceinline__ void norm(const struct args &k, const float *w, float *f)
+template <int NT> __device__ __forceinline__ void norm(const struct args &k, const float *w, float *f)
 {
-    const struct gpu_tile &tile = tables()->tile;
+    enum { PARTS = E_MAX / 128 };
     const struct self me = current();
-    const uint32_t E = k.d.E;
-    for (uint32_t row = me.warp; row < 8 * NT; row += warps()) {
-        const float *r = reinterpret_cast<const float *>(memory + k.at.r) + row * E;
-        const uint32_t swizzle = row % 8 * 4;
-        const bool present = row < tile.rows;
-        float rstd = present ? row_rstd(r, E, k.d.eps, swizzle) : 0.0f;
-        for (uint32_t e = me.lane * 4; e < E; e += 128) {
-            float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            if (present) {
-                const float4 s = __ldg(reinterpret_cast<const float4 *>(w + e));
-                v = *reinterpret_cast<const float4 *>(r + (e ^ swizzle));
-                v = make_float4(normed(v.x, rstd, s.x), normed(v.y, rstd, s.y), normed(v.z, rstd, s.z), normed(v.w, rstd, s.w));
-                if (f)
-                    *reinterpret_cast<float4 *>(f + (size_t)(tile.row + row) * E + e) = v;
+    const struct gpu_tile &tile = tables()->tile;
+    const uint32_t E = k.d.E, begin = me.lane * 4;
+    float4 s[PARTS];
+#pragma unroll
+    for (int i = 0; i < PARTS; i++)
+        s[i] = load_now(reinterpret_cast<const float4 *>(w + (begin + 128 * i < E ? begin + 128 * i : 0)));
+    for (uint32_t row = me.warp; row < 8 * NT; row += k.warps) {
+        float4 v[PARTS];
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            const uint32_t e = begin + 128 * i;
+            v[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            if (e < E && row < tile.rows) {
+                v[i] = *reinterpret_cast<const float4 *>(memory + k.at.r + swizzled(row, e * 4, E * 4));
+                sum = add_squares(sum, v[i]);
             }
-            *reinterpret_cast<uint2 *>(memory + k.at.u + panelled<NT>(row, e * 2)) =
-                make_uint2(bits(to_half2(v.x, v.y)), bits(to_half2(v.z, v.w)));
+        }
+        const float rstd = rstd_of(sum, E, k.d.eps);
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            const uint32_t e = begin + 128 * i;
+            if (e < E) {
+                v[i] = make_float4(normed(v[i].x, rstd, s[i].x), normed(v[i].y, rstd, s[i].y),
+                                   normed(v[i].z, rstd, s[i].z), normed(v[i].w, rstd, s[i].w));
+                *reinterpret_cast<uint2 *>(memory + k.at.u + panelled<NT>(row, e * 2)) =
+                    make_uint2(bits(to_half2(v[i].x, v[i].y)), bits(to_half2(v[i].z, v[i].w)));
+                if (f && row < tile.rows)
+                    *reinterpret_cast<float4 *>(f + (size_t)(tile.row + row) * E + e) = v[i];
+            }
         }
     }
 }
@@ -306,58 +374,71 @@ __device__ __forceinline__ void norm(const struct args &k, const float *w, float
 
 /* 32 channels from 32 · pair of x or z, at `to`. */
 template <int NT>
-__device__ __forceinline__ void store_halves(const struct self &me, const float (&d)[2][NT][4], const struct weights &w, uint32_t band,
-                                             uint32_t pair, const uint8_t *to)
+__device__ __forceinline__ void store_halves(const struct self &me, const float (&d)[2][NT][4], const biases<2> &bias,
+                                             float scale, uint32_t pair, const uint8_t *to)
 {
-    float bias[2][2];
-#pragma unroll
-    for (int m = 0; m < 2; m++)
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            bias[m][i] = __ldg(w.bias + (band + m) * 16 + output_of(2 * i, me.lane));
     uint32_t address = shared_address(to) + panelled<NT>(me.lane % 8, pair * 64 + me.lane / 8 * 16);
 #pragma unroll
     for (int n = 0; n < NT; n++) {
         uint32_t h[4];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const float *v = d[i / 2][n] + i % 2 * 2, b = bias[i / 2][i % 2];
-            h[i] = bits(to_half2(product(v[0], w.scale, b), product(v[1], w.scale, b)));
+            const float *v = d[i / 2][n] + i % 2 * 2, b = bias.of[i / 2][i % 2];
+            h[i] = bits(to_half2(product(v[0], scale, b), product(v[1], scale, b)));
         }
         stmatrix_x4_trans(address + n * 1024, h);
     }
 }
 
-/* Windows of runs from … from + BATCH − 1: `at` in a slot, taps `stride` apart. */
-__device__ __forceinline__ void load_windows(uint32_t window[BATCH][3], uint32_t from, uint32_t n_runs, size_t at, uint32_t stride)
+/* Windows of every other run from `from` on: `at` in a slot, taps `stride` apart. */
+__device__ __forceinline__ void load_windows(uint32_t window[BATCH][3], uint32_t from, uint32_t n_runs, size_t at,
+                                             uint32_t stride)
 {
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
         window[i][0] = window[i][1] = window[i][2] = 0;
-        if (from + i < n_runs) {
-            const uint8_t *taps = tables()->slot[from + i] + at;
+        if (from + 2 * i < n_runs) {
+            const uint8_t *taps_at = tables()->slot[from + 2 * i] + at;
 #pragma unroll
             for (int j = 0; j < 3; j++)
-                window[i][j] = __ldcs(reinterpret_cast<const uint32_t *>(taps + j * stride));
+                window[i][j] = __ldcs(reinterpret_cast<const uint32_t *>(taps_at + j * stride));
         }
     }
 }
 
+/* The convolution's weights of channels d and d + 1. */
+struct taps {
+    float w[2][4], bias[2];
+
+    __device__ __forceinline__ void load(const struct layer &l, uint32_t D, uint32_t d)
+    {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            const float2 v = load_now(reinterpret_cast<const float2 *>(l.conv + j * D + d));
+            w[0][j] = v.x;
+            w[1][j] = v.y;
+        }
+        const float2 v = load_now(reinterpret_cast<const float2 *>(l.conv_bias + d));
+        bias[0] = v.x;
+        bias[1] = v.y;
+    }
+};
+
 /* Two channels of a run through their window, in time order; x lies at byte `at` of its row. */
 template <int NT>
 __device__ __forceinline__ void convolve_run(uint32_t window[3], uint8_t *x, uint32_t at, uint32_t from, uint32_t to,
-                                             const float w[2][4], const float bias[2])
+                                             const struct taps &c)
 {
 #pragma unroll 1
     for (uint32_t row = from; row < to; row++) {
         uint32_t *cell = reinterpret_cast<uint32_t *>(x + panelled<NT>(row, at)), now = *cell;
-        const uint32_t taps[4] = {window[0], window[1], window[2], now};
+        const uint32_t in[4] = {window[0], window[1], window[2], now};
         float2 v[4];
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            v[j] = __half22float2(*reinterpret_cast<const __half2 *>(&taps[j]));
-        *cell = bits(__halves2half2(conv4(v[0].x, v[1].x, v[2].x, v[3].x, w[0], bias[0]),
-                                    conv4(v[0].y, v[1].y, v[2].y, v[3].y, w[1], bias[1])));
+            v[j] = __half22float2(*reinterpret_cast<const __half2 *>(&in[j]));
+        *cell = bits(__halves2half2(conv4(v[0].x, v[1].x, v[2].x, v[3].x, c.w[0], c.bias[0]),
+                                    conv4(v[0].y, v[1].y, v[2].y, v[3].y, c.w[1], c.bias[1])));
         window[0] = window[1];
         window[1] = window[2];
         window[2] = now;
@@ -366,32 +447,22 @@ __device__ __forceinline__ void convolve_run(uint32_t window[3], uint8_t *x, uin
 
 /* Channels d and d + 1 of every run, a half warp per run; `window` holds the first batch. */
 template <int NT>
-__device__ __forceinline__ void convolve(const struct args &k, const struct self &me, const struct layer &l, size_t window_at, uint32_t n_runs,
-                                         uint32_t d, uint32_t window[BATCH][3])
+__device__ __forceinline__ void convolve(const struct args &k, const struct self &me, const struct taps &c,
+                                         size_t window_at, uint32_t n_runs, uint32_t d, uint32_t window[BATCH][3])
 {
     const uint32_t stride = k.d.D * 2;
-    float w[2][4], bias[2];
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        float2 v = __ldg(reinterpret_cast<const float2 *>(l.conv + j * k.d.D + d));
-        w[0][j] = v.x;
-        w[1][j] = v.y;
-    }
-    float2 b = __ldg(reinterpret_cast<const float2 *>(l.conv_bias + d));
-    bias[0] = b.x;
-    bias[1] = b.y;
-    for (uint32_t from = me.lane / 16 * BATCH; from < n_runs; from += 2 * BATCH) {
+    for (uint32_t from = me.lane / 16; from < n_runs; from += 2 * BATCH) {
         uint32_t next[BATCH][3];
         load_windows(next, from + 2 * BATCH, n_runs, window_at, stride);
 #pragma unroll
         for (int i = 0; i < BATCH; i++) {
-            if (from + i < n_runs) {
-                convolve_run<NT>(window[i], memory + k.at.x, d * 2, tables()->first[from + i], tables()->first[from + i + 1], w,
-                                 bias);
-                uint8_t *taps = tables()->slot[from + i] + window_at;
+            const uint32_t run = from + 2 * i;
+            if (run < n_runs) {
+                convolve_run<NT>(window[i], memory + k.at.x, d * 2, tables()->first[run], tables()->first[run + 1], c);
+                uint8_t *to = tables()->slot[run] + window_at;
 #pragma unroll
                 for (int j = 0; j < 3; j++)
-                    __stcs(reinterpret_cast<uint32_t *>(taps + j * stride), window[i][j]);
+                    __stcs(reinterpret_cast<uint32_t *>(to + j * stride), window[i][j]);
             }
 #pragma unroll
             for (int j = 0; j < 3; j++)
@@ -402,29 +473,36 @@ __device__ __forceinline__ void convolve(const struct args &k, const struct self
 
 /* Jobs are pairs of bands: those of x, then those of z. */
 template <int NT>
-__device__ __forceinline__ void project_in(const struct args &k, const struct layer &l, uint32_t index, struct stream<2, 4> &w)
+__device__ __forceinline__ void project_in(const struct args &k, const struct layer &l, uint32_t index,
+                                           stream<2, IN_DEPTH(NT)> &w)
 {
     const struct self me = current();
     const uint32_t pairs = k.d.D / 32, stride = k.d.D * 2, n_runs = tables()->tile.n_runs;
-    for (uint32_t job = me.warp; job < 2 * pairs; job += warps()) {
+    for (uint32_t job = me.warp; job < 2 * pairs; job += k.warps) {
         const uint32_t channel = job * 32 + me.lane % 16 * 2; /* of x */
         const size_t window_at = index * k.p.slab.conv_layer + channel * 2;
         uint32_t window[BATCH][3] = {};
+        struct taps c = {};
         float d[2][NT][4] = {};
+        const biases<2> bias(l.in_proj.bias, 2 * job, me.lane);
         if (NT == 1 && job < pairs)
-            load_windows(window, me.lane / 16 * BATCH, n_runs, window_at, stride);
-        struct operand<NT, NT> u(memory + k.at.u, me.lane);
+            load_windows(window, me.lane / 16, n_runs, window_at, stride);
+        operand<NT, NT> u(memory + k.at.u, me.lane);
         multiply(d, w, u, k.d.E / 16);
-        w = started<2, 4>(job + warps() < 2 * pairs, l.in_proj, 2 * (job + warps()), k.d.E, me.lane);
+        if (NT == 1 && job < pairs)
+            c.load(l, k.d.D, channel);
+        w = started<2, IN_DEPTH(NT)>(job + k.warps < 2 * pairs, l.in_proj, 2 * (job + k.warps), k.d.E, me.lane);
         if (job < pairs) {
-            store_halves(me, d, l.in_proj, 2 * job, job, memory + k.at.x);
-            if (NT > 1)
-                load_windows(window, me.lane / 16 * BATCH, n_runs, window_at, stride);
+            store_halves(me, d, bias, l.in_proj.scale, job, memory + k.at.x);
+            if (NT > 1) {
+                c.load(l, k.d.D, channel);
+                load_windows(window, me.lane / 16, n_runs, window_at, stride);
+            }
             __syncwarp();
-            convolve<NT>(k, me, l, window_at, n_runs, channel, window);
+            convolve<NT>(k, me, c, window_at, n_runs, channel, window);
             __syncwarp();
         } else {
-            store_halves(me, d, l.in_proj, 2 * job, job - pairs, memory + k.at.z);
+            store_halves(me, d, bias, l.in_proj.scale, job - pairs, memory + k.at.z);
         }
     }
 }
@@ -442,23 +520,23 @@ template <int NT> struct selection {
 };
 
 template <int NT>
-__device__ __forceinline__ void select(const struct args &k, const struct layer &l, struct stream<1, 8> &w)
+__device__ __forceinline__ void select(const struct args &k, const struct layer &l, stream<1, SELECT_DEPTH> &w)
 {
     enum { SPLIT = selection<NT>::SPLIT, N = selection<NT>::TILES };
     const struct self me = current();
     const uint32_t jobs = selection<NT>::jobs(k);
-    for (uint32_t job = me.warp; job < jobs; job += warps()) {
+    for (uint32_t job = me.warp; job < jobs; job += k.warps) {
         const uint32_t band = job / SPLIT, row = job % SPLIT * 8 * N;
         float d[1][N][4] = {};
+        const biases<1> bias(l.x_proj.bias, band, me.lane);
         multiply_chunks(d, w, operand<N, NT>(memory + k.at.x + row * 128, me.lane));
-        w = started<1, 8>(job + warps() < jobs, l.x_proj, (job + warps()) / SPLIT, k.d.D, me.lane);
+        w = started<1, SELECT_DEPTH>(job + k.warps < jobs, l.x_proj, (job + k.warps) / SPLIT, k.d.D, me.lane);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const uint32_t output = band * 16 + output_of(i, me.lane);
-            const float bias = __ldg(l.x_proj.bias + output);
 #pragma unroll
             for (int n = 0; n < N; n++) {
-                const float v = product(d[0][n][i], l.x_proj.scale, bias);
+                const float v = product(d[0][n][i], l.x_proj.scale, bias.of[0][i / 2]);
                 const uint32_t at = row + 8 * n + row_of(i, me.lane);
                 if (output < k.d.Rp)
                     reinterpret_cast<__half *>(memory + k.at.dt)[at * (k.d.Rp + DT_PAD) + output] = to_half(v);
@@ -473,14 +551,18 @@ __device__ __forceinline__ void select(const struct args &k, const struct layer 
 
 /* What a lane holds through the scan of a layer: channel, runs, and the states of the first of them. */
 template <enum ssm_dtype S> struct scanner {
+    enum { AHEAD = AHEAD_BYTES / (16 * sizeof(typename state_type<S>::type)) }; /* runs */
     uint32_t channel, run, end;
-    size_t at; /* of the layer's states in a slot */
-    float A[16], skip;
+    uint32_t at;                /* of the channel's first vector in a slot */
+    float A[16], skip, bias[2]; /* bias: of Δ, see stage_deltas() */
+    uint32_t dt[2][4];          /* first fragments of dt_proj; mostly there are no others */
     state16<S> next[AHEAD];
 
     __device__ __forceinline__ uint8_t *state(uint32_t i) const
     {
-        return state_at<S>(tables()->slot[i] + at, channel);
+        uint8_t *first = tables()->slot[i] + at;
+        asm volatile("" : "+l"(first)); /* one address, the other vectors by offset */
+        return first;
     }
 };
 
@@ -496,40 +578,55 @@ __device__ __forceinline__ uint32_t runs_before(uint32_t lane, uint32_t n_runs, 
 
 /* Warps beyond one per 32 channels share the runs. */
 template <enum ssm_dtype S>
-__device__ __forceinline__ void scan_begin(const struct args &k, const struct layer &l, uint32_t index, struct scanner<S> &s)
+__device__ __forceinline__ void scan_begin(const struct args &k, const struct layer &l, uint32_t index, scanner<S> &s)
 {
     const struct gpu_tile &tile = tables()->tile;
     const struct self me = current();
-    const uint32_t blocks = k.d.D / 32, groups = warps() / blocks, group = me.warp / blocks;
+    const uint32_t blocks = k.d.D / 32, groups = k.warps / blocks, group = me.warp / blocks;
     s.channel = me.warp % blocks * 32 + me.lane;
     s.run = group < groups ? runs_before(me.lane, tile.n_runs, groups, group * tile.rows) : 0;
     s.end = group < groups ? runs_before(me.lane, tile.n_runs, groups, (group + 1) * tile.rows) : 0;
-    s.at = k.p.slab.ssm_at + index * k.p.slab.ssm_layer;
+    s.at = (size_t)state_at<S>(reinterpret_cast<uint8_t *>(k.p.slab.ssm_at + index * k.p.slab.ssm_layer), s.channel);
 #pragma unroll
-    for (int i = 0; i < AHEAD; i++)
+    for (int i = 0; i < s.AHEAD; i++)
         if (s.run + i < s.end)
             s.next[i].load(s.state(s.run + i));
-    load_A(l.A, s.channel, s.A);
-    s.skip = __ldg(l.skip + s.channel);
+#pragma unroll
+    for (int i = 0; i < 4; i++) { /* as load_A() has it */
+        const float4 v = load_now(reinterpret_cast<const float4 *>(l.A) + s.channel / 32 * 128 + i * 32 + me.lane);
+        s.A[4 * i] = v.x;
+        s.A[4 * i + 1] = v.y;
+        s.A[4 * i + 2] = v.z;
+        s.A[4 * i + 3] = v.w;
+    }
+    s.skip = load_now(l.skip + s.channel);
+#pragma unroll
+    for (int m = 0; m < 2; m++) {
+        s.bias[m] = load_now(l.dt_proj.bias + s.channel / 32 * 32 + m * 16 + me.lane / 2 % 2 * 8 + me.lane / 4);
+        load_now(s.dt[m], l.dt_proj.fragments + (s.channel / 32 * 2 + m) * (k.d.Rp * 2) + me.lane, true);
+    }
 }
 
-/* Δ of a warp's channels, rows `row` … + 3, to its stage. Columns 4 … 7 of the mma repeat 0 … 3, and the lanes that hold
- * them look after outputs 8 … 15 of each band. */
-template <int NT>
-__device__ __forceinline__ void stage_deltas(const struct args &k, const struct self &me, const struct layer &l, uint32_t band, uint32_t row,
-                                             const float bias[2], float *stage)
+/* Δ of a warp's channels, rows `row` … + 3, to its stage. Columns 4 … 7 of the mma repeat 0 … 3, and the lanes that
+ * hold them look after outputs 8 … 15 of each band. */
+template <enum ssm_dtype S, int NT>
+__device__ __forceinline__ void stage_deltas(const struct args &k, const struct self &me, const struct layer &l,
+                                             const scanner<S> &s, uint32_t row, float *stage)
 {
     const uint32_t steps = k.d.Rp / 16, high = me.lane / 2 % 2;
-    const uint32_t from = shared_address(memory + k.at.dt) + min(row + me.lane % 4, 8 * NT - 1) * (k.d.Rp + DT_PAD) * 2 +
-                          me.lane / 8 % 2 * 16;
-    const uint4 *at = l.dt_proj.fragments + band * steps * 32 + me.lane;
+    const uint32_t from = shared_address(memory + k.at.dt) +
+                          min(row + me.lane % 4, 8 * NT - 1) * (k.d.Rp + DT_PAD) * 2 + me.lane / 8 % 2 * 16;
+    uint32_t b[2];
     float d[2][4] = {};
-    for (uint32_t step = 0; step < steps; step++) {
-        uint32_t b[2];
+    ldmatrix_x2(b, from);
+    mma_16816(d[0], s.dt[0], b);
+    mma_16816(d[1], s.dt[1], b);
+#pragma unroll 1
+    for (uint32_t step = 1; step < steps; step++) {
         ldmatrix_x2(b, from + step * 32);
 #pragma unroll
         for (int m = 0; m < 2; m++) {
-            const uint4 v = __ldg(at + (m * steps + step) * 32);
+            const uint4 v = __ldg(l.dt_proj.fragments + ((s.channel / 32 * 2 + m) * steps + step) * 32 + me.lane);
             const uint32_t a[4] = {v.x, v.y, v.z, v.w};
             mma_16816(d[m], a, b);
         }
@@ -540,7 +637,7 @@ __device__ __forceinline__ void stage_deltas(const struct args &k, const struct 
 #pragma unroll
         for (int i = 0; i < 2; i++)
             stage[(me.lane % 2 * 2 + i) * 32 + m * 16 + high * 8 + me.lane / 4] =
-                softplus(product(high ? d[m][2 + i] : d[m][i], l.dt_proj.scale, bias[m]));
+                softplus(product(high ? d[m][2 + i] : d[m][i], l.dt_proj.scale, s.bias[m]));
     __syncwarp();
 }
 
@@ -558,14 +655,12 @@ __device__ __forceinline__ void load_row(const float *at, float B[16], float C[1
 }
 
 template <enum ssm_dtype S, int NT>
-__device__ __forceinline__ void scan(const struct args &k, const struct layer &l, struct scanner<S> &s)
+__device__ __forceinline__ void scan(const struct args &k, const struct layer &l, scanner<S> &s)
 {
+    enum { AHEAD = scanner<S>::AHEAD };
     const struct self me = current();
-    const uint32_t band = s.channel / 32 * 2, begin = tables()->first[s.run];
-    float *stage = reinterpret_cast<float *>(memory + k.at.stage + me.warp * STAGE_BYTES), bias[2];
-#pragma unroll
-    for (int m = 0; m < 2; m++)
-        bias[m] = __ldg(l.dt_proj.bias + (band + m) * 16 + me.lane / 2 % 2 * 8 + me.lane / 4);
+    const uint32_t begin = tables()->first[s.run];
+    float *stage = reinterpret_cast<float *>(memory + k.at.stage + me.warp * STAGE_BYTES);
     uint32_t row = begin, x_at = k.at.x + s.channel / 64 * (NT * 1024), column = s.channel * 2 % 128;
     asm volatile("" : "+r"(x_at), "+r"(column)); /* not to be worked out again for every row */
     for (; s.run < s.end; s.run += AHEAD) {
@@ -581,7 +676,7 @@ __device__ __forceinline__ void scan(const struct args &k, const struct layer &l
                     s.next[i].load(s.state(s.run + i + AHEAD));
                 do {
                     if ((row - begin) % STAGE_ROWS == 0)
-                        stage_deltas<NT>(k, me, l, band, row, bias, stage);
+                        stage_deltas<S, NT>(k, me, l, s, row, stage);
                     float B[16], C[16];
                     load_row(reinterpret_cast<const float *>(memory + k.at.bc) + row * BC_STRIDE, B, C);
                     uint8_t *cell = memory + x_at + swizzled(row, column, 128);
@@ -598,55 +693,52 @@ __device__ __forceinline__ void scan(const struct args &k, const struct layer &l
 
 /* ---- project out, head ---- */
 
-#define OUT_DEPTH(NT) (NT > 4 ? 4 : 8) /* beside the accumulators of a tile, and of a chunk */
-
 template <int NT>
-__device__ __forceinline__ void project_out(const struct args &k, const struct layer &l, struct stream<1, OUT_DEPTH(NT)> &w)
+__device__ __forceinline__ void project_out(const struct args &k, const struct layer &l, stream<1, OUT_DEPTH(NT)> &w)
 {
     const struct self me = current();
-    for (uint32_t band = me.warp; band < k.d.E / 16; band += warps()) {
+    for (uint32_t band = me.warp; band < k.d.E / 16; band += k.warps) {
         float d[1][NT][4] = {};
+        const biases<1> bias(l.out_proj.bias, band, me.lane);
         multiply_chunks(d, w, operand<NT, NT>(memory + k.at.x, me.lane));
-        w = started<1, OUT_DEPTH(NT)>(band + warps() < k.d.E / 16, l.out_proj, band + warps(), k.d.D, me.lane);
+        w = started<1, OUT_DEPTH(NT)>(band + k.warps < k.d.E / 16, l.out_proj, band + k.warps, k.d.D, me.lane);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             const uint32_t e = band * 16 + output_of(i, me.lane);
-            const float bias = __ldg(l.out_proj.bias + e);
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                float *r = reinterpret_cast<float *>(memory + k.at.r + swizzled(8 * n + row_of(i, me.lane), e * 4, k.d.E * 4));
-                *r = __fadd_rn(*r, product(d[0][n][i], l.out_proj.scale, bias));
+                float *r =
+                    reinterpret_cast<float *>(memory + k.at.r + swizzled(8 * n + row_of(i, me.lane), e * 4, k.d.E * 4));
+                *r = __fadd_rn(*r, product(d[0][n][i], l.out_proj.scale, bias.of[0][i / 2]));
             }
         }
     }
 }
 
 /* Sectors of 32 bytes are written whole: eight outputs of a row by eight lanes. */
-template <int NT>
-__device__ __forceinline__ void head(const struct args &k, uint32_t bands, struct stream<1, 4> &w)
+template <int NT> __device__ __forceinline__ void head(const struct args &k, uint32_t bands, stream<1, 4> &w)
 {
-    const struct gpu_tile &tile = tables()->tile;
     const struct self me = current();
-    for (uint32_t band = me.warp; band < bands; band += warps()) {
+    const struct gpu_tile &tile = tables()->tile;
+    uint32_t pick[NT][2];
+#pragma unroll
+    for (int i = 0; i < 2 * NT; i++) {
+        const uint32_t row = i / 2 * 8 + row_of(i % 2, me.lane);
+        pick[i / 2][i % 2] = row < tile.rows ? __ldg(k.p.pick + tile.row + row) : GPU_NOT_PICKED;
+    }
+    for (uint32_t band = me.warp; band < bands; band += k.warps) {
         float d[1][NT][4] = {};
-        struct operand<NT, NT> u(memory + k.at.u, me.lane);
+        const biases<1> bias(k.head.bias, band, me.lane);
+        operand<NT, NT> u(memory + k.at.u, me.lane);
         multiply(d, w, u, k.d.E / 16);
-        w = started<1, 4>(band + warps() < bands, k.head, band + warps(), k.d.E, me.lane);
+        w = started<1, 4>(band + k.warps < bands, k.head, band + k.warps, k.d.E, me.lane);
 #pragma unroll
-        for (int n = 0; n < NT; n++) {
+        for (int n = 0; n < NT; n++)
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                const uint32_t row = 8 * n + row_of(j, me.lane);
-                const uint32_t pick = row < tile.rows ? __ldg(k.p.pick + tile.row + row) : GPU_NOT_PICKED;
-                if (pick != GPU_NOT_PICKED) {
-#pragma unroll
-                    for (int i = j; i < 4; i += 2) {
-                        const uint32_t output = band * 16 + output_of(i, me.lane);
-                        k.p.out[pick * k.p.ldo + output] = product(d[0][n][i], k.head.scale, __ldg(k.head.bias + output));
-                    }
-                }
-            }
-        }
+            for (int i = 0; i < 4; i++)
+                if (pick[n][i % 2] != GPU_NOT_PICKED)
+                    k.p.out[pick[n][i % 2] * k.p.ldo + band * 16 + output_of(i, me.lane)] =
+                        product(d[0][n][i], k.head.scale, bias.of[0][i / 2]);
         __syncwarp();
     }
 }
@@ -665,7 +757,7 @@ __device__ __forceinline__ void fetch_early(const struct args &k, const uint8_t 
 __device__ __forceinline__ void fetch_early(const struct args &k, uint32_t index)
 {
     const struct self me = current();
-    const uint32_t run = me.lane * warps() + me.warp;
+    const uint32_t run = me.lane * k.warps + me.warp;
     if (run < tables()->tile.n_runs)
         fetch_early(k, tables()->slot[run], run, index);
     __syncwarp();
@@ -674,40 +766,69 @@ __device__ __forceinline__ void fetch_early(const struct args &k, uint32_t index
 __device__ __forceinline__ void fetch_late(const struct args &k, uint32_t index)
 {
     const struct self me = current();
-    const uint32_t run = k.fetch_early + me.lane * warps() + me.warp;
+    const uint32_t run = k.fetch_early + me.lane * k.warps + me.warp;
     if (run < min(tables()->tile.n_runs, k.fetch_late))
         prefetch_l2(tables()->slot[run] + k.p.slab.ssm_at + index * k.p.slab.ssm_layer, k.state_bytes);
     __syncwarp();
 }
 
-__device__ __forceinline__ float input(const struct args &k, const struct gpu_tile &tile, uint32_t row, uint32_t e)
+/* Four elements of a token's embedding, as embedded() has them. */
+__device__ __forceinline__ float4 widened(uint2 v, enum ssm_dtype dtype)
 {
-    return k.p.tokens ? embedded(k.embedding, k.dtype, (size_t)k.p.tokens[tile.row + row] * k.d.E + e)
-                      : k.p.r[(size_t)(tile.row + row) * k.d.E + e];
+    if (dtype == SSM_BF16)
+        return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+                           __uint_as_float(v.y & 0xffff0000u));
+    const float2 lo = __half22float2(*reinterpret_cast<const __half2 *>(&v.x)),
+                 hi = __half22float2(*reinterpret_cast<const __half2 *>(&v.y));
+    return make_float4(lo.x, lo.y, hi.x, hi.y);
 }
 
-__device__ __forceinline__ void load_rows(const struct args &k, const struct gpu_tile &tile)
+/* r of the tile's rows, several rows per warp at a time. Rows beyond the tile are token 0 on the way, and dropped. */
+template <int NT> __device__ __forceinline__ void load_rows(const struct args &k, const struct gpu_tile tile)
 {
-    enum { LOADS = 8 };
-    const uint32_t n = tile.rows * k.d.E;
-    for (uint32_t from = threadIdx.x; from < n; from += LOADS * blockDim.x) {
-        float v[LOADS];
+    enum { ROWS = NT > 4 ? 4 : 2, PARTS = E_MAX / 128 };
+    const struct self me = current();
+    const uint32_t E = k.d.E, step = k.warps;
+    for (uint32_t first = me.warp; first < tile.rows; first += ROWS * step) {
+        float4 v[ROWS][PARTS];
+        if (k.p.tokens) {
+            size_t token[ROWS];
+            uint2 raw[ROWS][PARTS];
 #pragma unroll
-        for (int i = 0; i < LOADS; i++) {
-            const uint32_t at = from + i * blockDim.x;
-            v[i] = at < n ? input(k, tile, at / k.d.E, at % k.d.E) : 0.0f;
+            for (int i = 0; i < ROWS; i++)
+                token[i] = first + i * step < tile.rows ? __ldg(k.p.tokens + tile.row + first + i * step) : 0;
+#pragma unroll
+            for (int i = 0; i < ROWS * PARTS; i++) {
+                const uint32_t e = me.lane * 4 + i % PARTS * 128;
+                raw[i / PARTS][i % PARTS] = make_uint2(0, 0);
+                if (e < E)
+                    raw[i / PARTS][i % PARTS] = __ldg(reinterpret_cast<const uint2 *>(
+                        static_cast<const uint16_t *>(k.embedding) + token[i / PARTS] * E + e));
+            }
+#pragma unroll
+            for (int i = 0; i < ROWS * PARTS; i++)
+                v[i / PARTS][i % PARTS] = widened(raw[i / PARTS][i % PARTS], k.dtype);
+        } else {
+#pragma unroll
+            for (int i = 0; i < ROWS * PARTS; i++) {
+                const uint32_t e = me.lane * 4 + i % PARTS * 128, row = first + i / PARTS * step;
+                v[i / PARTS][i % PARTS] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                if (e < E && row < tile.rows)
+                    v[i / PARTS][i % PARTS] =
+                        __ldg(reinterpret_cast<const float4 *>(k.p.r + (size_t)(tile.row + row) * E + e));
+            }
         }
 #pragma unroll
-        for (int i = 0; i < LOADS; i++) {
-            const uint32_t at = from + i * blockDim.x;
-            if (at < n)
-                *reinterpret_cast<float *>(memory + k.at.r + swizzled(at / k.d.E, at % k.d.E * 4, k.d.E * 4)) = v[i];
+        for (int i = 0; i < ROWS * PARTS; i++) {
+            const uint32_t e = me.lane * 4 + i % PARTS * 128, row = first + i / PARTS * step;
+            if (e < E && row < tile.rows)
+                *reinterpret_cast<float4 *>(memory + k.at.r + swizzled(row, e * 4, E * 4)) = v[i / PARTS][i % PARTS];
         }
     }
 }
 
 /* Complete after a barrier. */
-__device__ __forceinline__ void open_tile(const struct args &k, const struct gpu_tile &tile)
+template <int NT> __device__ __forceinline__ void open_tile(const struct args &k, const struct gpu_tile tile)
 {
     struct tables *t = tables();
     if (threadIdx.x < tile.n_runs) {
@@ -723,16 +844,16 @@ __device__ __forceinline__ void open_tile(const struct args &k, const struct gpu
         t->n_out = k.p.head->n_out;
         t->first[tile.n_runs] = tile.rows;
     }
-    load_rows(k, tile);
+    load_rows<NT>(k, tile);
 }
 
 /* Every stretch begins with the barrier that it needs; the last one of a tile is the caller's. */
-template <enum ssm_dtype S, int NT>
-__device__ __forceinline__ void run_tile(const struct args &k, uint32_t tile)
+template <enum ssm_dtype S, int NT> __device__ __forceinline__ void run_tile(const struct args &k, uint32_t tile)
 {
     struct self me = current();
-    open_tile(k, k.p.tiles[tile]);
-    struct stream<2, 4> in = started<2, 4>(me.warp < k.d.D / 16, k.layers[0].in_proj, 2 * me.warp, k.d.E, me.lane);
+    stream<2, IN_DEPTH(NT)> in =
+        started<2, IN_DEPTH(NT)>(me.warp < k.d.D / 16, k.layers[0].in_proj, 2 * me.warp, k.d.E, me.lane);
+    open_tile<NT>(k, k.p.tiles[tile]);
     for (uint32_t index = 0; index < k.d.L; index++) {
         const struct layer &l = k.layers[index];
         const bool last = index + 1 == k.d.L;
@@ -742,10 +863,10 @@ __device__ __forceinline__ void run_tile(const struct args &k, uint32_t tile)
         fetch_late(k, index);
         project_in<NT>(k, l, index, in);
         me = current();
-        struct stream<1, 8> x =
-            started<1, 8>(me.warp < selection<NT>::jobs(k), l.x_proj, me.warp / selection<NT>::SPLIT, k.d.D, me.lane);
+        stream<1, SELECT_DEPTH> x = started<1, SELECT_DEPTH>(me.warp < selection<NT>::jobs(k), l.x_proj,
+                                                             me.warp / selection<NT>::SPLIT, k.d.D, me.lane);
         __syncthreads();
-        struct scanner<S> s = {};
+        scanner<S> s = {};
         if (NT == 1) /* registers allow it, and there is little else to wait behind */
             scan_begin(k, l, index, s);
         select<NT>(k, l, x);
@@ -754,19 +875,20 @@ __device__ __forceinline__ void run_tile(const struct args &k, uint32_t tile)
         __syncthreads();
         scan<S, NT>(k, l, s);
         me = current();
-        struct stream<1, OUT_DEPTH(NT)> out =
+        stream<1, OUT_DEPTH(NT)> out =
             started<1, OUT_DEPTH(NT)>(me.warp < k.d.E / 16, l.out_proj, me.warp, k.d.D, me.lane);
         if (!last)
             fetch_early(k, index + 1);
         __syncthreads();
         project_out<NT>(k, l, out);
         me = current();
-        in = started<2, 4>(!last && me.warp < k.d.D / 16, k.layers[last ? index : index + 1].in_proj, 2 * me.warp, k.d.E, me.lane);
+        in = started<2, IN_DEPTH(NT)>(!last && me.warp < k.d.D / 16, k.layers[last ? index : index + 1].in_proj,
+                                      2 * me.warp, k.d.E, me.lane);
     }
     const uint32_t n_out = tables()->n_out;
     if (n_out || k.p.f) {
         me = current();
-        struct stream<1, 4> w = started<1, 4>(me.warp < n_out / 16, k.head, me.warp, k.d.E, me.lane);
+        stream<1, 4> w = started<1, 4>(me.warp < n_out / 16, k.head, me.warp, k.d.E, me.lane);
         __syncthreads();
         norm<NT>(k, k.norm_f, k.p.f);
         __syncthreads();
@@ -778,15 +900,21 @@ template <enum ssm_dtype S, int NT>
 __global__ void __launch_bounds__(THREADS_MAX, 1) resident(const __grid_constant__ struct args k)
 {
     uint32_t *sync = k.p.sync + SYNC_AT, chain = blockIdx.x;
-    while (chain < k.p.head->n_chains) {
-        const struct gpu_chain c = k.p.chains[chain];
-        if (threadIdx.x == 0)
+    for (;;) {
+        const struct gpu_chain c = k.p.chains[min(chain, k.p.capacity - 1)];
+        if (chain >= k.p.head->n_chains)
+            break;
+        if (threadIdx.x == 0) {
             tables()->chain = gridDim.x + atomicAdd(&sync[0], 1u);
-        for (uint32_t i = 0; i < c.n; i++) {
-            run_tile<S, NT>(k, c.tile + i);
-            chain = tables()->chain;
-            __syncthreads();
+            tables()->end = c.tile + c.n;
         }
+        uint32_t tile = c.tile, end;
+        do {
+            run_tile<S, NT>(k, tile++);
+            chain = tables()->chain;
+            end = tables()->end;
+            __syncthreads();
+        } while (tile < end);
     }
     if (threadIdx.x == 0 && atomicAdd(&sync[1], 1u) == gridDim.x - 1)
         sync[0] = sync[1] = 0;
@@ -869,19 +997,21 @@ uint32_t gpu_resident_tile(const struct gpu_model *m, uint32_t rows)
     return tile;
 }
 
-void gpu_resident(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t tile_rows, uint32_t n_chains,
-                  cudaStream_t stream)
+void gpu_resident(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t tile_rows,
+                  uint32_t n_chains, cudaStream_t stream)
 {
     if (!n_chains)
         return;
     const struct gpu_dims &d = m->d;
     const uint32_t sms = sms_of_device();
-    const bool pairs = n_chains > sms && d.D <= D_MAX / 2 && places_of(d, tile_rows, THREADS_MAX / 64).bytes <= PAIR_BYTES;
+    const bool pairs =
+        n_chains > sms && d.D <= D_MAX / 2 && places_of(d, tile_rows, THREADS_MAX / 64).bytes <= PAIR_BYTES;
     const uint32_t blocks = pairs ? 2 : 1, threads = THREADS_MAX / blocks;
     struct args k = {};
     k.p = *p;
     k.d = d;
     k.at = places_of(d, tile_rows, threads / 32);
+    k.warps = threads / 32;
     k.window_bytes = 3 * d.D * sizeof(uint16_t);
     k.state_bytes = d.D * d.N * (uint32_t)ssm_dtype_bytes(state);
     const uint32_t windows = tile_rows * k.window_bytes, room = FETCH_BYTES / blocks;
