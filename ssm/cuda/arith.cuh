@@ -67,8 +67,7 @@ __device__ __forceinline__ __half conv4(float x0, float x1, float x2, float x3, 
 }
 
 /* 1/sqrt(mean(r²) + eps) of a row of E floats (E % 4 = 0, 16-byte aligned), by all 32 lanes of a warp: lane i sums
- * elements 128·j + 4·i + 0…3 in that order, then a butterfly. Every lane gets the result. Element e lies at e ^ swizzle,
- * a multiple of 4. */
+ * elements 128·j + 4·i + 0…3 in that order, then a butterfly. Every lane gets the result. */
 __device__ __forceinline__ float add_squares(float s, float4 v)
 {
     s = __fmaf_rn(v.x, v.x, s);
@@ -82,11 +81,11 @@ __device__ __forceinline__ float rstd_of(float s, uint32_t E, float eps) /* s: t
         s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, m));
     return rsqrtf(__fadd_rn(__fdiv_rn(s, (float)E), eps));
 }
-__device__ __forceinline__ float row_rstd(const float *r, uint32_t E, float eps, uint32_t swizzle = 0)
+__device__ __forceinline__ float row_rstd(const float *r, uint32_t E, float eps)
 {
     float s = 0.0f;
     for (uint32_t e = (threadIdx.x & 31) * 4; e < E; e += 128)
-        s = add_squares(s, *reinterpret_cast<const float4 *>(r + (e ^ swizzle)));
+        s = add_squares(s, *reinterpret_cast<const float4 *>(r + e));
     return rstd_of(s, E, eps);
 }
 
