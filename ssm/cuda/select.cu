@@ -9,7 +9,8 @@
  * L2. 4096 rows: 75 MB of windows are 26 µs of memory; 128 tiles × 6 blocks, 3 blocks per SM.
  *
  * Ladder (mamba-130m, 4096 one-row runs / 2048 rows of one run):
- *   1. a cluster of chunks, 4 channels × 8 rows a thread
+ *   1. a cluster of chunks, 4 channels × 8 rows a thread, every row's four inputs loaded
+ *   2. inputs of consecutive rows loaded once, no lookups between them, windows on their way before in_proj has ended
  *
  * Traps: a window is read by every row of its segment that has fewer than three before it, so it is taken on here only
  * where the segment is one row, by the thread that has read it; the scan does the others. Every thread of a cluster
@@ -135,28 +136,32 @@ __device__ __forceinline__ void put_row(const struct lane_rows &r, uint32_t row,
     *reinterpret_cast<uint2 *>(r.tile + row * TILE_LD) = y;
 }
 
-/* Rows [from, from + N), of which the tile may have fewer, each a segment of its own. Windows are nobody else's. */
+/* Rows [from, from + N), each a segment of its own: windows are nobody else's. Of those that the tile lacks its last
+ * one's are read, for loads without a condition are all in flight together. */
 template <int N>
 __device__ __forceinline__ void convolve_singles(const struct lane_rows &r, uint32_t from, const struct conv_weights &k)
 {
+    if (from >= r.n)
+        return;
     uint2 t[N][4];
 #pragma unroll
-    for (int i = 0; i < N; i++)
+    for (int i = 0; i < N; i++) {
+        const uint16_t *window = r.table[min(from + i, r.n - 1)].window;
 #pragma unroll
         for (int j = 0; j < 3; j++)
-            if (from + i < r.n)
-                t[i][j] = load_window(r, r.table[from + i].window, j);
+            t[i][j] = load_window(r, window, j);
+    }
     after_previous();
 #pragma unroll
     for (int i = 0; i < N; i++)
-        if (from + i < r.n)
-            t[i][3] = load_input(r, from + i);
+        t[i][3] = load_input(r, min(from + i, r.n - 1));
 #pragma unroll
-    for (int i = 0; i < N; i++)
-        if (from + i < r.n) {
-            put_row(r, from + i, convolved4(t[i][0], t[i][1], t[i][2], t[i][3], k));
-            take_on(r, r.table[from + i].window, t[i][1], t[i][2], t[i][3]);
-        }
+    for (int i = 0; i < N; i++) {
+        if (from + i >= r.n)
+            return;
+        put_row(r, from + i, convolved4(t[i][0], t[i][1], t[i][2], t[i][3], k));
+        take_on(r, r.table[from + i].window, t[i][1], t[i][2], t[i][3]);
+    }
 }
 
 /* The input j rows back from a row with `before` rows of its segment before it. */

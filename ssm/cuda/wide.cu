@@ -3,11 +3,11 @@
  * The products want the tensor cores, the scan of short runs the memory, that of long runs the special function units,
  * so a large pass is cut into slices that go through the layers on streams of their own, one's products beside
  * another's scan. In a layer, a slice's select waits for the scan of the slice before it, which may have the beginning
- * of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The streams fork from
- * the caller's and join it again by events, so a pass can be captured. One thread at a time.
+ * of one of its runs, unless all are of one row; nothing else is shared, for slices are disjoint rows of the same buffers.
+ * The streams fork from the caller's and join it again by events, so a pass can be captured. One thread at a time.
  *
  * The kernels of an uncut pass are chained (wide.h): each sets itself up while the one ahead ends. Its norms send for the
- * first of the states that the layer's scan wants, for nothing else asks much of the memory until then.
+ * first of the windows and states that the layer wants, for nothing else asks much of the memory until then.
  *
  * Bytes of a layer, mamba-130m, 4096 rows of one-row runs: states 403 MB (bf16), windows 75 MB, and in L2 for the most
  * part 12 r, 6 u, 25 xz, 13 xc, 13 y MB; 31 GFLOP. Long runs: no states to speak of; 2048 rows have 35 MB of
@@ -15,6 +15,7 @@
  *
  * Ladder (mamba-130m, bf16: one step of 1024 / 4096 streams, bf16 states / 65536 steps of one stream):
  *   1. slices on 2 and 4 streams, scans of one-row runs on 7/12 of the multiprocessors, products on the others
+ *   2. kernels chained, windows and states sent for ahead, one-row runs uncut below 4096
  *
  * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
  * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is
@@ -33,10 +34,13 @@
 #define WIDE_SINGLES_CUT 4096
 #endif
 #ifndef WIDE_CHAINED
-#define WIDE_CHAINED 1 /* 0: no kernels; 1: those of uncut passes; 2: all that no event is between */
+#define WIDE_CHAINED 1 /* 0: none; 1: kernels of uncut passes; 2: all that have no event between them */
 #endif
 #ifndef PREFETCH_MB
 #define PREFETCH_MB 24
+#endif
+#ifndef PREFETCH_WINDOW_MB
+#define PREFETCH_WINDOW_MB 12
 #endif
 
 enum {
@@ -188,7 +192,7 @@ struct work {
     uint32_t scan_sms, product_sms; /* multiprocessors that one scan or product takes */
     bool singles;                   /* runs of one row: slices share none */
     bool chained;
-    uint32_t ahead; /* rows whose states are sent for before the scan */
+    struct gpu_ahead ahead;
 };
 
 /* The product with another slice's activations, on some multiprocessors. */
@@ -287,7 +291,10 @@ void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gp
     k.n_slices = (rows + k.slice - 1) / k.slice;
     k.singles = n_runs >= rows;
     k.chained = WIDE_CHAINED > (k.n_slices > 1);
-    k.ahead = k.singles && k.n_slices == 1 ? (uint32_t)(((size_t)PREFETCH_MB << 20) / p->slab.ssm_layer) : 0;
+    if (k.singles && k.n_slices == 1) {
+        k.ahead.windows = (uint32_t)(((size_t)PREFETCH_WINDOW_MB << 20) / p->slab.conv_layer);
+        k.ahead.states = (uint32_t)(((size_t)PREFETCH_MB << 20) / p->slab.ssm_layer);
+    }
     if (k.n_slices > 1) {
         share_out(&k);
         run_slices(&k, stream);
