@@ -380,7 +380,7 @@ static __global__ void __launch_bounds__(UNITS *UNIT, 1) scan_short(const struct
  * end. Behind it: dt_proj's 16 channels (core matrices, 2 × Rp/8), then dt [2][STAGE][Rp + 8] in halves. */
 struct long_shared {
     float4 pairs[2][STAGE / 2 + 2][PAIR_LD]; /* by channel: Δ·g, Δ·x of two steps */
-    float sums[2][STAGE][SUM_LD];            /* C·h */
+    float sums[2][4 + STAGE][SUM_LD];        /* C·h, behind four that mean nothing */
     float bc[3][STAGE + 4][2 * STATES];
     float g[3][STAGE];
     uint16_t x[3][STAGE][X_LD], z[3][STAGE][X_LD];
@@ -463,53 +463,83 @@ __device__ __forceinline__ float sum_of_step(const float s[4], uint32_t q)
     return __fadd_rn(high ? b : a, __shfl_xor_sync(0xffffffffu, high ? a : b, 2));
 }
 
-/* The stepping warps: n steps of a stage; `pairs` is of the channel, `bc` of the quarter, `sums` of both. In flight at
- * once: inputs of two steps, operands of the two before, states of the two before those, sums of the four before. */
-template <enum ssm_dtype S>
-__device__ __forceinline__ void step_stage(state4<S> *state, float h[4], const float A[4], const float4 *pairs,
-                                           const float *bc, float *sums, uint32_t n, uint32_t q)
+__device__ __forceinline__ float4 load_C(const float *bc)
 {
-    struct operands o = make_operands(load_inputs(pairs, bc), A);
-    struct inputs in = load_inputs(pairs + PAIR_LD, bc + 4 * STATES);
-    float4 C[2] = {*reinterpret_cast<const float4 *>(bc + STATES), *reinterpret_cast<const float4 *>(bc + 3 * STATES)};
-    const uint32_t whole = n / 8;
-#pragma unroll 1
-    for (uint32_t i = 0; i < whole; i++) {
-        float s[8];
+    return *reinterpret_cast<const float4 *>(bc + STATES);
+}
+
+/* Where a lane finds a step's operands and leaves its sum, four rows on: `pairs` is of the channel, `bc` of the
+ * quarter. */
+struct place {
+    const float4 *pairs;
+    const float *bc;
+    float *sums;
+};
+
+/* What is on its way at a step: inputs of the second pair of steps from it, operands of the first, sums of the four
+ * steps before it. */
+struct ahead {
+    struct inputs in;
+    struct operands o;
+    float4 C[2];
+    float s[4];
+};
+
+__device__ __forceinline__ void begin_ahead(struct ahead *p, const struct place &at, const float A[4])
+{
+    p->o = make_operands(load_inputs(at.pairs, at.bc), A);
+    p->in = load_inputs(at.pairs + PAIR_LD, at.bc + 4 * STATES);
+    p->C[0] = load_C(at.bc);
+    p->C[1] = load_C(at.bc + 2 * STATES);
+    for (int i = 0; i < 4; i++)
+        p->s[i] = 0.0f;
+}
+
+/* Eight steps; `next` is the place of those after them. The sums of the last four are left to p->s. */
+template <enum ssm_dtype S>
+__device__ __forceinline__ void step8(state4<S> *state, float h[4], struct ahead *p, const float A[4],
+                                      const struct place &at, const struct place &next, uint32_t q)
+{
+    float s[8];
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-            const struct inputs ahead = load_inputs(pairs + (j + 2) * PAIR_LD, bc + (j + 2) * 4 * STATES);
-            const float *c = bc + (j + 1) * 4 * STATES + STATES;
-            const float4 next[2] = {*reinterpret_cast<const float4 *>(c),
-                                    *reinterpret_cast<const float4 *>(c + 2 * STATES)};
-            const struct operands made = make_operands(in, A);
-            s[2 * j] = quarter_step<S>(state, h, o.a[0], o.b[0], C[0]);
-            s[2 * j + 1] = quarter_step<S>(state, h, o.a[1], o.b[1], C[1]);
-            in = ahead;
-            o = made;
-            C[0] = next[0];
-            C[1] = next[1];
-        }
-        sums[q * SUM_LD] = sum_of_step(s, q);
-        sums[(4 + q) * SUM_LD] = sum_of_step(s + 4, q);
-        pairs += 4 * PAIR_LD;
-        bc += 16 * STATES;
-        sums += 8 * SUM_LD;
+    for (int j = 0; j < 4; j++) {
+        const struct inputs in =
+            j < 2 ? load_inputs(at.pairs + (j + 2) * PAIR_LD, at.bc + (j + 2) * 4 * STATES)
+                  : load_inputs(next.pairs + (j - 2) * PAIR_LD, next.bc + (j - 2) * 4 * STATES);
+        const float *c = j < 3 ? at.bc + (j + 1) * 4 * STATES : next.bc;
+        const float4 C[2] = {load_C(c), load_C(c + 2 * STATES)};
+        const struct operands o = make_operands(p->in, A);
+        s[2 * j] = quarter_step<S>(state, h, p->o.a[0], p->o.b[0], p->C[0]);
+        s[2 * j + 1] = quarter_step<S>(state, h, p->o.a[1], p->o.b[1], p->C[1]);
+        p->in = in;
+        p->o = o;
+        p->C[0] = C[0];
+        p->C[1] = C[1];
+        if (j == 0)
+            at.sums[q * SUM_LD] = sum_of_step(p->s, q);
+        else if (j == 2)
+            at.sums[(4 + q) * SUM_LD] = sum_of_step(s, q);
     }
-#pragma unroll 1
-    for (uint32_t t = 0; t < n % 8; t++) {
-        const float2 pair = reinterpret_cast<const float2 *>(pairs + t / 2 * PAIR_LD)[t % 2];
-        const float4 b = *reinterpret_cast<const float4 *>(bc), c = *reinterpret_cast<const float4 *>(bc + STATES);
-        const float B[4] = {b.x, b.y, b.z, b.w};
-        decay4_operands(o.a[0], o.b[0], A, B, pair.x, pair.y);
-        float s = quarter_step<S>(state, h, o.a[0], o.b[0], c);
-        s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, 1));
-        s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, 2));
-        if (q == 0)
-            *sums = s;
-        bc += 2 * STATES;
-        sums += SUM_LD;
-    }
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        p->s[i] = s[4 + i];
+}
+
+/* One step of the last few. */
+template <enum ssm_dtype S>
+__device__ __forceinline__ void step1(state4<S> *state, float h[4], const float A[4], const struct place &at,
+                                      uint32_t t, uint32_t q)
+{
+    const float2 pair = reinterpret_cast<const float2 *>(at.pairs + t / 2 * PAIR_LD)[t % 2];
+    const float4 b = *reinterpret_cast<const float4 *>(at.bc + t * 2 * STATES);
+    const float B[4] = {b.x, b.y, b.z, b.w};
+    float a[4], add[4];
+    decay4_operands(a, add, A, B, pair.x, pair.y);
+    float s = quarter_step<S>(state, h, a, add, load_C(at.bc + t * 2 * STATES));
+    s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, 1));
+    s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, 2));
+    if (q == 0)
+        at.sums[(4 + t) * SUM_LD] = s;
 }
 
 /* The feeding warps, thread i of FEEDERS: inputs of stage `stage` on their way. */
@@ -590,7 +620,7 @@ __device__ __forceinline__ void gate_stage(const struct long_shared *sh, const s
     __half2 v[2];
 #pragma unroll
     for (uint32_t i = 0; i < 2; i++) {
-        const float2 sum = *reinterpret_cast<const float2 *>(&sh->sums[stage % 2][row + 4 * i][ch]);
+        const float2 sum = *reinterpret_cast<const float2 *>(&sh->sums[stage % 2][4 + row + 4 * i][ch]);
         const float2 x = __half22float2(*reinterpret_cast<const __half2 *>(&sh->x[slot][row + 4 * i][ch]));
         const float2 z = __half22float2(*reinterpret_cast<const __half2 *>(&sh->z[slot][row + 4 * i][ch]));
         v[i] = to_half2(gate(sum.x, skip.x, x.x, z.x), gate(sum.y, skip.y, x.y, z.y));
@@ -666,23 +696,53 @@ __device__ __forceinline__ struct course course_of(const struct scan &c, uint32_
     return o;
 }
 
+__device__ __forceinline__ struct place place_of(struct long_shared *sh, uint32_t stage, uint32_t slot)
+{
+    const uint32_t ch = threadIdx.x / 4, q = threadIdx.x % 4;
+    struct place at;
+    at.pairs = &sh->pairs[stage % 2][0][ch];
+    at.bc = &sh->bc[slot][0][4 * q];
+    at.sums = &sh->sums[stage % 2][0][ch];
+    return at;
+}
+
+/* Stages go over into each other: the last eight steps of one look ahead into the next. */
 template <enum ssm_dtype S>
 __device__ __forceinline__ void stepping(struct long_shared *sh, const struct scan &c, const struct course &o,
                                          const float A[4])
 {
     const uint32_t ch = threadIdx.x / 4, q = threadIdx.x % 4;
-    uint8_t *at = state4_at<S>(o.seg.slot + c.ssm_at, o.d0 + ch, q);
+    uint8_t *home = state4_at<S>(o.seg.slot + c.ssm_at, o.d0 + ch, q);
     state4<S> state;
     float h[4];
-    state.load(at);
+    state.load(home);
     state.unpack(h);
+    handover_wait<MADE_BARRIER>(0);
+    struct place at = place_of(sh, 0, 0);
+    struct ahead p;
+    begin_ahead(&p, at, A);
     for (uint32_t stage = 0, slot = 0; stage < o.stages; stage++, slot = next_slot(slot)) {
-        handover_wait<MADE_BARRIER>(stage % 2);
-        step_stage<S>(&state, h, A, &sh->pairs[stage % 2][0][ch], &sh->bc[slot][0][4 * q], &sh->sums[stage % 2][0][ch],
-                      min(o.T - stage * STAGE, (uint32_t)STAGE), q);
+        const uint32_t n = min(o.T - stage * STAGE, (uint32_t)STAGE);
+        float *sums = at.sums;
+#pragma unroll 1
+        for (uint32_t t = 0; t + 8 <= n; t += 8) {
+            struct place next = {at.pairs + 4 * PAIR_LD, at.bc + 16 * STATES, at.sums + 8 * SUM_LD};
+            if (t == STAGE - 8 && stage + 1 < o.stages) {
+                handover_wait<MADE_BARRIER>((stage + 1) % 2);
+                next = place_of(sh, stage + 1, next_slot(slot));
+            }
+            step8<S>(&state, h, &p, A, at, next, q);
+            sums = at.sums + 8 * SUM_LD;
+            at = next;
+        }
+        if (n >= 8)
+            sums[q * SUM_LD] = sum_of_step(p.s, q);
+#pragma unroll 1
+        for (uint32_t t = 0; t < n % 8; t++)
+            step1<S>(&state, h, A, at, t, q);
         handover<STEPPED_BARRIER>(stage % 2);
     }
-    state.store(at);
+    state.store(home);
 }
 
 /* In turn i: stage i is made and i − 2 gated, while i − 1 is stepped. */
