@@ -53,9 +53,8 @@ enum {
     SEGMENT = ITEM * GPU_CHUNK * 2, /* bytes of 8 outputs × 256 k's: contiguous in gpu_matrix.tiled */
     PANEL = 2 * SEGMENT,
     DEPTH_MAX = 3,        /* stages per warp; 3 fill the shared memory */
-    VECTORS = 18,         /* of 4 floats, held per lane */
+    VECTORS = 8,          /* of 4 floats, held per lane */
     SPAN = 128 * VECTORS, /* … per warp: a residual of up to so many elements is read once, a longer one twice */
-    GATE = 1024,          /* words of a lone row that are asked for over and over, the rest when they are there */
     CORES = 24,           /* eights of k's of dt_proj: Rp ≤ 192, which goes with E ≤ 3072 */
     PAD = 8,              /* halves after a row of operands: rows fall into different banks */
     CHUNK_ROW = (GPU_CHUNK + PAD) * 2,
@@ -99,7 +98,7 @@ struct control {
 /* Offsets into shared memory. */
 struct layout {
     uint32_t layers; /* struct few_layer [L] */
-    uint32_t norm;   /* fp32 [2][E]: weights of this layer's norm and the next one's */
+    uint32_t norm;   /* fp32 [2][E]: weights of this layer's norm and the next one's; a lone row: [E] the residual */
     uint32_t dt;     /* fp16 [rows][Rp + PAD] */
     uint32_t bc;     /* fp32 [rows][2·16] */
     uint32_t x, z;   /* fp16 [items][rows][ITEM] */
@@ -132,7 +131,7 @@ static __host__ __device__ struct layout lay_out(const struct few_model &m, uint
     at.panels = larger(larger(items * e_chunks, tiles * d_chunks), HEAD_PANELS);
     at.layers = sizeof(struct control);
     at.norm = (at.layers + m.L * (uint32_t)sizeof(struct few_layer) + 127) / 128 * 128;
-    at.dt = at.norm + 2 * m.E * 4;
+    at.dt = at.norm + (rows == 1 ? 1 : 2) * m.E * 4;
     at.bc = at.dt + rows * (m.Rp + PAD) * 2;
     at.x = at.bc + rows * 2 * 16 * 4;
     at.z = at.x + items * rows * ITEM * 2;
@@ -416,7 +415,8 @@ static __device__ void feed(const struct block &b)
     struct feed f = {0, 0, 0, evict_first()};
     for (uint32_t l = 0; l < b.m.L; l++) {
         const struct few_layer &w = layer_of(b, l);
-        feed_norm(b, l, w.norm);
+        if (b.rows > 1)
+            feed_norm(b, l, w.norm);
         for (uint32_t i = 0, item = blockIdx.x; i < b.items; i++, item += blocks)
             feed_outputs(b, f, w.in, E, item, D / ITEM + item);
         for (uint32_t i = 0, tile = b.select; i < b.selects; i++, tile += blocks)
@@ -424,7 +424,7 @@ static __device__ void feed(const struct block &b)
         for (uint32_t i = 0, tile = b.out; i < b.outs; i++, tile += blocks)
             feed_outputs(b, f, w.out, D, 2 * tile, 2 * tile + 1);
     }
-    if (does_head(b))
+    if (does_head(b) && b.rows > 1)
         feed_norm(b, b.m.L, b.m.norm_f);
     for (uint32_t i = 0, tile = blockIdx.x; i < b.heads; i++, tile += blocks)
         feed_outputs(b, f, b.m.head, E, 2 * tile, 2 * tile + 1);
@@ -575,7 +575,7 @@ static __device__ __forceinline__ void await_residual(const struct block &b, uin
                                                       uint32_t from)
 {
     const uint32_t words = min(b.m.E - from, (uint32_t)SPAN);
-    await_span(v, record(b, b.warp, l) + from, b.lane, words, b.rows == 1 ? min(words, (uint32_t)GATE) : 128);
+    await_span(v, record(b, b.warp, l) + from, b.lane, words, b.rows == 1 && b.m.E <= SPAN ? words : 128);
 }
 
 /* u of this warp's row before layer l; l = L: after the last one, and f where wanted. */
@@ -598,18 +598,77 @@ static __device__ __forceinline__ void normalise(const struct block &b, uint32_t
     const float rstd = rstd_of(s, E, b.m.eps);
 #pragma unroll 1
     for (uint32_t from = 0; from < E; from += SPAN) {
+        float4 w[VECTORS];
         if (E > SPAN)
             await_residual(b, v, l, from);
 #pragma unroll
         for (uint32_t j = 0; j < VECTORS; j++) {
             uint32_t e = from + 128 * j + 4 * b.lane;
-            if (e >= E)
-                continue;
-            float4 r = normed4(floats(v[j]), rstd, *reinterpret_cast<const float4 *>(weights + e));
-            *reinterpret_cast<uint2 *>(u + e) = halves(r);
-            if (f)
-                *reinterpret_cast<float4 *>(f + (size_t)row * E + e) = r;
+            w[j] = e < E ? *reinterpret_cast<const float4 *>(weights + e) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         }
+#pragma unroll
+        for (uint32_t j = 0; j < VECTORS; j++) {
+            uint32_t e = from + 128 * j + 4 * b.lane;
+            w[j] = normed4(floats(v[j]), rstd, w[j]);
+            uint2 h = halves(w[j]);
+            if (e < E)
+                *reinterpret_cast<uint2 *>(u + e) = h;
+        }
+        if (!f)
+            continue;
+#pragma unroll
+        for (uint32_t j = 0; j < VECTORS; j++) {
+            uint32_t e = from + 128 * j + 4 * b.lane;
+            if (e < E)
+                *reinterpret_cast<float4 *>(f + (size_t)row * E + e) = w[j];
+        }
+    }
+}
+
+/* u of a lone row before layer l, by the whole block: each thread its own vectors, the sum by every warp. */
+static __device__ __forceinline__ void normalise_alone(const struct block &b, uint32_t l)
+{
+    enum { MOST = 3 };
+    const uint32_t E = b.m.E;
+    const float *weights = l == b.m.L ? b.m.norm_f : layer_of(b, l).norm;
+    const uint32_t *told = record(b, 0, l);
+    float *r = reinterpret_cast<float *>(b.shared + b.at.norm);
+    __half *u = reinterpret_cast<__half *>(b.shared + b.at.act);
+    float4 w[MOST];
+    uint4 v[MOST];
+#pragma unroll
+    for (uint32_t i = 0; i < MOST; i++) {
+        uint32_t e = (threadIdx.x + i * THREADS) * 4;
+        v[i] = make_uint4(ABSENT, ABSENT, ABSENT, ABSENT);
+        if (e < E)
+            w[i] = __ldg(reinterpret_cast<const float4 *>(weights + e));
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < MOST; i++) {
+        uint32_t e = (threadIdx.x + i * THREADS) * 4;
+        if (e >= E)
+            continue;
+        if (largest(v[i]) == ABSENT)
+            v[i] = await(told + e);
+        if (i == 0) { /* the others are there too, or about to be */
+#pragma unroll
+            for (uint32_t j = 1; j < MOST; j++)
+                if (e + j * THREADS * 4 < E)
+                    v[j] = ask(told + e + j * THREADS * 4);
+        }
+        *reinterpret_cast<uint4 *>(r + e) = v[i];
+    }
+    meet();
+    const float rstd = row_rstd(r, E, b.m.eps);
+#pragma unroll
+    for (uint32_t i = 0; i < MOST; i++) {
+        uint32_t e = (threadIdx.x + i * THREADS) * 4;
+        if (e >= E)
+            continue;
+        float4 n = normed4(floats(v[i]), rstd, w[i]);
+        *reinterpret_cast<uint2 *>(u + e) = halves(n);
+        if (l == b.m.L && blockIdx.x == 0 && b.p.f)
+            *reinterpret_cast<float4 *>(b.p.f + e) = n;
     }
 }
 
@@ -944,13 +1003,15 @@ static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn
         load_place(b, l, threadIdx.x, &place);
     if (turn != IN && threadIdx.x < w.n * b.rows * TILE)
         finish = finish_of(b, turn, l, w, threadIdx.x);
-    const bool normalises = (turn == IN || turn == HEAD) && group == 0 && b.warp < b.rows;
+    const bool normalises = (turn == IN || turn == HEAD) && group == 0;
     const uint32_t n = w.n * share(w.k, GPU_CHUNK), panel = (b.warp - b.next) % WARPS;
     struct fragments f; /* the first panel: it is there before its activations are */
     if (panel < n)
         await_panel(b);
     load_panel(b, &f); /* whether awaited or not: what is defined on one path only takes registers on all */
-    if (normalises)
+    if (normalises && b.rows == 1)
+        normalise_alone(b, l);
+    else if (normalises && b.warp < b.rows)
         normalise(b, l);
     if (n == 0)
         return;
@@ -959,7 +1020,7 @@ static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn
         do_panels(b, panel, n, w.k, w.told, f);
     b.next = (b.next + n) % WARPS;
     meet();
-    if (turn == IN && threadIdx.x == 0)
+    if (turn == IN && threadIdx.x == 0 && b.rows > 1)
         mbarrier_arrive(norm_empty_at(b, l));
     if (turn == IN)
         convolve(b, l, place);
