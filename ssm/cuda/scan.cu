@@ -1,25 +1,30 @@
 /* scan.cu: Δ = softplus(dt_proj·dt), the selective scan, skip and gate: what reads and writes the states. Two kernels
  * with the same bits; gpu_scan() launches one or both.
  *
- * Short segments (steps of many streams): a unit of two warps has 64 channels of the segments that begin in 16 rows, a
- * lane one channel. It multiplies dt_proj for its rows, then goes from segment to segment with the next states already
- * on their way: 64 bytes a lane, 32 KB an SM. This is the memory's: mamba-130m, 4096 streams, bf16 states: 403 MB a
- * layer, 141 µs at 2.85 TB/s, against 53 µs of issues (200 per step of 32 channels, and 1300 per tile). One block per
- * SM, so that a scan can leave the others to the products of another slice.
+ * Short segments (steps of many streams): a unit of two warps has 64 channels of the segments that begin in up to 16
+ * rows, a lane one channel. It multiplies dt_proj for its rows, then goes from segment to segment with the next states
+ * already on their way: 64 bytes a lane, 32 KB an SM. This is the memory's: mamba-130m, 4096 streams, bf16 states: 403
+ * MB a layer, 141 µs at 2.85 TB/s, against 53 µs of issues (202 per step of 32 channels, and 1300 per tile). One block
+ * per SM, so that a scan can leave the others to the products of another slice; tiles are of as many rows as let all
+ * units take the same number of them.
  *
- * Long segments (few runs, thousands of steps): a block has 32 channels of one segment. Warps 0–3 do nothing but step:
- * four lanes a channel, four states a lane. Warps 4–7 make their operands (dt_proj, softplus, Δ·g, Δ·x) a stage of 32
- * steps ahead, gate what the others left a stage behind, and have the inputs of the stage after on their way from
- * memory. Per step and quarter of an SM: 38 clk of special functions (32 of them ex2 of the stepping warp), 28 issues
- * by the stepping warp and 22 by its partner: 50 clk. mamba-130m: 48 blocks a run; 65536 steps × 24 layers × 50 clk are
- * 40 ms, on 48 SMs, beside which others work; 16 × 8192 steps are 26 ms of the whole chip.
+ * Long segments (few runs, thousands of steps): a block has 16 channels of one segment. Two warps do nothing but step:
+ * four lanes a channel, four states a lane; all but h = a·h + b and C·h is done two to four steps ahead, and the sum
+ * over the lanes four steps behind. Four warps make their operands (dt_proj, softplus, Δ·g, Δ·x) a stage of 32 steps
+ * ahead, gate what the others left a stage behind, and have the inputs of the stage after on their way from memory.
+ * Stages are handed over by named barriers, one pair per direction. A stepping warp's step is 32 clk of special
+ * functions (four ex2) and 30 issues (fp32) or 36 (half-precision states). mamba-130m: 96 blocks a run; where each is
+ * alone on its multiprocessor, a stepping warp has a quarter of that to itself, and 65536 steps × 24 layers × 36 clk
+ * are 29 ms.
  *
- * Ladder (mamba-130m, one layer: 4096 one-row runs, bf16 states / 2048 steps of one run, fp32):
- *   1. units of two warps, 8 an SM / four lanes a channel, stages of 32 steps
+ * Ladder (mamba-130m, one layer: 2048 one-row runs, bf16 states / one run of 2048 rows / 16 runs of 128):
+ *   1. units of two warps, 8 an SM / four lanes a channel, 32 channels a block: 97.4 / 146 / 61.9 µs
+ *   2. tiles of even height / 16 channels a block, steps pipelined, four warps that feed two, no turn in common
  *
  * Traps: a segment's old conv window must be read before the new one is written (keep_window(), by the thread that has
  * the channel), and select.cu of the same slice must be done with it. All warps of a unit take the same turns through
- * its barrier, both halves of a long segment's block through __syncthreads(). */
+ * its barrier. In long segments, what is loaded for a stage is overwritten three stages later, what is made and what is
+ * summed two later: feeding() waits for "stepped" before it does either. */
 #include <cassert>
 
 #include "ssm/cuda/arith.cuh"
@@ -28,20 +33,21 @@
 
 enum {
     STATES = 16,
-    SHORT = 16,    /* rows in which a unit's segments begin; longer ones are the long kernel's where it runs */
-    WINDOW = 32,   /* rows that a unit has before it */
-    UNIT = 64,     /* threads, and channels of a tile */
-    UNITS = 8,     /* of a block at most: 128 registers a thread */
-    DT_STEPS = 3,  /* of 16 k's on their way together */
-    DELTA_LD = 36, /* floats: mma's accumulators go to distinct banks */
-    LONG = 16,     /* channels of a block in long segments */
-    STEPPERS = 64, /* threads that step along one */
-    FEEDERS = 128, /* and that feed them */
-    STAGE = 32,    /* steps */
+    SHORT = 16, /* most rows in which a unit's segments begin; longer ones are the long kernel's where it runs */
+    SHORT_MIN = 4,
+    WINDOW = 32,                      /* rows that a unit has before it */
+    UNIT = 64,                        /* threads, and channels of a tile */
+    UNITS = 8,                        /* of a block at most: 128 registers a thread */
+    DT_STEPS = 3,                     /* of 16 k's on their way together */
+    DELTA_LD = 36,                    /* floats: mma's accumulators go to distinct banks */
+    LONG = 16,                        /* channels of a block in long segments */
+    STEPPERS = 64,                    /* threads that step along one */
+    FEEDERS = 128,                    /* and that feed them */
+    STAGE = 32,                       /* steps */
     FINDERS = WIDE_SLICE_MAX / SHORT, /* segments that a slice may have for the long kernel */
-    X_LD = 24,    /* halves */
-    PAIR_LD = 18, /* float4s */
-    SUM_LD = 24   /* floats */
+    X_LD = 24,                        /* halves */
+    PAIR_LD = 18,                     /* float4s */
+    SUM_LD = 24                       /* floats */
 };
 
 __device__ __forceinline__ void copy16(void *to, const void *from)
@@ -118,7 +124,8 @@ struct window {
 /* Lane i looks row at + i up. */
 template <enum ssm_dtype S>
 __device__ __forceinline__ struct window find_rows(struct warp_rows *w, const struct scan &c, uint32_t rows,
-                                                   uint32_t first, uint32_t at, uint32_t d0, uint32_t longest)
+                                                   uint32_t first, uint32_t last, uint32_t at, uint32_t d0,
+                                                   uint32_t longest)
 {
     const uint32_t lane = threadIdx.x % 32, i = at + lane;
     bool ours = false, head = false, tail = false, end = false;
@@ -126,7 +133,7 @@ __device__ __forceinline__ struct window find_rows(struct warp_rows *w, const st
     if (i < rows) {
         const struct segment seg = segment_of(c.p, c.s, rows, i);
         const uint32_t T = seg.end - seg.begin;
-        ours = seg.begin >= first && seg.begin < first + SHORT && T <= longest;
+        ours = seg.begin >= first && seg.begin <= last && T <= longest;
         head = ours && (i == seg.begin || lane == 0);
         tail = ours && (i + 1 == seg.end || lane == 31);
         end = ours && i + 1 == seg.end && T > 1;
@@ -334,22 +341,24 @@ __device__ __forceinline__ void short_rows(state16<S> next, const struct short_s
     }
 }
 
-/* Segments that begin in rows [first, first + 16) and have at most `longest` rows. Windows of 32 rows: one, unless one
- * of the segments reaches beyond it; it is then put down and taken up again. */
+/* Segments that begin in rows first … last, 16 at most, and have at most `longest` rows. Windows of 32 rows: one,
+ * unless one of the segments reaches beyond it; it is then put down and taken up again. */
 template <enum ssm_dtype S>
 __device__ __forceinline__ void short_tile(struct short_shared *sh, const struct scan &c, uint32_t rows, uint32_t first,
-                                           uint32_t d0, uint32_t longest, uint32_t barrier)
+                                           uint32_t last, uint32_t d0, uint32_t longest, uint32_t barrier)
 {
     struct warp_rows *w = &sh->warps[threadIdx.x / 32 % (UNIT / 32)];
     const uint32_t lane = threadIdx.x % 32;
     for (uint32_t at = first; at < rows; at += WINDOW) {
-        const struct window v = find_rows<S>(w, c, rows, first, at, d0, longest);
+        const struct window v = find_rows<S>(w, c, rows, first, last, at, d0, longest);
         if (!v.ours)
             return; /* as do the unit's other warps */
         const uint32_t from = __ffs(v.ours) - 1, end = 32 - __clz(v.ours);
         const size_t row0 = (size_t)c.s.begin + at;
         state16<S> next;
         next.load(w->state[from] + lane * 16);
+        after_previous();
+        start_next();
         group_sync<UNIT>(barrier); /* the window before is done with */
         stage_rows(sh, w, c, row0, from, end, d0);
         short_delta(w, c, row0, end, d0);
@@ -361,17 +370,20 @@ __device__ __forceinline__ void short_tile(struct short_shared *sh, const struct
     }
 }
 
-/* Tiles of 16 rows × 64 channels, one after the other, to units of two warps; the units know nothing of each other. */
+/* Tiles of `height` rows × 64 channels, one after the other, to units of two warps; the units know nothing of each
+ * other. Slots and states are those that the kernel ahead has left alone. */
 template <enum ssm_dtype S>
-static __global__ void __launch_bounds__(UNITS *UNIT, 1) scan_short(const struct scan c, uint32_t longest)
+static __global__ void __launch_bounds__(UNITS *UNIT, 1)
+    scan_short(const struct scan c, uint32_t longest, uint32_t height)
 {
     extern __shared__ __align__(16) uint8_t shared[];
     const uint32_t units = blockDim.x / UNIT, unit = threadIdx.x / UNIT, rows = slice_rows(c.s);
-    const uint32_t across = c.D / UNIT, tiles = (rows + SHORT - 1) / SHORT * across;
+    const uint32_t across = c.D / UNIT, tiles = (rows + height - 1) / height * across;
     struct short_shared *sh = reinterpret_cast<struct short_shared *>(shared) + unit;
-    for (uint32_t tile = blockIdx.x * units + unit; tile < tiles; tile += gridDim.x * units)
-        short_tile<S>(sh, c, rows, tile / across * SHORT, tile % across * UNIT + threadIdx.x % UNIT / 32 * 32, longest,
-                      1 + unit);
+    for (uint32_t tile = blockIdx.x * units + unit; tile < tiles; tile += gridDim.x * units) {
+        const uint32_t first = tile / across * height, d0 = tile % across * UNIT + threadIdx.x % UNIT / 32 * 32;
+        short_tile<S>(sh, c, rows, first, first + height - 1, d0, longest, 1 + unit);
+    }
 }
 
 /* ---- long segments ---- */
@@ -446,7 +458,8 @@ __device__ __forceinline__ struct operands make_operands(const struct inputs &in
 
 /* One step of 4 states: their part of C·h. */
 template <enum ssm_dtype S>
-__device__ __forceinline__ float quarter_step(state4<S> *state, float h[4], const float a[4], const float b[4], float4 c)
+__device__ __forceinline__ float quarter_step(state4<S> *state, float h[4], const float a[4], const float b[4],
+                                              float4 c)
 {
     const float C[4] = {c.x, c.y, c.z, c.w};
     decay4_apply(h, a, b);
@@ -503,9 +516,8 @@ __device__ __forceinline__ void step8(state4<S> *state, float h[4], struct ahead
     float s[8];
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-        const struct inputs in =
-            j < 2 ? load_inputs(at.pairs + (j + 2) * PAIR_LD, at.bc + (j + 2) * 4 * STATES)
-                  : load_inputs(next.pairs + (j - 2) * PAIR_LD, next.bc + (j - 2) * 4 * STATES);
+        const struct inputs in = j < 2 ? load_inputs(at.pairs + (j + 2) * PAIR_LD, at.bc + (j + 2) * 4 * STATES)
+                                       : load_inputs(next.pairs + (j - 2) * PAIR_LD, next.bc + (j - 2) * 4 * STATES);
         const float *c = j < 3 ? at.bc + (j + 1) * 4 * STATES : next.bc;
         const float4 C[2] = {load_C(c), load_C(c + 2 * STATES)};
         const struct operands o = make_operands(p->in, A);
@@ -716,6 +728,7 @@ __device__ __forceinline__ void stepping(struct long_shared *sh, const struct sc
     state4<S> state;
     float h[4];
     state.load(home);
+    after_previous();
     state.unpack(h);
     handover_wait<MADE_BARRIER>(0);
     struct place at = place_of(sh, 0, 0);
@@ -784,8 +797,7 @@ __device__ __forceinline__ uint32_t feeder(void)
 
 /* 16 channels of the segments that find_segments() names; every gridDim.y-th is a block's. */
 template <enum ssm_dtype S>
-static __global__ void __launch_bounds__(STEPPERS + FEEDERS + STEPPERS, 2)
-    scan_long(const struct scan c, bool by_run)
+static __global__ void __launch_bounds__(STEPPERS + FEEDERS + STEPPERS, 2) scan_long(const struct scan c, bool by_run)
 {
     extern __shared__ __align__(16) uint8_t shared[];
     struct long_shared *sh = reinterpret_cast<struct long_shared *>(shared);
@@ -807,6 +819,8 @@ static __global__ void __launch_bounds__(STEPPERS + FEEDERS + STEPPERS, 2)
             copy16(weights + i * 8, from + i);
         const float bias[2] = {__ldg(c.dt_proj.bias + d0 + lane / 4), __ldg(c.dt_proj.bias + d0 + 8 + lane / 4)};
         const float2 skip = __ldg(reinterpret_cast<const float2 *>(c.skip + d0 + lane % 8 * 2));
+        after_previous();
+        start_next();
         for (uint32_t i = blockIdx.y; i < n; i += gridDim.y)
             feeding(sh, weights, dt, c, course_of(c, rows, sh->found[i]), bias, skip, feeder());
         copies_wait();
@@ -842,14 +856,20 @@ cudaError_t gpu_scan_open(const struct gpu_model *m)
     return e ? e : allow<SSM_F16>(m);
 }
 
-/* The same number of units on every multiprocessor, and of tiles to every unit. */
+/* The same number of units on every multiprocessor, and of tiles to every unit: as few as there can be of 16 rows, then
+ * as low as they can be. */
 template <enum ssm_dtype S>
 static void launch_short(const struct scan &c, uint32_t longest, uint32_t sms, cudaStream_t stream)
 {
-    const uint32_t tiles = c.D / UNIT * ((c.s.bound + SHORT - 1) / SHORT);
-    const uint32_t turns = (tiles + sms * UNITS - 1) / (sms * UNITS), units = (tiles + sms * turns - 1) / (sms * turns);
+    const uint32_t across = c.D / UNIT, most = sms * UNITS, at_once = most > across ? most / across : 1;
+    const uint32_t deep = (c.s.bound + at_once * SHORT - 1) / (at_once * SHORT);
+    const uint32_t even = (c.s.bound + at_once * deep - 1) / (at_once * deep);
+    const uint32_t height = even > SHORT_MIN ? even : SHORT_MIN;
+    const uint32_t tiles = across * ((c.s.bound + height - 1) / height);
+    const uint32_t turns = (tiles + most - 1) / most, units = (tiles + sms * turns - 1) / (sms * turns);
     const uint32_t blocks = (tiles + turns * units - 1) / (turns * units);
-    scan_short<S><<<blocks, units * UNIT, units * sizeof(struct short_shared), stream>>>(c, longest);
+    launch_chained(scan_short<S>, dim3(blocks), units * UNIT, units * sizeof(struct short_shared), dim3(1, 1, 1),
+                   c.s.chained, stream, c, longest, height);
 }
 
 /* Runs of one row: the short kernel alone, of any length. Few and long ones: the long kernel alone, of any length. */
@@ -865,7 +885,8 @@ static void launch(const struct gpu_model *m, const struct scan &c, uint32_t row
     if (!single) {
         const dim3 grid(groups, found < most ? found : most);
         const uint32_t idle = grid.x * grid.y <= sms ? STEPPERS : 0;
-        scan_long<S><<<grid, STEPPERS + FEEDERS + idle, long_bytes(m), stream>>>(c, by_run);
+        launch_chained(scan_long<S>, grid, STEPPERS + FEEDERS + idle, long_bytes(m), dim3(1, 1, 1), c.s.chained, stream,
+                       c, by_run);
     }
 }
 
