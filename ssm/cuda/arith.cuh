@@ -252,8 +252,10 @@ __device__ __forceinline__ void load_A(const float *table, uint32_t d, float A[1
 }
 
 /* The part of y that states n0 … n0+3 add, and their update (eq. 2a, 2b; Euler B̄ = Δ·B). `dg` = Δ·g, `dx` = Δ·x. h is
- * to be rounded to the state's dtype between the two. decay4()'s halves: what does not need the state, and what does. */
-__device__ __forceinline__ void decay4_operands(float a[4], float b[4], const float A[4], const float B[4], float dg, float dx)
+ * to be rounded to the state's dtype between the two. decay4()'s halves: what does not need the state, and what does.
+ */
+__device__ __forceinline__ void decay4_operands(float a[4], float b[4], const float A[4], const float B[4], float dg,
+                                                float dx)
 {
 #pragma unroll
     for (int n = 0; n < 4; n++) {
