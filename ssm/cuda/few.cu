@@ -636,28 +636,29 @@ static __device__ __forceinline__ void normalise_alone(const struct block &b, ui
     __half *u = reinterpret_cast<__half *>(b.shared + b.at.act);
     float4 w[MOST];
     uint4 v[MOST];
+    uint32_t asks = 0, worst;
 #pragma unroll
     for (uint32_t i = 0; i < MOST; i++) {
         uint32_t e = (threadIdx.x + i * THREADS) * 4;
-        v[i] = make_uint4(ABSENT, ABSENT, ABSENT, ABSENT);
+        v[i] = make_uint4(0, 0, 0, 0);
         if (e < E)
             w[i] = __ldg(reinterpret_cast<const float4 *>(weights + e));
     }
+    do {
+        count_ask(&asks);
+        worst = 0;
 #pragma unroll
-    for (uint32_t i = 0; i < MOST; i++) {
-        uint32_t e = (threadIdx.x + i * THREADS) * 4;
-        if (e >= E)
-            continue;
-        if (largest(v[i]) == ABSENT)
-            v[i] = await(told + e);
-        if (i == 0) { /* the others are there too, or about to be */
+        for (uint32_t i = 0; i < MOST; i++)
+            if ((threadIdx.x + i * THREADS) * 4 < E)
+                v[i] = ask(told + (threadIdx.x + i * THREADS) * 4);
 #pragma unroll
-            for (uint32_t j = 1; j < MOST; j++)
-                if (e + j * THREADS * 4 < E)
-                    v[j] = ask(told + e + j * THREADS * 4);
-        }
-        *reinterpret_cast<uint4 *>(r + e) = v[i];
-    }
+        for (uint32_t i = 0; i < MOST; i++)
+            worst = max(worst, largest(v[i]));
+    } while (worst == ABSENT);
+#pragma unroll
+    for (uint32_t i = 0; i < MOST; i++)
+        if ((threadIdx.x + i * THREADS) * 4 < E)
+            *reinterpret_cast<uint4 *>(r + (threadIdx.x + i * THREADS) * 4) = v[i];
     meet();
     const float rstd = row_rstd(r, E, b.m.eps);
 #pragma unroll

@@ -63,7 +63,8 @@ enum {
     SYNC_AT = 256, /* in gpu_pass.sync: the counter of chains, and of blocks that are done */
     /* bytes per SM that are fetched into L2 when a scan ends, and of states in all before the next begins */
     FETCH_BYTES = 192 << 10,
-    FETCH_STATES = 128 << 10
+    FETCH_STATES = 128 << 10,
+    FETCH_ALL = 42 << 20 /* a pass of so little is fetched whole at its beginning */
 };
 
 /* ---- what a launch is told ---- */
@@ -95,6 +96,7 @@ struct args {
     struct gpu_dims d;
     struct places at;
     uint32_t warps;
+    bool fetch_all;                   /* at the beginning, for all layers */
     uint32_t fetch_early, fetch_late; /* runs whose states are fetched into L2 when a scan ends; … before the next */
     uint32_t window_bytes, state_bytes; /* of a run and layer */
     enum ssm_dtype dtype;
@@ -835,7 +837,8 @@ template <int NT> __device__ __forceinline__ void open_tile(const struct args &k
         const struct gpu_run run = k.p.runs[tile.run + threadIdx.x];
         t->slot[threadIdx.x] = run.slot;
         t->first[threadIdx.x] = run.row - tile.row;
-        fetch_early(k, run.slot, threadIdx.x, 0);
+        for (uint32_t index = 0; index < (k.fetch_all ? k.d.L : 1); index++)
+            fetch_early(k, run.slot, threadIdx.x, index);
     }
     if (threadIdx.x < tile.rows)
         t->g[threadIdx.x] = k.p.g[tile.row + threadIdx.x];
@@ -860,7 +863,8 @@ template <enum ssm_dtype S, int NT> __device__ __forceinline__ void run_tile(con
         __syncthreads();
         norm<NT>(k, l.norm, NULL);
         __syncthreads();
-        fetch_late(k, index);
+        if (!k.fetch_all)
+            fetch_late(k, index);
         project_in<NT>(k, l, index, in);
         me = current();
         stream<1, SELECT_DEPTH> x = started<1, SELECT_DEPTH>(me.warp < selection<NT>::jobs(k), l.x_proj,
@@ -877,7 +881,7 @@ template <enum ssm_dtype S, int NT> __device__ __forceinline__ void run_tile(con
         me = current();
         stream<1, OUT_DEPTH(NT)> out =
             started<1, OUT_DEPTH(NT)>(me.warp < k.d.E / 16, l.out_proj, me.warp, k.d.D, me.lane);
-        if (!last)
+        if (!last && !k.fetch_all)
             fetch_early(k, index + 1);
         __syncthreads();
         project_out<NT>(k, l, out);
@@ -1017,6 +1021,10 @@ void gpu_resident(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_
     const uint32_t windows = tile_rows * k.window_bytes, room = FETCH_BYTES / blocks;
     k.fetch_late = FETCH_STATES / blocks / k.state_bytes;
     k.fetch_early = room > windows ? std::min((room - windows) / k.state_bytes, k.fetch_late) : 0;
+    k.fetch_all = n_chains <= sms && tile_rows <= 8 &&
+                  (size_t)n_chains * tile_rows * d.L * (k.state_bytes + k.window_bytes) <= FETCH_ALL;
+    if (k.fetch_all)
+        k.fetch_early = tile_rows;
     k.dtype = m->dtype;
     k.embedding = m->embedding;
     k.norm_f = m->norm_f;
