@@ -11,7 +11,7 @@
  * the rows is computed and not written.
  *
  * Ladder (mamba-130m, 4096 rows, in_proj / out_proj / head):
- *   1. tiles of 128 × 192 in clusters of two, 5 stages */
+ *   36.1 / 21.7 / 713 µs   tiles of 128 × 192 in clusters of two, 5 stages: 535, 445, 444 TFLOP/s; at 1024 rows 12.1 / 11.6 / 191 */
 #include "ssm/cuda/gemm.h"
 
 #include "ssm/cuda/arith.cuh"

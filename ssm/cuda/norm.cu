@@ -14,8 +14,7 @@
 enum {
     WARPS = 4,
     HELD_FEW = 8, /* vectors a lane keeps, and as many weights */
-    HELD_MANY = 20,
-    PIECE = 4096 /* bytes a lane sends for */
+    HELD_MANY = 20
 };
 
 __device__ __forceinline__ float4 load4(const float *at)
@@ -94,35 +93,21 @@ __device__ __forceinline__ void embed(float *r, const void *table, enum ssm_dtyp
                         embedded(table, dtype, at + e + 2), embedded(table, dtype, at + e + 3));
 }
 
-/* Into the L2 cache. */
-__device__ __forceinline__ void send_for(const uint8_t *from, size_t bytes)
-{
-    for (size_t at = threadIdx.x % 32 * PIECE; at < bytes; at += 32 * PIECE)
-        prefetch_l2(from + at, (uint32_t)min(bytes - at, (size_t)PIECE));
-}
-
 /* table NULL: r is there already. */
 template <int HELD>
 static __global__ void __launch_bounds__(32 * WARPS)
     norm_rows(const struct gpu_pass p, const struct gpu_slice s, const float *w, const void *table,
-              enum ssm_dtype dtype, uint32_t E, float eps, uint32_t layer, struct gpu_ahead ahead)
+              enum ssm_dtype dtype, uint32_t E, float eps)
 {
     uint32_t i = blockIdx.x * WARPS + threadIdx.x / 32;
     if (i >= slice_rows(s))
         return;
     uint32_t row = s.begin + i;
-    const uint8_t *slot = NULL;
-    if (i < max(ahead.windows, ahead.states))
-        slot = p.runs[p.run_of[row]].slot;
     float *r = p.r + (size_t)row * E;
     if (table)
         embed(r, table, dtype, (size_t)p.tokens[row] * E, E);
     struct destination to = {NULL, p.u + (size_t)row * E};
     norm_row<HELD>(r, w, E, eps, to);
-    if (i < ahead.windows)
-        send_for(slot + layer * p.slab.conv_layer, p.slab.conv_layer);
-    if (i < ahead.states)
-        send_for(slot + p.slab.ssm_at + layer * p.slab.ssm_layer, p.slab.ssm_layer);
 }
 
 template <int HELD>
@@ -154,7 +139,7 @@ cudaError_t gpu_norm_open(void)
 }
 
 void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s,
-              struct gpu_ahead ahead, cudaStream_t stream)
+              cudaStream_t stream)
 {
     const void *table = layer == 0 && p->tokens ? m->embedding : NULL;
     const uint32_t E = m->d.E;
@@ -162,7 +147,7 @@ void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t laye
                    : E <= 128 * HELD_MANY ? norm_rows<HELD_MANY>
                                           : norm_rows<0>;
     launch_chained(kernel, (s.bound + WARPS - 1) / WARPS, 32 * WARPS, 0, 1, s.chained, stream, *p, s,
-                   m->layers[layer].norm, table, m->dtype, E, m->d.eps, layer, ahead);
+                   m->layers[layer].norm, table, m->dtype, E, m->d.eps);
 }
 
 void gpu_norm_final(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream)

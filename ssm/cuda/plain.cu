@@ -6,7 +6,7 @@
  *
  * Trap: x's half of xz holds in_proj's x up to the convolution and dt_proj's output after it.
  *
- * Ladder: */
+ * No ladder: this regime is for what the others do not take, and was not tuned. */
 #include "ssm/cuda/arith.cuh"
 #include "ssm/cuda/product32.cuh"
 

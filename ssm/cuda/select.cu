@@ -9,8 +9,9 @@
  * L2. 4096 rows: 75 MB of windows are 26 µs of memory; 128 tiles × 6 blocks, 3 blocks per SM.
  *
  * Ladder (mamba-130m, 4096 one-row runs / 2048 rows of one run):
- *   1. a cluster of chunks, 4 channels × 8 rows a thread, every row's four inputs loaded
- *   2. inputs of consecutive rows loaded once, no lookups between them, windows on their way before in_proj has ended
+ *   1. a cluster of chunks, 4 channels × 8 rows a thread, every row's four inputs loaded: 67 / 26.5 µs
+ *   2. inputs of consecutive rows loaded once, no lookups between them, windows on their way before in_proj has ended:
+ *      51.9 / 17; 1024 one-row runs 19.5
  *
  * Traps: a window is read by every row of its segment that has fewer than three before it, so it is taken on here only
  * where the segment is one row, by the thread that has read it; the scan does the others. Every thread of a cluster

@@ -1,21 +1,26 @@
 /* wide.cu: a pass of any number of rows, layer by layer: norm, in_proj, select, scan, out_proj, then the head.
  *
  * The products want the tensor cores, the scan of short runs the memory, that of long runs the special function units,
- * so a large pass is cut into slices that go through the layers on streams of their own, one's products beside
- * another's scan. In a layer, a slice's select waits for the scan of the slice before it, which may have the beginning
- * of one of its runs, unless all are of one row; nothing else is shared, for slices are disjoint rows of the same buffers.
- * The streams fork from the caller's and join it again by events, so a pass can be captured. One thread at a time.
+ * so a large pass of long runs is cut into slices that go through the layers on streams of their own, one's products
+ * beside another's scan. In a layer, a slice's select waits for the scan of the slice before it, which may have the
+ * beginning of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The streams fork
+ * from the caller's and join it again by events, so a pass can be captured. One thread at a time.
  *
- * The kernels of an uncut pass are chained (wide.h): each sets itself up while the one ahead ends. Its norms send for the
- * first of the windows and states that the layer wants, for nothing else asks much of the memory until then.
+ * The kernels of an uncut pass are chained (wide.h): each sets itself up while the one ahead ends.
  *
  * Bytes of a layer, mamba-130m, 4096 rows of one-row runs: states 403 MB (bf16), windows 75 MB, and in L2 for the most
  * part 12 r, 6 u, 25 xz, 13 xc, 13 y MB; 31 GFLOP. Long runs: no states to speak of; 2048 rows have 35 MB of
  * activations; four slices on their way are more than the L2 cache.
  *
- * Ladder (mamba-130m, bf16: one step of 1024 / 4096 streams, bf16 states / 65536 steps of one stream):
- *   1. slices on 2 and 4 streams, scans of one-row runs on 7/12 of the multiprocessors, products on the others
- *   2. kernels chained, windows and states sent for ahead, one-row runs uncut below 4096
+ * Ladder (mamba-130m, bf16, H100: one step of 1024 / 4096 streams, bf16 states, µs; 65536 steps of one stream, ms):
+ *   2654, 7895, 82   two slices of one-row runs, 2048-row slices of long ones on three streams
+ *   2690, 8025, 70   four streams, products on 2/3 of the multiprocessors beside long scans
+ *   2506, 7854, –    kernels chained, one-row runs uncut; sending for windows and states ahead of a layer cost time (2557, 8055)
+ *   2407, 7743, 68   scans rewritten, 4096-row slices
+ * One layer of 1024 streams (ncu): norm 4.9, in_proj 14.9, select 19.5, scan 44.4, out_proj 14.4 µs: only the scan asks much
+ * of the memory. Of long runs, 4096 rows: 9.4, 39, 34, scan 163 (one run) or 129 (16), 27: a long scan's blocks lie on 96
+ * multiprocessors and keep the products' off them, so that they overlap little. Next: kernels of two half batches on
+ * the same multiprocessors; long scans packed on a quarter of the chip.
  *
  * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
  * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is
@@ -30,23 +35,9 @@
 #include "ssm/cuda/gemm.h"
 #include "ssm/fail.h"
 
-#ifndef WIDE_SINGLES_CUT
-#define WIDE_SINGLES_CUT 4096
-#endif
-#ifndef WIDE_CHAINED
-#define WIDE_CHAINED 1 /* 0: none; 1: kernels of uncut passes; 2: all that have no event between them */
-#endif
-#ifndef PREFETCH_MB
-#define PREFETCH_MB 24
-#endif
-#ifndef PREFETCH_WINDOW_MB
-#define PREFETCH_WINDOW_MB 12
-#endif
-
 enum {
-    STREAMS = 4,        /* that slices go on, the caller's among them */
-    LONG_SLICE = 2048,  /* rows at most, where runs are long */
-    SINGLES_CUT = WIDE_SINGLES_CUT, /* rows of one-row runs from which on they are cut in two */
+    STREAMS = 4,       /* that slices go on, the caller's among them */
+    LONG_SLICE = 4096, /* rows at most, where runs are long */
 };
 
 struct gpu_wide {
@@ -189,10 +180,8 @@ struct work {
     const struct gpu_pass *p;
     enum ssm_dtype state;
     uint32_t rows, n_runs, slice, n_slices;
-    uint32_t scan_sms, product_sms; /* multiprocessors that one scan or product takes */
-    bool singles;                   /* runs of one row: slices share none */
+    uint32_t product_sms; /* multiprocessors that one product takes */
     bool chained;
-    struct gpu_ahead ahead;
 };
 
 /* The product with another slice's activations, on some multiprocessors. */
@@ -212,9 +201,9 @@ static void run_layer(const struct work *k, uint32_t layer, uint32_t index, stru
     const struct gpu_pass *p = k->p;
     const size_t E = k->m->d.E, D = k->m->d.D;
     const uint32_t grain = s.begin / WIDE_GRAIN;
-    const bool wait = index > 0 && !k->singles, record = index + 1 < k->n_slices && !k->singles;
+    const bool wait = index > 0, record = index + 1 < k->n_slices;
     s.chained = k->chained && layer > 0;
-    gpu_norm(k->m, p, layer, s, k->ahead, stream);
+    gpu_norm(k->m, p, layer, s, stream);
     s.chained = k->chained;
     multiply(k, &k->w->in_proj[layer], &k->w->u[grain], GPU_GEMM_HALF, p->xz + s.begin * 2 * D, 2 * D, &s, stream);
     if (wait)
@@ -222,7 +211,7 @@ static void run_layer(const struct work *k, uint32_t layer, uint32_t index, stru
     s.chained = k->chained && !wait;
     gpu_select(k->m, p, layer, s, k->w->sms, stream);
     s.chained = k->chained;
-    gpu_scan(k->m, p, k->state, layer, s, k->rows, k->n_runs, k->scan_sms, stream);
+    gpu_scan(k->m, p, k->state, layer, s, k->rows, k->n_runs, k->w->sms, stream);
     if (record)
         cudaEventRecord(k->w->scanned[layer], stream);
     s.chained = k->chained && !record;
@@ -260,26 +249,8 @@ static void run_slices(const struct work *k, cudaStream_t stream)
 /* Rows a slice has, a multiple of WIDE_GRAIN unless it is the only one. */
 static uint32_t slice_size(uint32_t rows, uint32_t n_runs)
 {
-    uint32_t n = (rows + LONG_SLICE - 1) / LONG_SLICE;
-    if (n_runs >= rows)
-        n = rows >= SINGLES_CUT || rows > WIDE_SLICE_MAX ? 2 : 1;
-    if (n == 1)
-        return rows;
-    uint32_t size = ((rows + n - 1) / n + WIDE_GRAIN - 1) / WIDE_GRAIN * WIDE_GRAIN;
-    return size < WIDE_SLICE_MAX ? size : WIDE_SLICE_MAX;
-}
-
-/* One slice's scan beside another's products: neither leaves room for the other where it is, so each has its part of
- * the multiprocessors. */
-static void share_out(struct work *k)
-{
-    const uint32_t sms = k->w->sms;
-    if (k->singles) {
-        k->scan_sms = sms * 7 / 12;
-        k->product_sms = sms - k->scan_sms;
-    } else {
-        k->product_sms = sms * 2 / 3;
-    }
+    const uint32_t most = n_runs >= rows ? WIDE_SLICE_MAX : LONG_SLICE, n = (rows + most - 1) / most;
+    return n == 1 ? rows : ((rows + n - 1) / n + WIDE_GRAIN - 1) / WIDE_GRAIN * WIDE_GRAIN;
 }
 
 void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state,
@@ -287,16 +258,11 @@ void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gp
 {
     if (rows == 0)
         return;
-    struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, w->sms};
+    struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, true};
     k.n_slices = (rows + k.slice - 1) / k.slice;
-    k.singles = n_runs >= rows;
-    k.chained = WIDE_CHAINED > (k.n_slices > 1);
-    if (k.singles && k.n_slices == 1) {
-        k.ahead.windows = (uint32_t)(((size_t)PREFETCH_WINDOW_MB << 20) / p->slab.conv_layer);
-        k.ahead.states = (uint32_t)(((size_t)PREFETCH_MB << 20) / p->slab.ssm_layer);
-    }
     if (k.n_slices > 1) {
-        share_out(&k);
+        k.chained = false;
+        k.product_sms = w->sms * 2 / 3; /* another slice's scan has the others */
         run_slices(&k, stream);
     } else {
         run_slice(&k, 0, stream);

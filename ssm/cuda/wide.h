@@ -31,15 +31,9 @@ cudaError_t gpu_norm_open(void);
 cudaError_t gpu_select_open(void);
 cudaError_t gpu_scan_open(const struct gpu_model *m);
 
-/* Of how many first rows of a slice the conv windows and SSM states are sent for into the L2 cache before the layer
- * wants them: for rows that are runs of their own. */
-struct gpu_ahead {
-    uint32_t windows, states;
-};
-
 /* u = RMSNorm(r) as fp16; before layer 0 of token models r = embedding[token]. */
 void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t layer, struct gpu_slice s,
-              struct gpu_ahead ahead, cudaStream_t stream);
+              cudaStream_t stream);
 
 /* f = RMSNorm(r) where wanted, and as fp16 the picked rows into u[pick]. */
 void gpu_norm_final(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream);
