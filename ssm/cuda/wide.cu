@@ -249,7 +249,8 @@ static void run_slices(const struct work *k, cudaStream_t stream)
 /* Rows a slice has, a multiple of WIDE_GRAIN unless it is the only one. */
 static uint32_t slice_size(uint32_t rows, uint32_t n_runs)
 {
-    const uint32_t most = n_runs >= rows ? WIDE_SLICE_MAX : LONG_SLICE, n = (rows + most - 1) / most;
+    const uint32_t most = n_runs >= rows ? (uint32_t)WIDE_SLICE_MAX : (uint32_t)LONG_SLICE;
+    const uint32_t n = (rows + most - 1) / most;
     return n == 1 ? rows : ((rows + n - 1) / n + WIDE_GRAIN - 1) / WIDE_GRAIN * WIDE_GRAIN;
 }
 
