@@ -39,11 +39,11 @@ struct md_batch {
     struct md_batch *next;
     struct md_scheduler *owner;
     struct md_arena entries, items, x, dt, runs, events, out,
-        warm;               /* md_entry ssm_item double int64 md_run md_event float u8 */
-    struct io_block *spent; /* blocks whose payload events point into */
+        warm;                        /* md_entry ssm_item double int64 md_run md_event float u8 */
+    struct io_block *spent;          /* blocks whose payload events point into */
     int64_t started_ns, advanced_ns; /* when the engine got it, and its results were there */
-    bool failed;            /* the engine did not advance it */
-    bool last;              /* nothing comes after it: the engine has drained */
+    bool failed;                     /* the engine did not advance it */
+    bool last;                       /* nothing comes after it: the engine has drained */
 };
 
 void md_batch_done(struct md_batch *b);

@@ -1,5 +1,5 @@
-/* daemon.h: the assembled service: models, engines, inputs, streams, schedulers, publisher, outputs. mambad runs it under
- * a config file; `mambactl run` and `bench daemon` run the same thing under a config of their own making.
+/* daemon.h: the assembled service: models, engines, inputs, streams, schedulers, publisher, outputs. mambad runs it
+ * under a config file; `mambactl run` and `bench daemon` run the same thing under a config of their own making.
  *
  *   source thread(s) → per-stream bounded queue → scheduler/engine thread (one per model) → publisher thread → sinks
  */
@@ -19,13 +19,14 @@ enum md_daemon_flags {
     MD_NULL_DEVICE = 4 /* … and the device of all is "null" */
 };
 
-/* Opens models, engines, outputs, then inputs, and starts all threads. Returns 0 or a sysexits code (78 model or config,
- * 66 no input, 65 bad data, 69 device, socket or address, 74 I/O); `reterr` names the thing at fault. */
+/* Opens models, engines, outputs, then inputs, and starts all threads. Returns 0 or a sysexits code (78 model or
+ * config, 66 no input, 65 bad data, 69 device, socket or address, 74 I/O); `reterr` names the thing at fault. */
 int md_daemon_start(const struct md_config *config, unsigned flags, struct md_daemon **ret, char *reterr);
 
 /* Readable (eventfd) when the daemon has finished by itself: MD_ONCE and all inputs consumed, or a fatal failure. */
 int md_daemon_fd(const struct md_daemon *d);
-int md_daemon_status_code(const struct md_daemon *d); /* 0, or the sysexits code of the fatal failure or of the first input that failed */
+/* 0, or the sysexits code of the fatal failure or of the first input that failed. */
+int md_daemon_status_code(const struct md_daemon *d);
 
 /* Stops the sources, drains what is queued, flushes the sinks, within timeout_ns; frees all. Returns 0 or 74.
  * 0: what is queued is given up without a word. */

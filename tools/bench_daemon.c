@@ -45,7 +45,7 @@ struct bench {
     struct md_daemon *daemon;
     size_t slot_bytes;
     struct md_hist latency;
-    double busy; /* of the device, share of the time */
+    double busy;                                                            /* of the device, share of the time */
     double idle_share, rss_per_stream, rss_growth, seconds, cpu, published; /* bytes; CPU seconds */
     struct thread_time threads[THREADS];
     unsigned n_threads;
@@ -154,7 +154,8 @@ static int start_daemon(struct bench *b, const char *families)
              "inputs: {in: {type: zmq, pattern: pull, bind: '%s', rate: 100}}\n"
              "outputs: {out: {type: zmq, bind: '%s', hwm: 10000000}}\n"
              "streams: {'*': {publish: {%s}}}\n",
-             b->o->preset, null ? "cpu" : b->o->device, b->o->weights, b->o->state, b->o->streams, b->in, b->out, publish);
+             b->o->preset, null ? "cpu" : b->o->device, b->o->weights, b->o->state, b->o->streams, b->in, b->out,
+             publish);
     md_log_setup(MD_ERROR, MD_LOG_TEXT);
     if (md_config_parse("bench", yaml, NULL, 0, true, stderr, &b->config))
         return EX_USAGE;
@@ -286,7 +287,8 @@ static void print_text(struct bench *b, const char *families)
     printf("%s: %u streams, %llu messages of %u samples in, %.0f messages out in %.1f s (%.0f/s)\n", families,
            b->o->streams, (unsigned long long)b->o->messages, b->o->samples, b->published, b->seconds,
            (double)b->o->messages / b->seconds);
-    printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms; device busy %.1f %% of the time\n",
+    printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms; device busy %.1f %% of "
+           "the time\n",
            b->o->preset, b->o->weights, b->o->state, b->o->device,
            1e3 * json_number_value(json_object_get(latency, "p50")),
            1e3 * json_number_value(json_object_get(latency, "p99")), 100 * b->busy);
@@ -311,13 +313,13 @@ static void print_json(struct bench *b, const char *families)
         json_object_set_new(threads, b->threads[i].name,
                             json_real(json_number_value(had) + 1e6 * b->threads[i].seconds / (double)b->o->messages));
     }
-    o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:f, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "bench", "daemon",
-                  "preset", b->o->preset, "device", b->o->device, "weights", b->o->weights, "state", b->o->state,
-                  "latency_seconds", md_hist_json(&b->latency), "device_busy_share", b->busy, "families", families,
-                  "streams", (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out", b->published,
-                  "seconds", b->seconds, "cpu_us_per_message", us_per_message(b), "idle_core_share", b->idle_share,
-                  "rss_bytes_per_idle_stream", b->rss_per_stream - (double)b->slot_bytes, "rss_growth_bytes",
-                  b->rss_growth, "cpu_us_by_thread", threads);
+    o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:f, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "bench",
+                  "daemon", "preset", b->o->preset, "device", b->o->device, "weights", b->o->weights, "state",
+                  b->o->state, "latency_seconds", md_hist_json(&b->latency), "device_busy_share", b->busy, "families",
+                  families, "streams", (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out",
+                  b->published, "seconds", b->seconds, "cpu_us_per_message", us_per_message(b), "idle_core_share",
+                  b->idle_share, "rss_bytes_per_idle_stream", b->rss_per_stream - (double)b->slot_bytes,
+                  "rss_growth_bytes", b->rss_growth, "cpu_us_by_thread", threads);
     json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(5));
     putchar('\n');
     json_decref(o);
@@ -437,7 +439,9 @@ int bench_daemon(int argc, char **argv)
                         .state = "fp32",
                         .samples = 64,
                         .streams = 10000,
-                        .messages = 200000, .per_second = 20000, .burst = 64};
+                        .messages = 200000,
+                        .per_second = 20000,
+                        .burst = 64};
     double one = 0, more = 0, out_one = 0, out_more = 0;
     int code = parse(argc, argv, &o);
 

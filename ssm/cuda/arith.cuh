@@ -235,7 +235,8 @@ template <enum ssm_dtype S> struct state4 {
 template <enum ssm_dtype S> __device__ __forceinline__ uint8_t *state4_at(uint8_t *layer, uint32_t d, uint32_t q)
 {
     enum { BYTES = state4<S>::WORDS * 4, PER_VECTOR = 16 / BYTES };
-    return layer + ((size_t)(d / 32) * state16<S>::VECTORS + q / PER_VECTOR) * 512 + (d % 32) * 16 + q % PER_VECTOR * BYTES;
+    return layer + ((size_t)(d / 32) * state16<S>::VECTORS + q / PER_VECTOR) * 512 + (d % 32) * 16 +
+           q % PER_VECTOR * BYTES;
 }
 
 /* A of channel d, from the layer's table in fp32 state layout. */
@@ -290,8 +291,8 @@ __device__ __forceinline__ float gate(float s01_23, float skip, float x, float z
     return __fmul_rn(__fmaf_rn(skip, x, s01_23), silu(z));
 }
 template <enum ssm_dtype S>
-__device__ __forceinline__ float scan_step(state16<S> &state, float h[16], const float A[16], const float *B, const float *C,
-                                           float delta, float g, float x, float z, float skip)
+__device__ __forceinline__ float scan_step(state16<S> &state, float h[16], const float A[16], const float *B,
+                                           const float *C, float delta, float g, float x, float z, float skip)
 {
     float dg = __fmul_rn(delta, g), dx = __fmul_rn(delta, x), s[4];
 #pragma unroll

@@ -1045,7 +1045,8 @@ static __device__ __forceinline__ void layer(const struct args &a, const struct 
                                              struct cursor front, struct cursor select, struct cursor back)
 {
     struct taps taps = {};
-    struct group<S> group = {};
+    struct group<S> group = {
+    };
     if (b.warp < b.d.tiles)
         load_taps(a, b, l, &taps);
     load_group<S>(a, b, l, b.half, b.run, &group);
@@ -1307,8 +1308,8 @@ bool gpu_cluster_open(const struct gpu_model *m)
     return clusters_at_once(&a) > 0;
 }
 
-/* As many as the clusters take that run at once. Measured (µs, here and by resident.cu): sig-128x4 64 rows 25.6 and 48.5,
- * 132 rows 49.8 and 48.9; sig-256x8 64 rows 102 and 181. */
+/* As many as the clusters take that run at once. Measured (µs, here and by resident.cu): sig-128x4 64 rows 25.6
+ * and 48.5, 132 rows 49.8 and 48.9; sig-256x8 64 rows 102 and 181. */
 uint32_t gpu_cluster_rows(const struct gpu_model *m)
 {
     struct args a;

@@ -41,9 +41,10 @@
  *   247, 1118, 1747   weights of the first panel in registers before its activations come
  *   228, 1042, 1698   addresses before waits, registers for the warps that compute
  *   231, 921, 1451    a lone row is normed by the whole block, the next panel's activations asked for behind a product
- * The stream alone (nothing computed) takes 87 and 628 µs, 3.1 TB/s: what is left is the chain, 8 µs a layer for mamba-130m.
- * Tried: no evict-first policy (1 % slower), naps between polls (2 % slower), all of a long residual held by one warp
- * (280, 1140, 1620). */
+ *
+ * The stream alone (nothing computed) takes 87 and 628 µs, 3.1 TB/s: what is left is the chain, 8 µs a layer for
+ * mamba-130m. Tried: no evict-first policy (1 % slower), naps between polls (2 % slower), all of a long residual held
+ * by one warp (280, 1140, 1620). */
 #include "ssm/cuda/arith.cuh"
 #include "ssm/cuda/mma.cuh"
 
@@ -331,8 +332,8 @@ static __device__ __forceinline__ void fetch_others(const struct block &b, const
             *reinterpret_cast<uint4 *>(to + row * CHUNK_ROW) = v[row];
 }
 
-/* Up to 256 fp16 activations of every row, this lane's 8 from `at` in the first row's record; `v`: what was there when it
- * was asked for ahead. */
+/* Up to 256 fp16 activations of every row, this lane's 8 from `at` in the first row's record; `v`: what was there when
+ * it was asked for ahead. */
 static __device__ __forceinline__ void fetch(const struct block &b, const uint32_t *at, uint4 v, uint8_t *to,
                                              uint32_t width)
 {

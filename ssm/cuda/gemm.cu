@@ -11,7 +11,8 @@
  * the rows is computed and not written.
  *
  * Ladder (mamba-130m, 4096 rows, in_proj / out_proj / head):
- *   36.1 / 21.7 / 713 µs   tiles of 128 × 192 in clusters of two, 5 stages: 535, 445, 444 TFLOP/s; at 1024 rows 12.1 / 11.6 / 191 */
+ *   36.1 / 21.7 / 713 µs   tiles of 128 × 192 in clusters of two, 5 stages: 535, 445, 444 TFLOP/s
+ * and at 1024 rows 12.1 / 11.6 / 191. */
 #include "ssm/cuda/gemm.h"
 
 #include "ssm/cuda/arith.cuh"
@@ -76,16 +77,20 @@ __device__ __forceinline__ void cluster_sync(void)
 /* At the same place in block `rank` of the cluster. */
 __device__ __forceinline__ void mbarrier_arrive_at(uint32_t bar, uint32_t rank)
 {
-    asm volatile("{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [a];\n}" ::"r"(bar),
-                 "r"(rank)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [a];\n}" ::"r"(
+            bar),
+        "r"(rank)
+        : "memory");
 }
 
 __device__ __forceinline__ void load_x(uint32_t to, const CUtensorMap *map, uint32_t k, uint32_t row, uint32_t bar)
 {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-                 "l"(map), "r"(k), "r"(row), "r"(bar)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+            to),
+        "l"(map), "r"(k), "r"(row), "r"(bar)
+        : "memory");
 }
 
 /* To the same place in every block of the cluster, completing on each one's barrier. */
@@ -93,21 +98,22 @@ template <int CLUSTER>
 __device__ __forceinline__ void load_w(uint32_t to, const CUtensorMap *map, uint32_t k8, uint32_t n8, uint32_t bar)
 {
     if (CLUSTER == 1)
-        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
-                         to),
+        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, "
+                     "%4}], [%5];" ::"r"(to),
                      "l"(map), "r"(0), "r"(k8), "r"(n8), "r"(bar)
                      : "memory");
     else
-        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-                     "[%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
-                     "l"(map), "r"(0), "r"(k8), "r"(n8), "r"(bar), "h"((uint16_t)((1 << CLUSTER) - 1))
-                     : "memory");
+        asm volatile(
+            "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+            "[%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+            "l"(map), "r"(0), "r"(k8), "r"(n8), "r"(bar), "h"((uint16_t)((1 << CLUSTER) - 1))
+            : "memory");
 }
 
 __device__ __forceinline__ void stmatrix_x4(uint32_t address, const uint32_t r[4])
 {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]),
-                 "r"(r[3])
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]),
+                 "r"(r[1]), "r"(r[2]), "r"(r[3])
                  : "memory");
 }
 
@@ -147,19 +153,21 @@ template <int C> __device__ __forceinline__ void settle(float (&d)[C])
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
-#define D8(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), "+f"(d[i + 7])
+#define D8(d, i)                                                                                                       \
+    "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]),        \
+        "+f"(d[i + 7])
 #define D24(d, i) D8(d, i), D8(d, i + 8), D8(d, i + 16)
 #define D48(d, i) D24(d, i), D24(d, i + 24)
 #define D96(d, i) D48(d, i), D48(d, i + 48)
 #define LIST24 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23"
 #define LIST48 LIST24 ",%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
-#define LIST96                                                                                                                     \
-    LIST48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,"                     \
+#define LIST96                                                                                                         \
+    LIST48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,"         \
            "%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
-#define WGMMA(N, LIST, OPERANDS, x, w, add, x_at, w_at, add_at)                                                                     \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" add_at ", 0;\nwgmma.mma_async.sync.aligned.m64n" N                            \
-                 "k16.f32.f16.f16 {" LIST "}, %" x_at ", %" w_at ", p, 1, 1, 0, 0;\n}"                                              \
-                 : OPERANDS                                                                                                         \
+#define WGMMA(N, LIST, OPERANDS, x, w, add, x_at, w_at, add_at)                                                        \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" add_at ", 0;\nwgmma.mma_async.sync.aligned.m64n" N               \
+                 "k16.f32.f16.f16 {" LIST "}, %" x_at ", %" w_at ", p, 1, 1, 0, 0;\n}"                                 \
+                 : OPERANDS                                                                                            \
                  : "l"(x), "l"(w), "n"(add))
 
 /* d = X·Wᵀ of 16 k's, + d if ADD. Lane 4g+t of warp w holds d[4j], d[4j+1] = outputs 8j+2t, 8j+2t+1 of row 16w+g and
@@ -213,7 +221,8 @@ template <class S> __host__ __device__ __forceinline__ uint32_t tiles_across(uin
     return (n_out + S::BN - 1) / S::BN;
 }
 
-template <class S> __device__ __forceinline__ struct place place_of(uint32_t t, uint32_t down, uint32_t across, uint32_t rank)
+template <class S>
+__device__ __forceinline__ struct place place_of(uint32_t t, uint32_t down, uint32_t across, uint32_t rank)
 {
     const uint32_t per_column = COLUMN_ROWS / (S::BM * S::CLUSTER), first = t / (per_column * across) * per_column;
     const uint32_t rest = t % (per_column * across), height = min(per_column, down - first);
@@ -222,8 +231,8 @@ template <class S> __device__ __forceinline__ struct place place_of(uint32_t t, 
 
 /* This block's share of stage `slot`'s W: 64 k's of step s, outputs from `column` on. */
 template <class S>
-__device__ __forceinline__ void load_outputs(const CUtensorMap *w, uint32_t s, uint32_t column, uint32_t rank, uint32_t shared,
-                                             uint32_t slot)
+__device__ __forceinline__ void load_outputs(const CUtensorMap *w, uint32_t s, uint32_t column, uint32_t rank,
+                                             uint32_t shared, uint32_t slot)
 {
     const uint32_t share = S::BN / BOX / S::CLUSTER, bar = full_barrier<S>(shared, slot);
     mbarrier_expect(bar, S::STAGE_BYTES);
@@ -237,8 +246,8 @@ __device__ __forceinline__ void load_outputs(const CUtensorMap *w, uint32_t s, u
 
 /* W of the first stages comes before the kernel ahead has ended. */
 template <class S>
-__device__ __forceinline__ void produce(const CUtensorMap *x, const CUtensorMap *w, uint32_t steps, uint32_t down, uint32_t across,
-                                        uint32_t shared)
+__device__ __forceinline__ void produce(const CUtensorMap *x, const CUtensorMap *w, uint32_t steps, uint32_t down,
+                                        uint32_t across, uint32_t shared)
 {
     const uint32_t rank = S::CLUSTER == 1 ? 0 : cluster_rank();
     const uint32_t first = place_of<S>(blockIdx.x / S::CLUSTER, down, across, rank).column;
@@ -295,7 +304,8 @@ __device__ __forceinline__ void multiply(float (&d)[S::BN / 2], const struct rin
 
 /* d = the products of one chunk, of `steps` stages. */
 template <class S>
-__device__ __forceinline__ void chunk(float (&d)[S::BN / 2], uint32_t steps, struct ring &r, uint32_t shared, uint32_t x_at)
+__device__ __forceinline__ void chunk(float (&d)[S::BN / 2], uint32_t steps, struct ring &r, uint32_t shared,
+                                      uint32_t x_at)
 {
     multiply<S, 1>(d, r, shared, x_at);
 #pragma unroll 1
@@ -315,7 +325,8 @@ __device__ __forceinline__ void chunk(float (&d)[S::BN / 2], uint32_t steps, str
 /* ---- the end of a tile: 16 rows of a warp, through its staging, in passes of up to 192 bytes of a row ---- */
 
 /* Of a lane's outputs. Volatile: these are to be loaded a pass at a time, or registers run out. */
-template <int COLUMNS> __device__ __forceinline__ void load_bias(float2 (&bias)[COLUMNS / 8], const struct product_args &p, uint32_t column)
+template <int COLUMNS>
+__device__ __forceinline__ void load_bias(float2 (&bias)[COLUMNS / 8], const struct product_args &p, uint32_t column)
 {
 #pragma unroll
     for (uint32_t j = 0; j < COLUMNS / 8; j++)
@@ -324,7 +335,8 @@ template <int COLUMNS> __device__ __forceinline__ void load_bias(float2 (&bias)[
                      : "l"(p.bias + min(column + 8 * j + threadIdx.x % 4 * 2, p.n_out - 2)));
 }
 
-template <int COLUMNS> __device__ __forceinline__ void stage_half(const float *d, const struct product_args &p, uint32_t column, uint32_t to)
+template <int COLUMNS>
+__device__ __forceinline__ void stage_half(const float *d, const struct product_args &p, uint32_t column, uint32_t to)
 {
     float2 bias[COLUMNS / 8];
     load_bias<COLUMNS>(bias, p, column);
@@ -344,7 +356,8 @@ template <int COLUMNS> __device__ __forceinline__ void stage_half(const float *d
     }
 }
 
-template <int COLUMNS> __device__ __forceinline__ void stage_float(const float *d, const struct product_args &p, uint32_t column, uint8_t *to)
+template <int COLUMNS>
+__device__ __forceinline__ void stage_float(const float *d, const struct product_args &p, uint32_t column, uint8_t *to)
 {
     float2 bias[COLUMNS / 8];
     load_bias<COLUMNS>(bias, p, column);
@@ -352,7 +365,8 @@ template <int COLUMNS> __device__ __forceinline__ void stage_float(const float *
 #pragma unroll
     for (uint32_t j = 0; j < COLUMNS / 8; j++) {
         const float *v = d + 4 * j;
-        *reinterpret_cast<float2 *>(to + j * 32) = make_float2(product(v[0], p.scale, bias[j].x), product(v[1], p.scale, bias[j].y));
+        *reinterpret_cast<float2 *>(to + j * 32) =
+            make_float2(product(v[0], p.scale, bias[j].x), product(v[1], p.scale, bias[j].y));
         *reinterpret_cast<float2 *>(to + j * 32 + 8 * PITCH) =
             make_float2(product(v[2], p.scale, bias[j].x), product(v[3], p.scale, bias[j].y));
     }
@@ -379,7 +393,8 @@ template <class P> __device__ __forceinline__ struct place first_vector(struct p
 
 /* What is not there is read from where something is: loads without a condition are all in flight together. */
 template <class P>
-__device__ __forceinline__ void load_old(float4 (&old)[P::EACH], const struct product_args &p, uint32_t rows, struct place at, uint32_t c)
+__device__ __forceinline__ void load_old(float4 (&old)[P::EACH], const struct product_args &p, uint32_t rows,
+                                         struct place at, uint32_t c)
 {
     const struct place first = first_vector<P>(at, c);
     const float *y = static_cast<const float *>(p.y) + min(first.column, p.n_out - 4);
@@ -389,8 +404,8 @@ __device__ __forceinline__ void load_old(float4 (&old)[P::EACH], const struct pr
 }
 
 template <class P, int END>
-__device__ __forceinline__ void store(const uint8_t *staging, const float4 (&old)[P::EACH], const struct product_args &p, uint32_t rows,
-                                      struct place at, uint32_t c)
+__device__ __forceinline__ void store(const uint8_t *staging, const float4 (&old)[P::EACH],
+                                      const struct product_args &p, uint32_t rows, struct place at, uint32_t c)
 {
     const struct place first = first_vector<P>(at, c);
     if (threadIdx.x % 32 >= 24 || first.column >= p.n_out)
@@ -417,8 +432,8 @@ __device__ __forceinline__ void store(const uint8_t *staging, const float4 (&old
 }
 
 template <class S, int END>
-__device__ __forceinline__ void finish(const float (&total)[S::BN / 2], const struct product_args &p, uint32_t rows, struct place at,
-                                       uint8_t *staging)
+__device__ __forceinline__ void finish(const float (&total)[S::BN / 2], const struct product_args &p, uint32_t rows,
+                                       struct place at, uint8_t *staging)
 {
     typedef pass<S, END> P;
     float4 old[2][P::EACH];
@@ -439,7 +454,8 @@ __device__ __forceinline__ void finish(const float (&total)[S::BN / 2], const st
 }
 
 template <class S, int END>
-__device__ __forceinline__ void consume(const struct product_args &p, uint32_t rows, uint32_t down, uint32_t across, uint8_t *shared)
+__device__ __forceinline__ void consume(const struct product_args &p, uint32_t rows, uint32_t down, uint32_t across,
+                                        uint8_t *shared)
 {
     const uint32_t warp = threadIdx.x / 32, group = warp / 4, rank = S::CLUSTER == 1 ? 0 : cluster_rank();
     const uint32_t at_stage = shared_address(shared), x_at = group * (64 * STEP * 2), per_chunk = GPU_CHUNK / STEP;
@@ -464,7 +480,8 @@ __device__ __forceinline__ void consume(const struct product_args &p, uint32_t r
 
 template <class S, int END>
 __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
-    gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w, const __grid_constant__ struct product_args p)
+    gemm(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w,
+         const __grid_constant__ struct product_args p)
 {
     extern __shared__ __align__(1024) uint8_t shared[];
     const uint32_t at = shared_address(shared), rows = min(*p.rows, p.rows_bound);
@@ -504,9 +521,10 @@ __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
 template <class S, int END>
 static void launch(const struct gpu_gemm *g, const struct product_args &p, cudaStream_t stream)
 {
-    const uint32_t tiles = tiles_down<S>(p.rows_bound) * tiles_across<S>(p.n_out), most = g->sms * S::BLOCKS / S::CLUSTER;
-    launch_chained(gemm<S, END>, S::CLUSTER * (tiles < most ? tiles : most), S::THREADS, S::SHARED, S::CLUSTER, g->chained, stream,
-                   g->x, g->w, p);
+    const uint32_t tiles = tiles_down<S>(p.rows_bound) * tiles_across<S>(p.n_out),
+                   most = g->sms * S::BLOCKS / S::CLUSTER;
+    launch_chained(gemm<S, END>, S::CLUSTER * (tiles < most ? tiles : most), S::THREADS, S::SHARED, S::CLUSTER,
+                   g->chained, stream, g->x, g->w, p);
 }
 
 template <class S> static cudaError_t prepare(void)
@@ -522,7 +540,8 @@ template <class S> static cudaError_t prepare(void)
 /* Clocks, roughly: BN/2 for 64 rows × 16 k's, 32 bytes a clock from L2, 1500 for a tile's beginning and end. */
 template <class S> static uint64_t cost(uint32_t rows, uint32_t n_out, uint32_t steps, uint32_t sms)
 {
-    const uint64_t tiles = (uint64_t)tiles_down<S>(rows) * S::CLUSTER * tiles_across<S>(n_out), blocks = (uint64_t)sms * S::BLOCKS;
+    const uint64_t tiles = (uint64_t)tiles_down<S>(rows) * S::CLUSTER * tiles_across<S>(n_out),
+                   blocks = (uint64_t)sms * S::BLOCKS;
     const uint64_t multiply = S::GROUPS * 2 * S::BN, load = (S::X_BYTES + S::W_BYTES / S::CLUSTER) / 32;
     return (tiles + sms - 1) / sms * steps * (multiply > load ? multiply : load) + (tiles + blocks - 1) / blocks * 1500;
 }
@@ -532,7 +551,13 @@ static const struct {
     cudaError_t (*prepare)(void);
     void (*launch[3])(const struct gpu_gemm *g, const struct product_args &p, cudaStream_t stream);
 } tiles[] = {
-#define TILE(S) {cost<S>, prepare<S>, {launch<S, GPU_GEMM_HALF>, launch<S, GPU_GEMM_ADD>, launch<S, GPU_GEMM_FLOAT>}}
+#define TILE(S)                                                                                                        \
+    {                                                                                                                  \
+        cost<S>, prepare<S>,                                                                                           \
+        {                                                                                                              \
+            launch<S, GPU_GEMM_HALF>, launch<S, GPU_GEMM_ADD>, launch<S, GPU_GEMM_FLOAT>                               \
+        }                                                                                                              \
+    }
     TILE(tile_64x48), TILE(tile_64x96), TILE(tile_128x96), TILE(tile_128x192)
 #undef TILE
 };
@@ -547,21 +572,23 @@ static int cheapest(uint32_t rows, uint32_t n_out, uint32_t steps, uint32_t sms)
     return best;
 }
 
-typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                              CUtensorMapFloatOOBfill);
+typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
+                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
 /* fp16, `rank` dimensions, the innermost dense; strides in bytes of the others. Beyond the edges: zeros. */
 static cudaError_t encode(encode_fn fn, CUtensorMap *ret, uint32_t rank, const void *base, const cuuint64_t *dims,
                           const cuuint64_t *strides, const cuuint32_t *box, CUtensorMapSwizzle swizzle)
 {
     const cuuint32_t ones[3] = {1, 1, 1};
-    CUresult e = fn(ret, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, rank, (void *)base, dims, strides, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                    swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    CUresult e = fn(ret, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, rank, (void *)base, dims, strides, box, ones,
+                    CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return e ? cudaErrorInvalidValue : cudaSuccess;
 }
 
-cudaError_t gpu_gemm_open(struct gpu_gemm *ret, const struct gpu_matrix *matrix, const uint16_t *x, size_t ldx, uint32_t capacity)
+cudaError_t gpu_gemm_open(struct gpu_gemm *ret, const struct gpu_matrix *matrix, const uint16_t *x, size_t ldx,
+                          uint32_t capacity)
 {
     void *fn = NULL;
     cudaDriverEntryPointQueryResult found;
@@ -596,8 +623,8 @@ cudaError_t gpu_gemm_open(struct gpu_gemm *ret, const struct gpu_matrix *matrix,
     return e;
 }
 
-void gpu_gemm_run(const struct gpu_gemm *g, enum gpu_gemm_end end, void *y, size_t ldy, uint32_t n_out, const uint32_t *rows,
-                  uint32_t rows_bound, cudaStream_t stream)
+void gpu_gemm_run(const struct gpu_gemm *g, enum gpu_gemm_end end, void *y, size_t ldy, uint32_t n_out,
+                  const uint32_t *rows, uint32_t rows_bound, cudaStream_t stream)
 {
     const struct gpu_matrix *m = g->matrix;
     const struct product_args p = {rows, m->bias, y, ldy, rows_bound, n_out, (m->kp + STEP - 1) / STEP, m->scale};

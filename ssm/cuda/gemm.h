@@ -33,13 +33,14 @@ struct gpu_gemm {
 
 /* x: device, fp16 [capacity][ldx], 16-byte aligned, ldx % 8 = 0; elements from matrix->k on are not read. `matrix` is
  * kept by reference. cudaErrorNotSupported: the driver cannot make tensor maps. */
-cudaError_t gpu_gemm_open(struct gpu_gemm *ret, const struct gpu_matrix *matrix, const uint16_t *x, size_t ldx, uint32_t capacity);
+cudaError_t gpu_gemm_open(struct gpu_gemm *ret, const struct gpu_matrix *matrix, const uint16_t *x, size_t ldx,
+                          uint32_t capacity);
 
 /* Writes rows [0, min(*rows, rows_bound)) and columns [0, n_out) of y; the tile is chosen by rows_bound. `rows` is
  * device memory. y has room for rows_bound rows, for with matrix->cublas those beyond the count are written too; it
  * is 16-byte aligned and ldy and n_out are multiples of 8 (HALF) or 4; n_out ≤ matrix->np. */
-void gpu_gemm_run(const struct gpu_gemm *g, enum gpu_gemm_end end, void *y, size_t ldy, uint32_t n_out, const uint32_t *rows,
-                  uint32_t rows_bound, cudaStream_t stream);
+void gpu_gemm_run(const struct gpu_gemm *g, enum gpu_gemm_end end, void *y, size_t ldy, uint32_t n_out,
+                  const uint32_t *rows, uint32_t rows_bound, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

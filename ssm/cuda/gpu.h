@@ -8,7 +8,7 @@
  *   cluster   signal-sized models, few rows:  one cluster of blocks per tile of up to 8 rows    cluster.cu
  *   resident  signal-sized models, many rows: one block per tile of up to 64 rows, all layers   resident.cu
  *   few       large models, up to 8 rows: one kernel over the whole chip, weights streamed      few.cu
- *   wide      any number of rows, layer by layer                                                wide.cu and what it calls
+ *   wide      any number of rows, layer by layer                                                wide.cu
  *   plain     fp32 weights and odd shapes, any number of rows                                   plain.cu
  *
  * The first four use the arithmetic of arith.cuh in one order and give the same bits, whatever the number of rows. */
@@ -26,8 +26,8 @@ extern "C" {
 #define GPU_PADDED(n) (((n) + 15u) / 16u * 16u)
 
 enum {
-    GPU_CHUNK = 256,       /* k's summed in one accumulator; chunks are added in ascending order */
-    GPU_FEW_ROWS = 8,      /* the N of one mma */
+    GPU_CHUNK = 256,  /* k's summed in one accumulator; chunks are added in ascending order */
+    GPU_FEW_ROWS = 8, /* the N of one mma */
     GPU_TILE_ROWS_MAX = 64
 };
 #define GPU_NOT_PICKED 0xffffffffu
@@ -36,14 +36,14 @@ enum {
  * that brings the largest weight near 2^13: bf16 weights lose nothing (their 8 bits fit into fp16's 11, and what falls
  * below fp16's range is 2^-31 of the largest), and activations keep fp16's 11 bits instead of bf16's 8. */
 struct gpu_matrix {
-    uint32_t n, k;   /* rows and columns that mean something */
-    uint32_t np, kp; /* padded to 16 with zeros */
-    const uint16_t *tiled;     /* device, fp16 [np/8][kp/8][8][8]: core matrices of 8 outputs × 8 k's (ldmatrix, wgmma) */
+    uint32_t n, k;         /* rows and columns that mean something */
+    uint32_t np, kp;       /* padded to 16 with zeros */
+    const uint16_t *tiled; /* device, fp16 [np/8][kp/8][8][8]: core matrices of 8 outputs × 8 k's (ldmatrix, wgmma) */
     const uint16_t *fragments; /* device, fp16 [np/16][kp/16][32][8]: A fragments of mma.m16n8k16 by lane; signal-sized
                                   models only, else NULL */
     const float *columns;      /* device, fp32 [k][np]: plain models only, else NULL */
     float scale;
-    const float *bias; /* device [np], zeros where the model has none */
+    const float *bias;                      /* device [np], zeros where the model has none */
     const struct gpu_cublas_matrix *cublas; /* see cublas.h; NULL: its products are those of arith.cuh for any rows */
 };
 
@@ -67,16 +67,16 @@ struct gpu_dims {
 struct gpu_model {
     const struct ssm_model *model;
     struct gpu_dims d;
-    enum ssm_dtype dtype; /* as asked for */
-    bool fast;     /* half weights, N = 16, K = 4, E % 16 = 0, D % 64 = 0, Rp ≤ 256: all but plain.cu */
-    bool resident; /* fast, and small enough for resident.cu and cluster.cu (they say so) */
-    const void *embedding; /* device [vocab][E] in `dtype`; tokens */
-    struct gpu_matrix input; /* [E][F]; samples */
-    struct gpu_layer *layers;       /* [L] */
+    enum ssm_dtype dtype;     /* as asked for */
+    bool fast;                /* half weights, N = 16, K = 4, E % 16 = 0, D % 64 = 0, Rp ≤ 256: all but plain.cu */
+    bool resident;            /* fast, and small enough for resident.cu and cluster.cu (they say so) */
+    const void *embedding;    /* device [vocab][E] in `dtype`; tokens */
+    struct gpu_matrix input;  /* [E][F]; samples */
+    struct gpu_layer *layers; /* [L] */
     const struct gpu_layer *layers_device; /* the same on the device */
-    const float *norm_f;            /* device */
-    struct gpu_matrix head;         /* [outputs][E]; n = 0: none */
-    void *block;                    /* the one device allocation behind all of it */
+    const float *norm_f;                   /* device */
+    struct gpu_matrix head;                /* [outputs][E]; n = 0: none */
+    void *block;                           /* the one device allocation behind all of it */
     size_t bytes;
     struct gpu_cublas *cublas; /* gpu_cublas_open(); NULL: deterministic */
 };
@@ -88,8 +88,8 @@ void gpu_model_close(struct gpu_model *m);
  * conv window, then for every layer the SSM state.
  *
  *   conv window  [K−1][D], oldest first; fp16 in fast models (inputs of the convolution are fp16 there), else fp32
- *   SSM state    [⌈D/32⌉][⌈N/e⌉][32][e] with e = 16 bytes' worth of states: lane d % 32 of a warp reads 16 bytes at a time,
- *                neighbours next to each other. Pads are zero and stay so. */
+ *   SSM state    [⌈D/32⌉][⌈N/e⌉][32][e] with e = 16 bytes' worth of states: lane d % 32 of a warp reads 16 bytes at a
+ * time, neighbours next to each other. Pads are zero and stay so. */
 struct gpu_slab {
     enum ssm_dtype conv, state;
     size_t conv_layer, ssm_layer; /* bytes from one layer to the next, multiples of 16 */
@@ -105,8 +105,10 @@ void gpu_slab_close(struct gpu_slab *s);
 /* To zeros, in stream order. -ENOMEM: the device has no memory for another chunk. */
 int gpu_slab_reset(struct gpu_slab *s, uint32_t slot, cudaStream_t stream);
 /* Sections "conv" and "ssm" of saved slots (ssm/slot.h): fp32 [L][K−1][D] and [L][N][D]. Both wait for the stream. */
-int gpu_slab_save(const struct gpu_slab *s, const struct gpu_model *m, uint32_t slot, float *conv, float *ssm, cudaStream_t stream);
-int gpu_slab_restore(struct gpu_slab *s, const struct gpu_model *m, uint32_t slot, const float *conv, const float *ssm, cudaStream_t stream);
+int gpu_slab_save(const struct gpu_slab *s, const struct gpu_model *m, uint32_t slot, float *conv, float *ssm,
+                  cudaStream_t stream);
+int gpu_slab_restore(struct gpu_slab *s, const struct gpu_model *m, uint32_t slot, const float *conv, const float *ssm,
+                     cudaStream_t stream);
 static inline uint8_t *gpu_slab_at(const struct gpu_slab *s, uint32_t slot)
 {
     return s->chunks[slot / s->per_chunk] + (size_t)(slot % s->per_chunk) * s->stride;
@@ -144,26 +146,26 @@ struct gpu_pass {
     } slab;
     /* written by the host before the pass */
     const struct gpu_head *head;
-    const struct gpu_run *runs;     /* [n_runs], by row */
-    const uint32_t *run_of;         /* [rows] index into runs */
-    const float *g;                 /* [rows] gap factors */
-    const int32_t *tokens;          /* [rows], or NULL: */
-    const float *features;          /* [rows][Fp] */
-    const uint32_t *pick;           /* [rows] the row of `out` that this row's head outputs go to, or GPU_NOT_PICKED */
-    const struct gpu_tile *tiles;   /* cluster and resident only */
+    const struct gpu_run *runs;   /* [n_runs], by row */
+    const uint32_t *run_of;       /* [rows] index into runs */
+    const float *g;               /* [rows] gap factors */
+    const int32_t *tokens;        /* [rows], or NULL: */
+    const float *features;        /* [rows][Fp] */
+    const uint32_t *pick;         /* [rows] the row of `out` that this row's head outputs go to, or GPU_NOT_PICKED */
+    const struct gpu_tile *tiles; /* cluster and resident only */
     const struct gpu_chain *chains;
     /* results */
     float *out; /* [n_picked][ldo] */
     float *f;   /* [rows][E] after the final norm, or NULL: not wanted */
     size_t ldo;
     /* in between; not every regime uses all. fp16 as uint16_t; in models that are not fast all of these are fp32 */
-    float *r;      /* [rows][E] residual stream; with features, gpu_input() writes it before the regime runs */
-    uint16_t *u;   /* [rows][E] normed */
-    uint16_t *xz;  /* [rows][2D] in_proj's output */
-    uint16_t *xc;  /* [rows][D] after the convolution */
-    float *bc;     /* [rows][2N]: B, C */
-    uint16_t *dt;  /* [rows][Rp] */
-    uint16_t *y;   /* [rows][D] gated */
+    float *r;       /* [rows][E] residual stream; with features, gpu_input() writes it before the regime runs */
+    uint16_t *u;    /* [rows][E] normed */
+    uint16_t *xz;   /* [rows][2D] in_proj's output */
+    uint16_t *xc;   /* [rows][D] after the convolution */
+    float *bc;      /* [rows][2N]: B, C */
+    uint16_t *dt;   /* [rows][Rp] */
+    uint16_t *y;    /* [rows][D] gated */
     float *partial; /* scratch of few.cu: gpu_few_scratch() bytes */
     uint32_t *sync; /* scratch for barriers and work counters, zero at open: GPU_SYNC_WORDS; every kernel leaves its
                        words as it needs to find them */
@@ -181,18 +183,23 @@ bool gpu_resident_open(const struct gpu_model *m);
 bool gpu_few_open(const struct gpu_model *m);
 size_t gpu_few_scratch(const struct gpu_model *m);
 uint32_t gpu_cluster_rows(const struct gpu_model *m); /* the most rows for which it is the better choice */
-uint32_t gpu_resident_tile(const struct gpu_model *m, uint32_t rows); /* rows per tile for a pass of so many: 8, 16, 32 or 64 */
-void gpu_cluster(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t n_chains, cudaStream_t stream);
-void gpu_resident(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t tile_rows, uint32_t n_chains, cudaStream_t stream);
+uint32_t gpu_resident_tile(const struct gpu_model *m,
+                           uint32_t rows); /* rows per tile for a pass of so many: 8, 16, 32 or 64 */
+void gpu_cluster(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t n_chains,
+                 cudaStream_t stream);
+void gpu_resident(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t tile_rows,
+                  uint32_t n_chains, cudaStream_t stream);
 void gpu_few(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, cudaStream_t stream);
 
 /* wide: norm, in_proj, select (convolution and x_proj), scan (dt_proj, scan, gate), out_proj; then the head. */
 struct gpu_wide; /* what it keeps: tensor maps, streams and events for passes that overlap */
 int gpu_wide_open(const struct gpu_model *m, const struct gpu_pass *p, struct gpu_wide **ret, char *reterr);
 void gpu_wide_close(struct gpu_wide **w);
-void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out, cudaStream_t stream);
+void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state,
+                  uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out, cudaStream_t stream);
 
-void gpu_plain(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out, cudaStream_t stream);
+void gpu_plain(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t rows,
+               uint32_t n_runs, uint32_t n_picked, uint32_t n_out, cudaStream_t stream);
 
 /* One line for a person from a CUDA error: "MODEL: WHAT: cudaErrorX (text)". Returns -ENOMEM, -ENODEV or -EIO. */
 int gpu_fail(char *reterr, const char *model, const char *what, cudaError_t e);

@@ -14,9 +14,10 @@ __device__ __forceinline__ uint32_t shared_address(const void *p)
  * 2t+1 and d[2], d[3] = output g+8 of the same. */
 __device__ __forceinline__ void mma_16816(float d[4], const uint32_t a[4], const uint32_t b[2])
 {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 /* Four 8×8 matrices of 16-bit elements; lane 8i+j gives the address of row j of matrix i. */
@@ -30,15 +31,18 @@ __device__ __forceinline__ void ldmatrix_x4(uint32_t r[4], uint32_t address)
 
 __device__ __forceinline__ void ldmatrix_x2(uint32_t r[2], uint32_t address)
 {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1])
+                 : "r"(address)
+                 : "memory");
 }
 
-/* Four 8×8 matrices of 16-bit elements, transposed: lane 4g+t holds elements 2t and 2t+1 of row g, which become element g
- * of rows 2t and 2t+1 in memory; lane 8i+j gives the address of row j there of matrix i. */
+/* Four 8×8 matrices of 16-bit elements, transposed: lane 4g+t holds elements 2t and 2t+1 of row g, which become element
+ * g of rows 2t and 2t+1 in memory; lane 8i+j gives the address of row j there of matrix i. */
 __device__ __forceinline__ void stmatrix_x4_trans(uint32_t address, const uint32_t r[4])
 {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r[0]), "r"(r[1]),
-                 "r"(r[2]), "r"(r[3])
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(r[0]),
+                 "r"(r[1]), "r"(r[2]), "r"(r[3])
                  : "memory");
 }
 
@@ -61,15 +65,16 @@ __device__ __forceinline__ void mbarrier_arrive(uint32_t bar)
 
 __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity)
 {
-    asm volatile("{\n.reg .pred p;\nw: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra w;\n}" ::"r"(bar), "r"(parity)
+    asm volatile("{\n.reg .pred p;\nw: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra w;\n}" ::"r"(bar),
+                 "r"(parity)
                  : "memory");
 }
 
 /* bytes: a multiple of 16, both addresses 16-byte aligned; completes on `bar`. */
 __device__ __forceinline__ void bulk_load(uint32_t to, const void *from, uint32_t bytes, uint32_t bar)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-                 "r"(bytes), "r"(bar)
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(bar)
                  : "memory");
 }
 
@@ -81,11 +86,14 @@ __device__ __forceinline__ uint64_t evict_first(void)
     return policy;
 }
 
-__device__ __forceinline__ void bulk_load_once(uint32_t to, const void *from, uint32_t bytes, uint32_t bar, uint64_t policy)
+__device__ __forceinline__ void bulk_load_once(uint32_t to, const void *from, uint32_t bytes, uint32_t bar,
+                                               uint64_t policy)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(bar), "l"(policy)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::
+            "r"(to),
+        "l"(from), "r"(bytes), "r"(bar), "l"(policy)
+        : "memory");
 }
 
 __device__ __forceinline__ void prefetch_l2(const void *from, uint32_t bytes)

@@ -89,10 +89,9 @@ __device__ __forceinline__ void load_weights(struct conv_weights *k, const struc
 __device__ __forceinline__ uint32_t convolved2(uint32_t t, uint32_t u, uint32_t v, uint32_t x,
                                                const struct conv_weights &k, int c)
 {
-    const float2 f[4] = {__half22float2(*reinterpret_cast<const __half2 *>(&t)),
-                         __half22float2(*reinterpret_cast<const __half2 *>(&u)),
-                         __half22float2(*reinterpret_cast<const __half2 *>(&v)),
-                         __half22float2(*reinterpret_cast<const __half2 *>(&x))};
+    const float2 f[4] = {
+        __half22float2(*reinterpret_cast<const __half2 *>(&t)), __half22float2(*reinterpret_cast<const __half2 *>(&u)),
+        __half22float2(*reinterpret_cast<const __half2 *>(&v)), __half22float2(*reinterpret_cast<const __half2 *>(&x))};
     const float w0[4] = {k.w[0][c], k.w[1][c], k.w[2][c], k.w[3][c]};
     const float w1[4] = {k.w[0][c + 1], k.w[1][c + 1], k.w[2][c + 1], k.w[3][c + 1]};
     __half2 y = __halves2half2(conv4(f[0].x, f[1].x, f[2].x, f[3].x, w0, k.w[4][c]),
@@ -214,8 +213,8 @@ __device__ __forceinline__ void convolve_rows(const struct lane_rows &r, uint32_
 /* Rows beyond the tile's `n` are left as they are: they are multiplied, and nobody asks for it. */
 template <int NT>
 __device__ __forceinline__ void convolve(const struct gpu_pass &p, const struct gpu_layer &l,
-                                         const struct tile_row *table, bool singles, size_t row0, uint32_t n, uint32_t D,
-                                         uint32_t chunk, uint16_t *tile)
+                                         const struct tile_row *table, bool singles, size_t row0, uint32_t n,
+                                         uint32_t D, uint32_t chunk, uint16_t *tile)
 {
     enum { ROWS = 2 * NT, BATCH = NT == 1 ? 2 : 4 };
     const uint32_t at = threadIdx.x % 64 * 4, c = chunk * GPU_CHUNK + at, from = threadIdx.x / 64 * ROWS;

@@ -3,8 +3,8 @@
  * The products want the tensor cores, the scan of short runs the memory, that of long runs the special function units,
  * so a large pass of long runs is cut into slices that go through the layers on streams of their own, one's products
  * beside another's scan. In a layer, a slice's select waits for the scan of the slice before it, which may have the
- * beginning of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The streams fork
- * from the caller's and join it again by events, so a pass can be captured. One thread at a time.
+ * beginning of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The streams
+ * fork from the caller's and join it again by events, so a pass can be captured. One thread at a time.
  *
  * The kernels of an uncut pass are chained (wide.h): each sets itself up while the one ahead ends.
  *
@@ -15,12 +15,14 @@
  * Ladder (mamba-130m, bf16, H100: one step of 1024 / 4096 streams, bf16 states, µs; 65536 steps of one stream, ms):
  *   2654, 7895, 82   two slices of one-row runs, 2048-row slices of long ones on three streams
  *   2690, 8025, 70   four streams, products on 2/3 of the multiprocessors beside long scans
- *   2506, 7854, –    kernels chained, one-row runs uncut; sending for windows and states ahead of a layer cost time (2557, 8055)
+ *   2506, 7854, –    kernels chained, one-row runs uncut
+ *   2557, 8055, –    windows and states sent for before a layer wants them: taken out again
  *   2407, 7743, 68   scans rewritten, 4096-row slices
- * One layer of 1024 streams (ncu): norm 4.9, in_proj 14.9, select 19.5, scan 44.4, out_proj 14.4 µs: only the scan asks much
- * of the memory. Of long runs, 4096 rows: 9.4, 39, 34, scan 163 (one run) or 129 (16), 27: a long scan's blocks lie on 96
- * multiprocessors and keep the products' off them, so that they overlap little. Next: kernels of two half batches on
- * the same multiprocessors; long scans packed on a quarter of the chip.
+ *
+ * One layer of 1024 streams (ncu): norm 4.9, in_proj 14.9, select 19.5, scan 44.4, out_proj 14.4 µs: only the scan asks
+ * much of the memory. Of long runs, 4096 rows: 9.4, 39, 34, scan 163 (one run) or 129 (16), 27: a long scan's blocks lie
+ * on 96 multiprocessors and keep the products' off them, so that they overlap little. Next: kernels of two half batches
+ * on the same multiprocessors; long scans packed on a quarter of the chip.
  *
  * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
  * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is

@@ -22,7 +22,7 @@ enum {
 struct gpu_slice {
     uint32_t begin, bound;
     const uint32_t *rows; /* device: rows there are from `begin` on; no more than `bound` of them are the slice */
-    bool chained;         /* the kernel may start before the one ahead of it in the stream has ended: launch_chained() */
+    bool chained; /* the kernel may start before the one ahead of it in the stream has ended: launch_chained() */
 };
 
 /* Once per engine: shared memory. All ask for as much of it as a multiprocessor has, as the products do, so that
@@ -96,8 +96,8 @@ __device__ __forceinline__ struct segment segment_of(const struct gpu_pass &p, c
 #ifdef __CUDACC__
 /* `cluster`: blocks of one, as a part of the grid. Chained kernels must not follow a wait for an event. */
 template <class... Parameters, class... Arguments>
-static inline void launch_chained(void (*kernel)(Parameters...), dim3 grid, uint32_t threads, size_t shared, dim3 cluster,
-                                  bool chained, cudaStream_t stream, const Arguments &...arguments)
+static inline void launch_chained(void (*kernel)(Parameters...), dim3 grid, uint32_t threads, size_t shared,
+                                  dim3 cluster, bool chained, cudaStream_t stream, const Arguments &...arguments)
 {
     cudaLaunchAttribute attributes[2] = {};
     attributes[0].id = cudaLaunchAttributeClusterDimension;

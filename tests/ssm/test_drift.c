@@ -60,7 +60,8 @@ static void check_course(const struct ssm_model *m, const struct rig_variant *v,
     struct ssm_engine *e = rig_engine(m, v, 1, 1);
     const struct ssm_section *ssm = &ssm_slot_sections(e, &n)[0];
     bool half = v->state != SSM_F32;
-    double bound = half ? TOLERANCE_DRIFT_HALF : bound_of(v, 1), held = half ? TOLERANCE_DRIFT_HALF : bound_of_state(v, 1);
+    double bound = half ? TOLERANCE_DRIFT_HALF : bound_of(v, 1),
+           held = half ? TOLERANCE_DRIFT_HALF : bound_of_state(v, 1);
     double logits = 0.0, states = 0.0;
     ssm += n - 1;
     assert_string_equal(ssm->name, "ssm");

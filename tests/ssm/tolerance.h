@@ -23,7 +23,8 @@
 #define TOLERANCE_HELD_BF16 4e-1  /* seen: SSM state 0.09, 0.31 after 20000 steps on an H100 */
 #define TOLERANCE_HELD_F16 1e-2   /* seen: SSM state 0.0023 */
 
-/* Half-precision states over 10^6 steps: slow ones go where rounding takes them. That much is only to say that nothing grows. */
+/* Half-precision states over 10^6 steps: slow ones go where rounding takes them. That much is only to say that nothing
+ * grows. */
 #define TOLERANCE_DRIFT_HALF 2.0 /* seen on an H100 after 180000 steps, bf16: logits 0.13, SSM state 0.60 */
 
 /* Anomaly rows come of logarithms of differences of neighbouring quantiles, some of which all but coincide: all rows
