@@ -62,6 +62,7 @@ enum {
     DEPTH_MAX = 3,        /* stages per warp; 3 fill the shared memory */
     VECTORS = 8,          /* of 4 floats, held per lane */
     SPAN = 128 * VECTORS, /* … per warp: a residual of up to so many elements is read once, a longer one twice */
+    GATE = 128,           /* words of a row that are asked for over and over, the rest when they are there */
     CORES = 24,           /* eights of k's of dt_proj: Rp ≤ 192, which goes with E ≤ 3072 */
     PAD = 8,              /* halves after a row of operands: rows fall into different banks */
     CHUNK_ROW = (GPU_CHUNK + PAD) * 2,
@@ -281,14 +282,13 @@ static __device__ __forceinline__ uint4 await(const uint32_t *at)
 }
 
 /* Up to SPAN words: vector j is words 128·j + 4·lane …, zeros beyond the last. While there is nothing yet, only the
- * first `gate` words are asked for: readers all over the chip would crowd the weights out of L2's ports. */
-static __device__ __forceinline__ void await_span(uint4 v[VECTORS], const uint32_t *at, uint32_t lane, uint32_t words,
-                                                  uint32_t gate)
+ * first GATE words are asked for: readers all over the chip would crowd the weights out of L2's ports. */
+static __device__ __forceinline__ void await_span(uint4 v[VECTORS], const uint32_t *at, uint32_t lane, uint32_t words)
 {
 #pragma unroll
     for (uint32_t j = 0; j < VECTORS; j++)
         v[j] = make_uint4(0, 0, 0, 0);
-    for (uint32_t to = gate;; to = words) {
+    for (uint32_t to = GATE;; to = words) {
         uint32_t asks = 0, worst;
         do {
             count_ask(&asks);
@@ -582,10 +582,10 @@ static __device__ __forceinline__ void await_residual(const struct block &b, uin
                                                       uint32_t from)
 {
     const uint32_t words = min(b.m.E - from, (uint32_t)SPAN);
-    await_span(v, record(b, b.warp, l) + from, b.lane, words, b.rows == 1 && b.m.E <= SPAN ? words : 128);
+    await_span(v, record(b, b.warp, l) + from, b.lane, words);
 }
 
-/* u of this warp's row before layer l; l = L: after the last one, and f where wanted. */
+/* u of this warp's row, of several, before layer l; l = L: after the last one, and f where wanted. */
 static __device__ __forceinline__ void normalise(const struct block &b, uint32_t l)
 {
     const uint32_t row = b.warp, E = b.m.E;

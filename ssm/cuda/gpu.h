@@ -170,7 +170,7 @@ struct gpu_pass {
     uint32_t *sync; /* scratch for barriers and work counters, zero at open: GPU_SYNC_WORDS; every kernel leaves its
                        words as it needs to find them */
 };
-enum { GPU_SYNC_WORDS = 1024 }; /* [0, 256): few, [256, 512): resident, [512, 768): cluster, [768, 1024): wide */
+enum { GPU_SYNC_WORDS = 512 }; /* [0, 256): few, [256, 512): resident */
 
 /* r = input·features, on mma, same bits for every number of rows. */
 void gpu_input(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream);
