@@ -5,13 +5,13 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "daemon/config.h"
 #include "tests/daemon/config_wrong.h"
+#include "tests/seed.h"
 
 static const char *configs;
 
@@ -516,11 +516,10 @@ static void mutate(char *text, size_t cap, uint64_t *seed)
 static void no_text_breaks_the_reader(void **state)
 {
     enum { ROUNDS = 1500, CAP = 1 << 16 };
-    uint64_t seed = (uint64_t)time(NULL) * 2654435761u | 1;
+    uint64_t seed = test_seed() * 2654435761u | 1;
     char *base = read_config("full.yaml"), *text = malloc(CAP);
     unsigned right = 0;
 
-    print_message("seed %llu\n", (unsigned long long)seed);
     assert_non_null(text);
     for (unsigned i = 0; i < ROUNDS; i++) {
         struct md_config *c = NULL;

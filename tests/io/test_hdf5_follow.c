@@ -15,6 +15,7 @@
 
 #include "io/hdf5_track.h"
 #include "tests/io/recorder.h"
+#include "tests/seed.h"
 
 extern const struct io_source_class io_source_hdf5;
 
@@ -584,11 +585,8 @@ static void test_no_room(void **state)
 
 static int set_up(void **state)
 {
-    const char *given = getenv("TEST_SEED");
-
     signal(SIGPIPE, SIG_IGN);
-    seed = given ? (unsigned)strtoul(given, NULL, 10) : (unsigned)getpid();
-    print_message("seed %u (TEST_SEED)\n", seed);
+    seed = (unsigned)test_seed();
     if (!mkdtemp(folder))
         return -1;
     snprintf(path, sizeof path, "%s/log.h5", folder);

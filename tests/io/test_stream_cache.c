@@ -8,9 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "io/stream_cache.h"
+#include "tests/seed.h"
 
 static unsigned freed;
 
@@ -25,10 +25,9 @@ static void agrees_with_a_list(void **state)
     enum { IDS = 3000, ROUNDS = 200000 };
     static bool there[IDS];
     struct io_stream_cache c;
-    unsigned seed = (unsigned)time(NULL), shaken = seed, n = 0, added = 0;
+    unsigned seed = (unsigned)test_seed(), shaken = seed, n = 0, added = 0;
     char id[64];
 
-    print_message("seed %u\n", seed);
     assert_int_equal(io_stream_cache_init(&c, seed, free_extra), 0);
     for (unsigned k = 0; k < ROUNDS; k++) {
         unsigned i = (unsigned)rand_r(&shaken) % IDS;

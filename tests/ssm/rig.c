@@ -8,18 +8,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "ssm/dtype.h"
 #include "ssm/model.h"
+#include "tests/seed.h"
 
 struct rng rig_rng(const char *test)
 {
-    const char *given = getenv("MAMBAD_TEST_SEED");
-    uint64_t seed = given ? strtoull(given, NULL, 10) : (uint64_t)time(NULL);
-    printf("%s: MAMBAD_TEST_SEED=%llu\n", test, (unsigned long long)seed);
-    return (struct rng){seed};
+    printf("%s: ", test);
+    return (struct rng){test_seed()};
 }
 
 static uint64_t next(struct rng *r)

@@ -14,7 +14,7 @@ struct rng {
     uint64_t state;
 };
 
-struct rng rig_rng(const char *test);          /* seed from MAMBAD_TEST_SEED or the clock; printed */
+struct rng rig_rng(const char *test);          /* from test_seed() of tests/seed.h */
 uint32_t rig_below(struct rng *r, uint32_t n); /* uniform in [0, n) */
 double rig_normal(struct rng *r);
 
