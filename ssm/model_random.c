@@ -15,6 +15,7 @@
 struct preset {
     const char *name;
     uint32_t E, L, N, V; /* V = 0: a signal model */
+    uint32_t P;          /* … of patches of P samples; 0: of 16 */
 };
 
 static const struct preset presets[] = {
@@ -30,21 +31,18 @@ const char *ssm_preset_name(unsigned i)
     return i < sizeof presets / sizeof *presets ? presets[i].name : NULL;
 }
 
-/* "D×L[,N[,V]]", the sign being × or x. */
+/* "D×L[,N[,V[,P]]]", the sign being × or x. */
 static int parse_size(const char *text, struct preset *ret)
 {
+    *ret = (struct preset){.N = 16, .V = 256};
+    uint32_t *const rest[] = {&ret->N, &ret->V, &ret->P};
     int used = 0, n = sscanf(text, "%u%*[x\xc3\x97]%u%n", &ret->E, &ret->L, &used);
-    ret->N = 16;
-    ret->V = 256;
-    const char *rest = text + used;
-    if (n == 2 && *rest == ',' && sscanf(rest, ",%u%n", &ret->N, &used) == 1) {
-        rest += used;
-        if (*rest == ',' && sscanf(rest, ",%u%n", &ret->V, &used) == 1)
-            rest += used;
-    }
-    bool sane =
-        ret->E >= 1 && ret->E <= 1 << 14 && ret->L >= 1 && ret->L <= 1 << 10 && ret->N >= 1 && ret->N <= 1 << 10;
-    return n == 2 && !*rest && sane && ret->V <= 1 << 24 ? 0 : -EINVAL;
+    const char *at = text + used;
+    for (unsigned i = 0; i < 3 && n == 2 && *at == ',' && sscanf(at, ",%u%n", rest[i], &used) == 1; i++)
+        at += used;
+    bool sane = ret->E >= 1 && ret->E <= 1 << 14 && ret->L >= 1 && ret->L <= 1 << 10 && ret->N >= 1 &&
+                ret->N <= 1 << 10 && ret->V <= 1 << 24 && ret->P <= 1 << 10;
+    return n == 2 && !*at && sane ? 0 : -EINVAL;
 }
 
 static int find_preset(const char *name, struct preset *ret)
@@ -76,7 +74,9 @@ static struct ssm_config config_of(const struct preset *p)
     };
     if (p->V)
         return c;
-    c.front = (struct ssm_front){.patch = 16, .mask = true, .features = 50, .memory = 2048, .diff_memory = 512};
+    uint32_t patch = p->P ? p->P : 16;
+    c.front = (struct ssm_front){
+        .patch = patch, .mask = true, .features = 3 * patch + 2, .memory = 2048, .diff_memory = 512};
     c.horizon = 64;
     c.n_quantiles = 9;
     for (uint32_t q = 0; q < c.n_quantiles; q++)
@@ -132,7 +132,7 @@ int ssm_model_random(const char *preset, uint64_t seed, struct ssm_model **ret, 
 {
     struct preset p;
     if (find_preset(preset, &p))
-        return ssm_fail(reterr, -EINVAL, "'%s' is neither a preset nor of the form D×L[,N[,V]]", preset);
+        return ssm_fail(reterr, -EINVAL, "'%s' is neither a preset nor of the form D×L[,N[,V[,P]]]", preset);
     struct ssm_config config = config_of(&p);
     return ssm_model_random_of(&config, preset, seed, ret, reterr);
 }

@@ -65,7 +65,7 @@ void ssm_model_close(struct ssm_model **model);
 const struct ssm_model_info *ssm_model_info(const struct ssm_model *model);
 
 /* A model of random weights for benchmarks and tests, by preset name ("sig-128x4", "mamba-130m", …) or as
- * "D×L[,N[,V]]"; seed fixes the weights. The names: ssm_preset_name(i), NULL-terminated. */
+ * "D×L[,N[,V[,P]]]" (V = 0: a signal model of patches of P samples); seed fixes the weights. The names: ssm_preset_name(i), NULL-terminated. */
 int ssm_model_random(const char *preset, uint64_t seed, struct ssm_model **ret, char *reterr);
 const char *ssm_preset_name(unsigned i);
 

@@ -191,7 +191,7 @@ struct rig_variant rig_truth(enum ssm_dtype weights)
 
 const char *rig_signal_size(unsigned i)
 {
-    static const char *const sizes[] = {"20x2,5,0", "64x2,16,0", "768x1,16,0"};
+    static const char *const sizes[] = {"20x2,5,0,3", "64x2,16,0", "768x1,16,0"};
     return i < (!on_cuda ? 1 : light ? 2 : 3) ? sizes[i] : NULL;
 }
 
