@@ -383,8 +383,9 @@ static void engines_refuse_with_a_reason(void **state)
         assert_non_null(strstr(why, cases[i].says));
     }
     assert_int_equal(ssm_model_random("64y4", 1, &none, why), -EINVAL);
-    assert_int_equal(ssm_model_random("64x4,16,256,1", 1, &none, why), -EINVAL);
-    assert_int_equal(ssm_model_random("64×4,8", 1, &none, why), 0);
+    assert_int_equal(ssm_model_random("64x4,16,256,1,1", 1, &none, why), -EINVAL);
+    assert_int_equal(ssm_model_random("64×4,8,0,5", 1, &none, why), 0);
+    assert_int_equal(ssm_model_info(none)->patch, 5);
     assert_int_equal(ssm_model_info(none)->d_state, 8);
     ssm_model_close(&none);
     ssm_model_close(&m);
