@@ -20,6 +20,7 @@ static const struct command commands[] = {
     {"run", ctl_run, "process files offline through the daemon's pipeline"},
     {"inspect", ctl_inspect, "describe a model folder, its slots, or an output file"},
     {"bench", ctl_bench, "measure the engine and the daemon"},
+    {"eval", ctl_eval, "how good a model's forecasts and anomaly scores are on files"},
     {"snapshot", NULL, ""},
     {"restore", NULL, ""},
     {"reset", NULL, ""},
@@ -27,7 +28,6 @@ static const struct command commands[] = {
     {"drain", NULL, ""},
     {"keygen", NULL, ""},
     {"generate", NULL, ""},
-    {"eval", NULL, ""},
     {NULL, NULL, NULL},
 };
 

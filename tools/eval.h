@@ -1,0 +1,44 @@
+/* eval.h: what `mambactl eval forecast` and `eval anomaly` share: their command line, progress and output. */
+#ifndef TOOLS_EVAL_H
+#define TOOLS_EVAL_H
+
+#include <stdio.h>
+
+#include "tools/eval_suite.h"
+
+struct eval_options {
+    const char *command;                   /* "forecast" or "anomaly" */
+    const char *model, *baseline, *scores; /* one of them */
+    const char *suite, *data, *only, *device, *plot;
+    uint32_t threads;
+    bool json, quiet, ltsf;
+    double threshold; /* a row is detected at this score, −log10 p */
+    unsigned vus_window;
+    json_t *entry; /* how files named on the command line are treated */
+    struct eval_suite series;
+    size_t rows_done; /* by series that are through, and of how many */
+    size_t series_done;
+};
+
+/* Each goes through the series and prints; the exit code, after a message on stderr. */
+int eval_forecast(struct eval_options *o);
+int eval_ltsf(struct eval_options *o);
+int eval_anomaly(struct eval_options *o);
+
+/* One line on stderr, where that is a terminal; rows 0 clears it. */
+void eval_progress(const struct eval_options *o, size_t rows);
+
+/* Prints "mambactl eval: why" and returns the exit code that goes with a negative errno. */
+int eval_fail(int err, const char *why);
+
+/* A number for JSON: null where it is not finite. */
+json_t *eval_number(double v);
+void eval_print_json(json_t *doc); /* and gives it back */
+
+/* Draws one picture: `doc` as tools/eval_plot.py reads it. Gives it back. Negative errno with reterr. */
+int eval_plot(const struct eval_options *o, const char *name, json_t *doc, char *reterr);
+
+/* Names may hold any character but what ends a line or a column. */
+enum { EVAL_NAME = 44 };
+
+#endif
