@@ -42,12 +42,13 @@ static const char help[] =
     "How:\n"
     "      --protocol NAME     forecast: crps (default) or ltsf, the long-horizon protocol; its suite names the "
     "splits\n"
+    "      --patch N           baseline forecasts: origins are multiples of N, as a model's of that patch (default 1)\n"
     "      --threshold S       anomaly: a row is detected at this score, −log10 p (default 3: p = 0.001)\n"
     "      --vus-window N      anomaly: the largest buffer of VUS-PR in rows (default 100)\n"
     "      --device NAME       cpu (default), cuda, cuda:N, auto\n"
     "      --threads N         worker threads (default: one per core)\n"
     "      --json              one JSON object\n"
-    "      --plot DIR          a picture per series into DIR (needs python3 with matplotlib)\n"
+    "      --plot DIR          a picture per series into DIR (needs /usr/bin/python3 with matplotlib)\n"
     "  -q, --quiet             no progress, only errors\n"
     "      --help              print this text and end\n"
     "\n"
@@ -110,18 +111,18 @@ static char *plot_script(void)
     for (int i = 0; slash && i < 2; i++) {
         if (asprintf(&path, places[i], (int)(slash - self), self) < 0)
             return NULL;
-        if (access(path, R_OK) == 0)
+        if (access(path, X_OK) == 0)
             return path;
         free(path);
     }
     return NULL;
 }
 
-/* DIR/NAME.png, the name's slashes being dashes. */
+/* DIR/NAME.png, the name's slashes being dashes, but for those at its beginning. */
 static char *picture_path(const char *folder, const char *name)
 {
     char *path = NULL;
-    if (asprintf(&path, "%s/%s.png", folder, name) < 0)
+    if (asprintf(&path, "%s/%s.png", folder, name + strspn(name, "/.")) < 0)
         return NULL;
     for (char *c = path + strlen(folder) + 1; *c; c++)
         if (*c == '/')
@@ -140,7 +141,7 @@ static int run_script(const char *script, const char *picture, const json_t *doc
         dup2(ends[0], STDIN_FILENO);
         close(ends[0]);
         close(ends[1]);
-        execlp("/usr/bin/env", "env", "python3", script, picture, (char *)NULL);
+        execl(script, script, picture, (char *)NULL);
         _exit(EX_UNAVAILABLE);
     }
     close(ends[0]);
@@ -211,6 +212,7 @@ enum {
     OPT_TRAIN,
     OPT_NAB,
     OPT_PROTOCOL,
+    OPT_PATCH,
     OPT_THRESHOLD,
     OPT_VUS_WINDOW,
     OPT_DEVICE,
@@ -239,6 +241,7 @@ static const struct option longs[] = {
     {"train", required_argument, NULL, OPT_TRAIN},
     {"nab", no_argument, NULL, OPT_NAB},
     {"protocol", required_argument, NULL, OPT_PROTOCOL},
+    {"patch", required_argument, NULL, OPT_PATCH},
     {"threshold", required_argument, NULL, OPT_THRESHOLD},
     {"vus-window", required_argument, NULL, OPT_VUS_WINDOW},
     {"device", required_argument, NULL, OPT_DEVICE},
@@ -293,6 +296,15 @@ static int take_entry_option(struct eval_options *o, int option, const char *val
     return v < 0 ? refuse("not a number for this: --", key) : -1;
 }
 
+static int take_count(uint32_t *ret, int option, const char *value)
+{
+    double v = number(value, option == OPT_PATCH);
+    if (v < 0 || v > 100000)
+        return refuse("not a number for this: --", name_of(option));
+    *ret = (uint32_t)v;
+    return -1;
+}
+
 /* −1: go on; else the exit code. */
 static int take_option(struct eval_options *o, int option, const char *value)
 {
@@ -316,12 +328,13 @@ static int take_option(struct eval_options *o, int option, const char *value)
     case OPT_THRESHOLD:
         o->threshold = number(value, 0);
         return o->threshold < 0 ? refuse("not a number for this: --", "threshold") : -1;
+    case OPT_PATCH:
     case OPT_VUS_WINDOW:
-    case OPT_THREADS: {
-        double v = number(value, 0);
-        *(option == OPT_THREADS ? &o->threads : &o->vus_window) = v >= 0 ? (uint32_t)v : 0;
-        return v < 0 ? refuse("not a number for this: --", name_of(option)) : -1;
-    }
+    case OPT_THREADS:
+        return take_count(option == OPT_PATCH     ? &o->patch
+                          : option == OPT_THREADS ? &o->threads
+                                                  : &o->vus_window,
+                          option, value);
     case OPT_JSON:
         return o->json = true, -1;
     case 'q':
@@ -396,8 +409,12 @@ static int check_options(const struct eval_options *o, int files)
 
 int ctl_eval(int argc, char **argv)
 {
-    struct eval_options o = {
-        .command = argc > 1 ? argv[1] : "", .data = ".", .device = "cpu", .threshold = 3, .vus_window = 100};
+    struct eval_options o = {.command = argc > 1 ? argv[1] : "",
+                             .data = ".",
+                             .device = "cpu",
+                             .threshold = 3,
+                             .vus_window = 100,
+                             .patch = 1};
     bool forecast = strcmp(o.command, "forecast") == 0;
     char reterr[EVAL_ERR];
     int c, code = -1;

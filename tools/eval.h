@@ -10,10 +10,10 @@ struct eval_options {
     const char *command;                   /* "forecast" or "anomaly" */
     const char *model, *baseline, *scores; /* one of them */
     const char *suite, *data, *only, *device, *plot;
-    uint32_t threads;
+    uint32_t threads, patch; /* patch: of the baselines */
     bool json, quiet, ltsf;
     double threshold; /* a row is detected at this score, −log10 p */
-    unsigned vus_window;
+    uint32_t vus_window;
     json_t *entry; /* how files named on the command line are treated */
     struct eval_suite series;
     size_t rows_done; /* by series that are through, and of how many */

@@ -369,10 +369,12 @@ static json_t *nab_json(const struct run *r)
 static json_t *report(const struct run *r)
 {
     json_t *series = json_array(), *families = json_array();
+    struct pool all = {0};
     for (size_t i = 0; i < r->n; i++) {
         struct pool one = {0}, family = {0};
         bool first = true;
         add_to_pool(&one, &r->v[i].f);
+        add_to_pool(&all, &r->v[i].f);
         json_array_append_new(series, pool_json(&one, r->v[i].s->name));
         for (size_t k = 0; k < r->n; k++) {
             bool same = strcmp(r->v[k].s->family, r->v[i].s->family) == 0;
@@ -383,6 +385,7 @@ static json_t *report(const struct run *r)
         if (first)
             json_array_append_new(families, pool_json(&family, r->v[i].s->family));
     }
+    json_array_append_new(families, pool_json(&all, "all"));
     json_t *doc = json_pack("{s:f, s:i, s:o, s:o}", "threshold", r->o->threshold, "vus_window", r->o->vus_window,
                             "series", series, "families", families);
     json_t *nab = nab_json(r);

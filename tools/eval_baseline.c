@@ -28,13 +28,14 @@ static void seasonal_forecast(const struct eval_seasonal *s, const double *y, si
 
 /* One channel y[0], y[stride], … */
 static void forecast_channel(const struct eval_listener *l, void *ctx, const struct eval_job *job,
-                             struct eval_linear *lin, size_t season, const double *y, uint32_t channel, float *rows)
+                             struct eval_linear *lin, size_t season, uint32_t patch, const double *y, uint32_t channel,
+                             float *rows)
 {
     const struct eval_table *t = job->parts[0];
     struct eval_seasonal s = {.season = season};
     size_t learnt = 0, origin = 0;
     eval_linear_reset(lin);
-    while ((origin = l->next_origin(ctx, job->series, origin + 1, 1)) <= t->rows) {
+    while ((origin = l->next_origin(ctx, job->series, origin + 1, patch)) <= t->rows) {
         eval_seasonal_advance(&s, y, t->channels, origin);
         for (; learnt < origin && !season; learnt++)
             if (!isnan(y[learnt * t->channels]))
@@ -47,7 +48,7 @@ static void forecast_channel(const struct eval_listener *l, void *ctx, const str
     }
 }
 
-int eval_stream_baseline(const char *name, const struct eval_listener *l, void *ctx, char *reterr)
+int eval_stream_baseline(const char *name, uint32_t patch, const struct eval_listener *l, void *ctx, char *reterr)
 {
     struct eval_linear *lin = eval_linear_new();
     struct eval_job job = {0};
@@ -60,7 +61,7 @@ int eval_stream_baseline(const char *name, const struct eval_listener *l, void *
         size_t season = strcmp(name, "naive") == 0 ? 1 : strcmp(name, "seasonal") == 0 ? job.season : 0;
         err = y && quantiles ? 0 : -ENOMEM;
         for (uint32_t c = 0; c < t->channels && err == 0; c++)
-            forecast_channel(l, ctx, &job, lin, season, y + c, c, quantiles);
+            forecast_channel(l, ctx, &job, lin, season, patch, y + c, c, quantiles);
         rows += t->rows;
         free(y);
         free(quantiles);

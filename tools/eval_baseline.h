@@ -8,8 +8,8 @@
 /* −log10 p of each row of `test`, `train` (NULL: none) having come before it. -ENOMEM. */
 int eval_gauss(const struct eval_table *train, const struct eval_table *test, double *score);
 
-/* Forecasts of the baseline `name` (naive, seasonal, linear) to a listener, as if it were a model of patch 1. */
-int eval_stream_baseline(const char *name, const struct eval_listener *l, void *ctx, char *reterr);
+/* Forecasts of the baseline `name` (naive, seasonal, linear) to a listener, as if it were a model of that patch. */
+int eval_stream_baseline(const char *name, uint32_t patch, const struct eval_listener *l, void *ctx, char *reterr);
 
 /* A table's values with missing ones replaced by the last seen before them; to be freed. NULL: no memory. */
 double *eval_carried(const struct eval_table *t);

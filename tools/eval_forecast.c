@@ -370,7 +370,7 @@ static int run_series(struct run *r, char *reterr)
                                     .progress = show};
     struct eval_model *m = NULL;
     if (r->o->baseline)
-        return eval_stream_baseline(r->o->baseline, &l, r, reterr);
+        return eval_stream_baseline(r->o->baseline, r->o->patch, &l, r, reterr);
     int err = eval_model_open(r->o->model, r->o->device, r->o->threads, &m, reterr);
     if (err == 0)
         err = eval_stream(m, &l, r, reterr);

@@ -100,6 +100,12 @@ static int labels_by_range(const char *path, const char *series, size_t rows, ui
     return found ? 0 : refuse(reterr, path, "no ranges for ", name);
 }
 
+static void mark_fault(size_t from, size_t rows, uint8_t *label)
+{
+    for (size_t i = from; i < rows; i++)
+        label[i] = 1;
+}
+
 int eval_labels_load(const struct eval_series *s, const struct eval_table *t, uint8_t **ret, char *reterr)
 {
     size_t n = s->labels ? eval_file_unpacked(s->labels) : 0;
@@ -111,6 +117,8 @@ int eval_labels_load(const struct eval_series *s, const struct eval_table *t, ui
     }
     if (t->label)
         memcpy(label, t->label, t->rows);
+    else if (s->normal || s->fault)
+        mark_fault(s->normal ? t->rows : s->fault, t->rows, label);
     else if (!s->labels)
         err = refuse(reterr, s->path, "no labels: name a file of them or a column", "");
     else if (ends_with(s->labels, n, ".json"))

@@ -141,9 +141,9 @@ static double range_precision(struct vus *v, unsigned window)
 {
     extend_labels(v, window);
     size_t buffered = buffered_maxima(v, window / 2), i = 0, hit = 0;
-    double tp = 0, extra = 0, recall_before = 0, area = 0;
+    double tp = 0, extra = 0, recall_before = 0, area = 0, step = (double)(v->n - 1) / (VUS_THRESHOLDS - 1);
     for (size_t k = 0; k < VUS_THRESHOLDS; k++) {
-        size_t at = (size_t)((double)k * (double)(v->n - 1) / (VUS_THRESHOLDS - 1));
+        size_t at = k == VUS_THRESHOLDS - 1 ? v->n - 1 : (size_t)((double)k * step);
         double threshold = v->order[at].score;
         for (; i < v->n && v->order[i].score >= threshold; i++) {
             double weight = v->extended[v->order[i].row];

@@ -116,6 +116,8 @@ static void read_entry(const json_t *entry, struct eval_series *s)
     s->horizon = count_at(entry, "horizon");
     s->by_step = json_object_get(entry, "by_step");
     s->returns = json_is_true(json_object_get(entry, "returns"));
+    s->normal = json_is_true(json_object_get(entry, "normal"));
+    s->fault = count_at(entry, "anomalous_from");
     s->unscored = count_at(entry, "unscored");
     s->nab = json_is_true(json_object_get(entry, "nab"));
     read_split(entry, s);
@@ -127,11 +129,12 @@ static int check_entry(const json_t *entry, const char *where, char *reterr)
         const char *key;
         json_type type;
     } keys[] = {
-        {"files", JSON_STRING},    {"family", JSON_STRING},    {"columns", JSON_ARRAY},  {"drop", JSON_ARRAY},
-        {"label", JSON_STRING},    {"header", JSON_TRUE},      {"flatten", JSON_TRUE},   {"step", JSON_REAL},
-        {"season", JSON_INTEGER},  {"horizon", JSON_INTEGER},  {"by_step", JSON_OBJECT}, {"returns", JSON_TRUE},
-        {"train_rows", JSON_REAL}, {"test_rows", JSON_NULL},   {"horizons", JSON_ARRAY}, {"train", JSON_STRING},
-        {"labels", JSON_STRING},   {"unscored", JSON_INTEGER}, {"nab", JSON_TRUE},       {"about", JSON_STRING}};
+        {"files", JSON_STRING},           {"family", JSON_STRING},    {"columns", JSON_ARRAY},  {"drop", JSON_ARRAY},
+        {"label", JSON_STRING},           {"header", JSON_TRUE},      {"flatten", JSON_TRUE},   {"step", JSON_REAL},
+        {"season", JSON_INTEGER},         {"horizon", JSON_INTEGER},  {"by_step", JSON_OBJECT}, {"returns", JSON_TRUE},
+        {"train_rows", JSON_REAL},        {"test_rows", JSON_NULL},   {"horizons", JSON_ARRAY}, {"train", JSON_STRING},
+        {"labels", JSON_STRING},          {"unscored", JSON_INTEGER}, {"nab", JSON_TRUE},       {"normal", JSON_TRUE},
+        {"anomalous_from", JSON_INTEGER}, {"about", JSON_STRING}};
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)entry, key, value)

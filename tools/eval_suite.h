@@ -20,7 +20,9 @@ struct eval_series {
     const json_t *horizons;
 
     char *train, *labels; /* anomalies: files; NULL: none */
+    bool normal;          /* no row is anomalous */
     size_t unscored;      /* rows at the beginning */
+    size_t fault;         /* rows from this one on are anomalous; 0: see labels */
     bool nab;             /* also scored by NAB's rules */
 };
 
