@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/eval.h"
@@ -57,10 +58,16 @@ static const char help[] =
 
 /* ---- shared ----------------------------------------------------------------------------------------------- */
 
-void eval_progress(const struct eval_options *o, size_t rows)
+void eval_progress(struct eval_options *o, size_t rows)
 {
+    struct timespec now;
     if (o->quiet || !isatty(STDERR_FILENO))
         return;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    double now_s = (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+    if (rows && now_s < o->shown_s + 0.1)
+        return;
+    o->shown_s = now_s;
     fputs("\r\x1b[K", stderr);
     if (rows)
         fprintf(stderr, "%zu of %zu series done, %zu rows", o->series_done, o->series.n, rows);
@@ -96,6 +103,15 @@ void eval_print_json(json_t *doc)
     json_dumpf(doc, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(7));
     putchar('\n');
     json_decref(doc);
+}
+
+void eval_print_figure(const json_t *row, const char *key, int width, int decimals)
+{
+    const json_t *v = json_object_get(row, key);
+    if (json_is_number(v))
+        printf(" %*.*f", width, decimals, json_number_value(v));
+    else
+        printf(" %*s", width, "-");
 }
 
 /* ---- pictures --------------------------------------------------------------------------------------------- */

@@ -16,8 +16,8 @@ struct eval_options {
     uint32_t vus_window;
     json_t *entry; /* how files named on the command line are treated */
     struct eval_suite series;
-    size_t rows_done; /* by series that are through, and of how many */
     size_t series_done;
+    double shown_s; /* when the progress was last shown */
 };
 
 /* Each goes through the series and prints; the exit code, after a message on stderr. */
@@ -25,20 +25,20 @@ int eval_forecast(struct eval_options *o);
 int eval_ltsf(struct eval_options *o);
 int eval_anomaly(struct eval_options *o);
 
-/* One line on stderr, where that is a terminal; rows 0 clears it. */
-void eval_progress(const struct eval_options *o, size_t rows);
+/* One line on stderr, where that is a terminal, ten times a second; rows 0 clears it. */
+void eval_progress(struct eval_options *o, size_t rows);
 
 /* Prints "mambactl eval: why" and returns the exit code that goes with a negative errno. */
 int eval_fail(int err, const char *why);
 
 /* A number for JSON: null where it is not finite. */
 json_t *eval_number(double v);
-void eval_print_json(json_t *doc); /* and gives it back */
+void eval_print_json(json_t *doc);                                                   /* and gives it back */
+void eval_print_figure(const json_t *row, const char *key, int width, int decimals); /* behind a space; - for null */
 
 /* Draws one picture: `doc` as tools/eval_plot.py reads it. Gives it back. Negative errno with reterr. */
 int eval_plot(const struct eval_options *o, const char *name, json_t *doc, char *reterr);
 
-/* Names may hold any character but what ends a line or a column. */
-enum { EVAL_NAME = 44 };
+enum { EVAL_NAME = 44 }; /* width of the column of names, which are cut at their beginning */
 
 #endif

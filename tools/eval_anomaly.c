@@ -394,15 +394,6 @@ static json_t *report(const struct run *r)
     return doc;
 }
 
-static void print_figure(const json_t *row, const char *key, int width, int decimals)
-{
-    const json_t *v = json_object_get(row, key);
-    if (json_is_number(v))
-        printf(" %*.*f", width, decimals, json_number_value(v));
-    else
-        printf(" %*s", width, "-");
-}
-
 static void print_rows(const json_t *rows)
 {
     size_t i;
@@ -413,20 +404,20 @@ static void print_rows(const json_t *rows)
         size_t n = strlen(name);
         printf("%-*s %8lld", EVAL_NAME, n > EVAL_NAME ? name + (n - EVAL_NAME) : name,
                (long long)json_integer_value(json_object_get(row, "rows")));
-        print_figure(row, "auprc", 6, 3);
-        print_figure(row, "auroc", 6, 3);
-        print_figure(row, "vus_pr", 6, 3);
-        print_figure(row, "best_f1", 6, 3);
-        print_figure(row, "f1", 6, 3);
-        print_figure(row, "false_row_rate", 8, 5);
-        print_figure(row, "alarm_f1", 6, 3);
-        print_figure(row, "found", 5, 0);
+        eval_print_figure(row, "auprc", 6, 3);
+        eval_print_figure(row, "auroc", 6, 3);
+        eval_print_figure(row, "vus_pr", 6, 3);
+        eval_print_figure(row, "best_f1", 6, 3);
+        eval_print_figure(row, "f1", 6, 3);
+        eval_print_figure(row, "false_row_rate", 8, 5);
+        eval_print_figure(row, "alarm_f1", 6, 3);
+        eval_print_figure(row, "found", 5, 0);
         printf("/%-4lld", (long long)json_integer_value(json_object_get(row, "segments")));
-        print_figure(row, "false_alarms", 6, 0);
-        print_figure(row, "event_f1", 6, 3);
-        print_figure(row, "false_alarms_per_day", 8, 3);
-        print_figure(row, "delay_rows", 8, 1);
-        print_figure(row, "delay_s", 8, 0);
+        eval_print_figure(row, "false_alarms", 6, 0);
+        eval_print_figure(row, "event_f1", 6, 3);
+        eval_print_figure(row, "false_alarms_per_day", 8, 3);
+        eval_print_figure(row, "delay_rows", 8, 1);
+        eval_print_figure(row, "delay_s", 8, 0);
         putchar('\n');
     }
 }
@@ -446,9 +437,9 @@ static void print_report(const json_t *doc)
     json_object_foreach((json_t *)nab, key, profile)
     {
         printf("NAB score, %-9s", key);
-        print_figure(profile, "score", 6, 1);
+        eval_print_figure(profile, "score", 6, 1);
         printf("   at");
-        print_figure(profile, "threshold", 6, 3);
+        eval_print_figure(profile, "threshold", 6, 3);
         putchar('\n');
     }
 }

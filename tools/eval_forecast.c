@@ -325,25 +325,24 @@ static json_t *report(const struct run *r)
     return json_pack("{s:o, s:o, s:o}", "series", series, "families", families, "total", mean_json(&total, "total"));
 }
 
-static double figure(const json_t *row, const char *key)
-{
-    const json_t *v = json_object_get(row, key);
-    return json_is_number(v) ? json_number_value(v) : NAN;
-}
-
 static void print_row(const json_t *row, bool series)
 {
     const char *name = json_string_value(json_object_get(row, "name"));
     size_t n = strlen(name);
     printf("%-*s", EVAL_NAME, n > EVAL_NAME ? name + (n - EVAL_NAME) : name);
-    if (series)
-        printf(" %6.0f %7.0f %9.0f", figure(row, "season"), figure(row, "horizon"), figure(row, "points"));
-    else
+    if (series) {
+        eval_print_figure(row, "season", 6, 0);
+        eval_print_figure(row, "horizon", 7, 0);
+        eval_print_figure(row, "points", 9, 0);
+    } else {
         printf(" %24s", "");
-    printf(" %8.4f %8.3f %8.3f %7.3f", figure(row, "relative_crps"), figure(row, "mase"), figure(row, "coverage"),
-           figure(row, "missing"));
+    }
+    eval_print_figure(row, "relative_crps", 8, 4);
+    eval_print_figure(row, "mase", 8, 3);
+    eval_print_figure(row, "coverage", 8, 3);
+    eval_print_figure(row, "missing", 7, 3);
     if (series)
-        printf(" %11.5g", figure(row, "loss"));
+        printf(" %11.5g", json_number_value(json_object_get(row, "loss")));
     putchar('\n');
 }
 

@@ -205,6 +205,10 @@ static int load_csv(const char *path, const struct eval_columns *c, struct eval_
         return -ENOMEM;
     r->path = path;
     int err = eval_file_read(path, &r->text, &r->bytes, reterr);
+    if (err == 0 && memchr(r->text, '\0', r->bytes)) {
+        snprintf(reterr, EVAL_ERR, "%s: no text", path);
+        err = -EBADMSG;
+    }
     if (err == 0)
         err = settle_layout(r, c, reterr);
     if (err == 0)
