@@ -31,9 +31,10 @@ void eval_progress(struct eval_options *o, size_t rows);
 /* Prints "mambactl eval: why" and returns the exit code that goes with a negative errno. */
 int eval_fail(int err, const char *why);
 
-/* A number for JSON: null where it is not finite. */
-json_t *eval_number(double v);
-void eval_print_json(json_t *doc);                                                   /* and gives it back */
+json_t *eval_number(double v); /* for JSON: null where it is not finite */
+
+/* A report: as JSON, or where there is a function for it, as that prints it. Gives it back. */
+void eval_print(json_t *doc, void (*print)(const json_t *doc));
 void eval_print_figure(const json_t *row, const char *key, int width, int decimals); /* behind a space; - for null */
 
 /* Draws one picture: `doc` as tools/eval_plot.py reads it. Gives it back. Negative errno with reterr. */

@@ -166,18 +166,24 @@ static json_t *report(const struct run *r)
     return json_pack("{s:o}", "series", series);
 }
 
-static void print_report(const struct run *r)
+static void print_report(const json_t *doc)
 {
+    size_t i, k;
+    json_t *series, *row;
     printf("%-*s %8s %9s %8s %8s\n", EVAL_NAME, "series", "horizon", "windows", "MSE", "MAE");
-    for (size_t i = 0; i < r->n; i++)
-        for (size_t k = 0; k < r->v[i].n; k++) {
-            const struct window_sums *w = &r->v[i].sums[k];
-            printf("%-*s %8zu %9zu", EVAL_NAME, k ? "" : r->v[i].s->name, w->horizon, w->windows);
-            if (w->points)
-                printf(" %8.4f %8.4f\n", w->squares / (double)w->points, w->absolutes / (double)w->points);
-            else
-                puts(" beyond the model's horizon");
+    json_array_foreach(json_object_get(doc, "series"), i, series)
+    {
+        const char *name = json_string_value(json_object_get(series, "name"));
+        json_array_foreach(json_object_get(series, "horizons"), k, row)
+        {
+            printf("%-*s", EVAL_NAME, k ? "" : name);
+            eval_print_figure(row, "horizon", 8, 0);
+            eval_print_figure(row, "windows", 9, 0);
+            eval_print_figure(row, "mse", 8, 4);
+            eval_print_figure(row, "mae", 8, 4);
+            puts(json_is_null(json_object_get(row, "mse")) ? "  beyond the model's horizon" : "");
         }
+    }
 }
 
 int eval_ltsf(struct eval_options *o)
@@ -199,10 +205,8 @@ int eval_ltsf(struct eval_options *o)
         err = eval_stream(m, &l, &r, reterr);
     eval_model_close(&m);
     eval_progress(o, 0);
-    if (err == 0 && o->json)
-        eval_print_json(report(&r));
-    else if (err == 0)
-        print_report(&r);
+    if (err == 0)
+        eval_print(report(&r), o->json ? NULL : print_report);
     for (size_t i = 0; r.v && i < r.n; i++)
         unload(&r.v[i]);
     free(r.v);

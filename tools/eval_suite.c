@@ -252,14 +252,18 @@ int eval_suite_files(json_t *entry, struct eval_suite *ret, char *reterr)
     return err;
 }
 
+void eval_series_done(struct eval_series *s)
+{
+    free(s->path);
+    free(s->name);
+    free(s->train);
+    free(s->labels);
+}
+
 void eval_suite_done(struct eval_suite *s)
 {
-    for (size_t i = 0; i < s->n; i++) {
-        free(s->v[i].path);
-        free(s->v[i].name);
-        free(s->v[i].train);
-        free(s->v[i].labels);
-    }
+    for (size_t i = 0; i < s->n; i++)
+        eval_series_done(&s->v[i]);
     free(s->v);
     json_decref(s->doc);
     *s = (struct eval_suite){0};

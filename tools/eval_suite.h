@@ -38,6 +38,7 @@ int eval_suite_load(const char *path, const char *data, struct eval_suite *ret, 
 /* One entry in memory, of the suite's form but with `files` an array of paths. Takes the entry. */
 int eval_suite_files(json_t *entry, struct eval_suite *ret, char *reterr);
 void eval_suite_done(struct eval_suite *s);
+void eval_series_done(struct eval_series *s); /* of one that is taken out of a suite */
 
 /* Labels of `rows` rows; to be freed. t: the table they belong to. */
 int eval_labels_load(const struct eval_series *s, const struct eval_table *t, uint8_t **ret, char *reterr);
