@@ -33,8 +33,8 @@ int eval_fail(int err, const char *why);
 
 json_t *eval_number(double v); /* for JSON: null where it is not finite */
 
-/* A report: as JSON, or where there is a function for it, as that prints it. Gives it back. */
-void eval_print(json_t *doc, void (*print)(const json_t *doc));
+/* A report, as JSON with the name of what was judged, or as `print` has it for a person. Gives it back. */
+void eval_print(const struct eval_options *o, json_t *doc, void (*print)(const json_t *doc));
 void eval_print_figure(const json_t *row, const char *key, int width, int decimals); /* behind a space; - for null */
 
 /* Draws one picture: `doc` as tools/eval_plot.py reads it. Gives it back. Negative errno with reterr. */

@@ -220,7 +220,7 @@ int eval_anomaly(struct eval_options *o)
     int err = r.v && r.tasks ? score_all(&r, reterr) : -ENOMEM;
     eval_progress(o, 0);
     if (err == 0)
-        eval_print(eval_detection_report(o, r.v, r.n), o->json ? NULL : eval_detection_print);
+        eval_print(o, eval_detection_report(o, r.v, r.n), eval_detection_print);
     for (size_t i = 0; r.v && r.tasks && i < r.n; i++) {
         unload_tables(&r.tasks[i]);
         free(r.v[i].label);

@@ -209,7 +209,7 @@ int eval_forecast(struct eval_options *o)
     int err = r.a && r.v ? run_series(&r, reterr) : -ENOMEM;
     eval_progress(o, 0);
     if (err == 0)
-        eval_print(eval_accuracy_report(r.a, r.n), o->json ? NULL : eval_accuracy_print);
+        eval_print(o, eval_accuracy_report(r.a, r.n), eval_accuracy_print);
     for (size_t i = 0; r.v && i < r.n; i++)
         unload(&r.v[i]);
     free(r.a);

@@ -206,7 +206,7 @@ int eval_ltsf(struct eval_options *o)
     eval_model_close(&m);
     eval_progress(o, 0);
     if (err == 0)
-        eval_print(report(&r), o->json ? NULL : print_report);
+        eval_print(o, report(&r), print_report);
     for (size_t i = 0; r.v && i < r.n; i++)
         unload(&r.v[i]);
     free(r.v);

@@ -50,11 +50,13 @@ json_t *eval_number(double v)
     return isfinite(v) ? json_real(v) : json_null();
 }
 
-void eval_print(json_t *doc, void (*print)(const json_t *doc))
+void eval_print(const struct eval_options *o, json_t *doc, void (*print)(const json_t *doc))
 {
-    if (print) {
+    if (!o->json) {
         print(doc);
     } else {
+        const char *judged = o->model ? o->model : o->baseline ? o->baseline : o->scores;
+        json_object_set_new(doc, "judged", json_string(judged));
         json_dumpf(doc, stdout, JSON_INDENT(1) | JSON_REAL_PRECISION(7));
         putchar('\n');
     }
