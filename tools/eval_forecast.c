@@ -70,30 +70,31 @@ static int open_series(void *ctx, struct eval_job *ret, char *reterr)
     if (r->next == r->n)
         return 0;
     struct outlook *v = &r->v[r->next++];
-    int err = eval_table_load(v->a->s->path, &v->a->s->columns, &v->table, reterr);
+    struct eval_accuracy *a = v->a;
+    int err = eval_table_load(a->s->path, &a->s->columns, &v->table, reterr);
     if (err)
         return err;
-    if (v->a->s->returns)
+    if (a->s->returns)
         take_returns(&v->table);
-    v->a->season = v->a->s->season ? v->a->s->season : 1;
-    v->a->horizon = v->a->s->horizon ? v->a->s->horizon : 32;
+    a->season = a->s->season ? a->s->season : 1;
+    a->horizon = a->s->horizon ? a->s->horizon : 32;
     double step_s = eval_table_step(&v->table);
-    if (v->a->s->by_step)
-        by_step(v->a->s->by_step, v->a->s->step_s > 0 ? v->a->s->step_s : step_s, v->a);
+    if (a->s->by_step)
+        by_step(a->s->by_step, a->s->step_s > 0 ? a->s->step_s : step_s, a);
     size_t rows = v->table.rows, tenth = rows / 10;
     v->first = rows < 1024 ? rows / 2 : tenth > 512 ? tenth : 512;
-    v->a->channels = v->table.channels;
+    a->channels = v->table.channels;
     v->carried = eval_carried(&v->table);
     v->channels = calloc(v->table.channels, sizeof *v->channels);
     v->drawn = r->o->plot ? json_array() : NULL;
-    if (!v->carried || !v->channels || !v->a->season || !v->a->horizon) {
-        snprintf(reterr, EVAL_ERR, "%s: %s", v->a->s->path,
-                 v->a->season && v->a->horizon ? "out of memory" : "no season or horizon");
-        return v->a->season && v->a->horizon ? -ENOMEM : -EINVAL;
+    if (!v->carried || !v->channels || !a->season || !a->horizon) {
+        snprintf(reterr, EVAL_ERR, "%s: %s", a->s->path,
+                 a->season && a->horizon ? "out of memory" : "no season or horizon");
+        return a->season && a->horizon ? -ENOMEM : -EINVAL;
     }
     for (uint32_t c = 0; c < v->table.channels; c++)
-        v->channels[c].seasonal.season = v->a->season;
-    *ret = (struct eval_job){.series = v, .n_parts = 1, .horizon = (uint32_t)v->a->horizon, .season = v->a->season};
+        v->channels[c].seasonal.season = a->season;
+    *ret = (struct eval_job){.series = v, .n_parts = 1, .horizon = (uint32_t)a->horizon, .season = a->season};
     ret->parts[0] = &v->table;
     return 1;
 }

@@ -227,9 +227,13 @@ int eval_table_load(const char *path, const struct eval_columns *columns, struct
     size_t n = eval_file_unpacked(path);
     int err;
     snprintf(reterr, EVAL_ERR, "%s: out of memory", path);
-    if (dataset)
+    bool record = n > 4 && strncmp(path + n - 4, ".dat", 4) == 0;
+    if ((dataset || record) && (columns->keep || columns->drop || columns->label || columns->flatten)) {
+        snprintf(reterr, EVAL_ERR, "%s: columns can be chosen in CSV files only", path);
+        err = -EINVAL;
+    } else if (dataset)
         err = eval_hdf5_load(path, dataset + 4, &t, reterr);
-    else if (n > 4 && strncmp(path + n - 4, ".dat", 4) == 0)
+    else if (record)
         err = eval_wfdb_load(path, &t, reterr);
     else
         err = load_csv(path, columns, &t, reterr);
