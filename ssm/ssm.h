@@ -109,7 +109,7 @@ uint32_t ssm_slots_used(const struct ssm_engine *engine);
 
 /* One named part of a slot's saved bytes. Sizes are fixed at open. */
 struct ssm_section {
-    const char *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "conv", "ssm" */
+    const char *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "conv", "ssm", "joint" */
     size_t offset, bytes;
 };
 size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
