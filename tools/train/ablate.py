@@ -3,10 +3,10 @@
 
     tools/train/ablate.py --config tools/train/forecast-s.json --pack PACK.npz --minutes 2 --out DIR base patch8 real0
 
-Variants run side by side on the one GPU, which shares its time out evenly among them: --minutes is the clock's, of which each gets
-a part. What is best for so short a run need not be best for a long one; differences below a percent are none (--seed).
-Figures: loss over that of naive bands (evaluate.py), geometric means over families and sources; "long": families with a season or a memory of hundreds
-of samples. Each variant's log and scores stay in DIR/VARIANT.
+Variants run side by side on the one GPU, which shares its time out evenly among them: --minutes is the clock's, of
+which each gets a part. What is best for so short a run need not be best for a long one, and small differences are
+chance (--seed). Figures: loss over that of naive bands (evaluate.py), geometric means over families and sources;
+"long": families with a season or a memory of hundreds of samples. Each variant's log and scores stay in DIR/VARIANT.
 """
 import argparse
 import json
@@ -39,9 +39,11 @@ LONG = ("seasonal", "calendar", "kernels", "pulses", "jobs", "waveform")
 def start(name, args):
     out = os.path.join(args.out, name)
     os.makedirs(out, exist_ok=True)
-    command = [sys.executable, os.path.join(HERE, "train.py"), "--config", args.config, "--out", out, "--brief", "--seed", str(args.seed),
-               *(["--pack", args.pack] if args.pack else []), *(["--steps", str(args.steps)] if args.steps else ["--minutes", str(args.minutes)]),
-               *(["--device", args.device] if args.device else [])]
+    command = [sys.executable, os.path.join(HERE, "train.py"), "--config", args.config, "--out", out, "--brief",
+               "--seed", str(args.seed), "--minutes", str(args.minutes), "--steps", str(args.steps)]
+    for option in ("pack", "device"):
+        if getattr(args, option):
+            command += ["--" + option, getattr(args, option)]
     for override in VARIANTS[name] + args.set:
         command += ["--set", override]
     with open(os.path.join(out, "log"), "w", encoding="utf-8") as log:
@@ -50,7 +52,7 @@ def start(name, args):
 
 def table(args):
     import evaluate
-    print("| variant | updates | Msamples | synthetic | long | real | " + "each |\n|---|---|---|---|---|---|---|")
+    print("| variant | updates | Msamples | synthetic | long | real | each |\n|---|---|---|---|---|---|---|")
     for name in args.variant:
         try:
             with open(os.path.join(args.out, name, "scores.json"), encoding="utf-8") as f:

@@ -1,31 +1,34 @@
 """The text of a model folder's README.md."""
 
-DATA = ("synthetic series only (tools/train/priors.py)", "synthetic series (tools/train/priors.py) and real ones (tools/train/pack.py)")
+DATA = ("synthetic series only (tools/train/priors.py)",
+        "synthetic series (tools/train/priors.py) and real ones (tools/train/pack.py)")
 
 TEMPLATE = """# {name}
 
-A streaming quantile forecaster for any scalar series: patches of {patch} samples, Mamba-1 backbone ({layers} layers × {width},
-state {state}), {params:,} parameters, fp32. After every patch it gives quantiles {levels} of each of the next {horizon} samples, an
-embedding of {width} numbers, and (with the daemon's calibrator) anomaly scores. What it computes: docs/signal-model.md.
+A streaming quantile forecaster for any scalar series: patches of {patch} samples, Mamba-1 backbone ({layers} layers ×
+{width}, state {state}), {params:,} parameters, fp32. After every patch it gives quantiles {levels} of each of the next
+{horizon} samples, an embedding of {width} numbers, and (with the daemon's calibrator) anomaly scores. What it computes:
+docs/signal-model.md.
 
 ## How it was made
-`tools/train/train.py --config tools/train/{name}.json{pack} --minutes {minutes:g} --seed {seed}` on one {machine}: {steps:,} updates,
-{billions:.2f} billion samples in {seconds} s, averaged weights. Synthetic series drawn by tools/train/priors.py (random walks
-with stochastic volatility, compound growth, seasons within seasons, composed kernels, pulse trains, sound-like bursts, steps,
-counts …), some with values missing or unevenly spaced. {real}
-Licence: Apache-2.0, like the code.
+`tools/train/train.py --config tools/train/{name}.json{pack} --minutes {minutes:g} --seed {seed}` on one {machine}:
+{steps:,} updates, {billions:.2f} billion samples in {seconds} s, averaged weights. Synthetic series drawn by
+tools/train/priors.py (random walks with stochastic volatility, compound growth, seasons within seasons, composed
+kernels, pulse trains, sound-like bursts, steps, counts …), some with values missing or unevenly spaced. {real} Licence:
+Apache-2.0, like the code.
 
 ## What it measures
-On real series that training did not see (of the ECG, only an earlier part), each streamed once from a fresh state; every
-forecast after the first patch, all {horizon} horizons. WQL: weighted quantile loss over the model's levels. Naive: the last value, with Gaussian bands of σ·√h, σ from past
-differences (all of them, or the last 256, whichever scores better on that series). MASE: error of the median over the mean
-absolute one-step move. Below 1 in a ratio column is better than naive.
+On real series that training did not see (of the ECG, only an earlier part), each streamed once from a fresh state;
+every forecast after the first patch, all {horizon} horizons. WQL: weighted quantile loss over the model's levels.
+Naive: the last value, with Gaussian bands of σ·√h, σ from past differences (all of them, or the last 256, whichever
+scores better on that series). MASE: error of the median over the mean absolute one-step move. Below 1 in a ratio column
+is better than naive.
 
 {table}
 
 ## What it is not
-It knows no calendar and no other channel, and of a series' own long history it holds what a state of fixed size can. Where little can be known, as of
-prices, it gains little over naive bands.
+It knows no calendar and no other channel, and of a series' own long history it holds what a state of fixed size can.
+Where little can be known, as of prices, it gains little over naive bands.
 """
 
 
@@ -33,7 +36,7 @@ def real_part(facts):
     if not facts["real_series"]:
         return "No recording of any kind was trained on."
     sources = ", ".join(f"{name} {count}" for name, count in facts["real_series"].items())
-    return (f"{100 * facts['real_share']:g} % of the series are stretches of real ones, packed by tools/train/pack.py, which lists\n"
+    return (f"{100 * facts['real_share']:g} % of the series\nare stretches of real ones, packed by tools/train/pack.py, which lists "
             f"origins and licences (source and number of series: {sources}).")
 
 

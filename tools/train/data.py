@@ -1,9 +1,9 @@
-"""What the trainer reads: pools of series on the training device, synthetic (priors.py) and real (a file of pack.py), mixed,
-and damaged as real ones are.
+"""What the trainer reads: pools of series on the training device, synthetic (priors.py) and real (a file of pack.py),
+mixed, and damaged as real ones are.
 
-A pool is S lanes of the same number of segments. A lane is a run of whole series, 1, 2, 4 … segments long with an equal share of
-samples each; every step of training takes the next segment of all lanes, and a lane that comes to a new series starts from a fresh state. So
-any step sees starts, middles and ends of short and long series.
+A pool is S lanes of the same number of segments. A lane is a run of whole series, 1, 2, 4 … segments long with an equal
+share of samples each; every update takes the next segment of all lanes, and a lane that comes to a new series starts
+from a fresh state. So any update sees starts, middles and ends of short and long series.
 """
 import collections
 import concurrent.futures
@@ -31,8 +31,8 @@ def blend(r, S, L):
 
 
 def synthetic(r, S, L):
-    """Some rows get a second family added, multiplied or switched in, are summed up or differenced, turned over in value
-    or time."""
+    """Some rows get a second family added, multiplied or switched in, are summed up or differenced, turned over in
+    value or time."""
     k = max(1, S // 4)
     y = blend(r, S + k, L)
     y = torch.cat([together(r, y[:k], y[S:]), y[k:S]])
@@ -47,7 +47,8 @@ def together(r, a, b):
     a, b, kind = priors.unit(a), priors.unit(b), r.uniform(0.0, 1.0, k, 1)
     added = a + r.log_uniform(0.02, 1.0, k, 1) * b
     product = a * (0.5 * b.clamp(-4.0, 4.0)).exp()
-    switched = torch.where(priors.regimes(r, k, L) > 0, a, r.uniform(-3.0, 3.0, k, 1) + r.log_uniform(0.1, 3.0, k, 1) * b)
+    other = r.uniform(-3.0, 3.0, k, 1) + r.log_uniform(0.1, 3.0, k, 1) * b
+    switched = torch.where(priors.regimes(r, k, L) > 0, a, other)
     return torch.where(kind < 0.55, added, torch.where(kind < 0.75, product, switched))
 
 
@@ -61,7 +62,8 @@ class Pack:
             self.names, share, source, held, length = (f[k] for k in ("names", "share", "source", "held", "length"))
             values = f["values"]
         start = np.concatenate([[0], length.cumsum()[:-1]])
-        self.values, self.start, self.length = (torch.as_tensor(v, device=device) for v in (values, start, length.astype("<i8")))
+        on_device = lambda v: torch.as_tensor(v, device=device)
+        self.values, self.start, self.length = map(on_device, (values, start, length.astype("<i8")))
         weight = np.where(held, 0.0, length**0.5)
         total = np.bincount(source, weight, len(share))
         self.weight = torch.as_tensor(weight * (share / np.maximum(total, 1e-9))[source])
@@ -88,7 +90,7 @@ class Pack:
 
     def stretch(self, r, S, L):
         i = torch.multinomial(self.weight, S, replacement=True, generator=r.cpu).to(self.values.device)
-        rate = torch.where(r.chance(0.5, S, 1), r.log_uniform(0.4, 6.0, S, 1), torch.ones(S, 1, device=r.device)).double()
+        rate = torch.where(r.chance(0.5, S, 1), r.log_uniform(0.4, 6.0, S, 1), 1.0).double()
         room = (self.length[i][:, None] - rate * L).clamp(min=0.0)
         first = (room * torch.rand(S, 1, device=r.device, generator=r.g)).floor()
         place = first + rate * torch.arange(L, device=r.device)
@@ -111,9 +113,8 @@ def runs(r, S, L, between, length):
 def damaged(r, y):
     """Shifted for good, hit by spikes, quantised, clipped or interrupted by constant stretches."""
     S, L = y.shape
-    there = y.isfinite()
-    mean = torch.where(there, y, 0.0).sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp(min=1)
-    spread = (torch.where(there, y - mean, 0.0).square().sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp(min=1)).sqrt().clamp(min=1e-12)
+    mean = y.nanmean(-1, keepdim=True)
+    spread = (y - mean).square().nanmean(-1, keepdim=True).sqrt().clamp(min=1e-12)
     shift = r.chance(r.log_uniform(1e-4, 2e-3, S, 1), S, L) * r.normal(S, L)
     y = torch.where(r.chance(0.08, S, 1), y + 2.0 * spread * shift.cumsum(-1), y)
     spikes = r.chance(r.log_uniform(3e-4, 1e-2, S, 1), S, L) * r.normal(S, L) * r.log_uniform(1.0, 10.0, S, 1)
@@ -178,8 +179,9 @@ def lane(segments, rng):
 
 
 class Feed:
-    """Endless segments for S lanes: next() → x [S, L + ahead], dt [S, L], c [S] (loss.py), first [S] (a series starts). Once
-    `ahead_of_time`, a thread draws the next pool (on a stream of its own) while one is being read; nobody else may use `r`."""
+    """Endless segments for S lanes: next() → x [S, L + ahead], dt [S, L], c [S] (loss.py), first [S] (a series starts).
+    After ahead_of_time() a thread draws the next pool (on a stream of its own) while one is read: nobody else may use
+    `r`."""
 
     def __init__(self, r, S, L, ahead, segments, pack=None, real=0.0):
         self.r, self.S, self.L, self.ahead, self.segments, self.pack, self.real = r, S, L, ahead, segments, pack, real
@@ -194,8 +196,8 @@ class Feed:
         self.stream = torch.cuda.Stream() if self.gpu else None
 
     def draw(self):
-        """A pool: samples, their dt and series' units, flat; for each step and lane where its segment starts, which series it is of,
-        and whether that starts there."""
+        """A pool: samples, their dt and series' units, flat; for each step and lane where its segment starts, which
+        series it is of, and whether that starts there."""
         S, L = self.S, self.L
         lanes = [[n for _ in range(self.repeat) for n in lane(self.segments, self.rng)] for _ in range(S)]
         counts = collections.Counter(n for l in lanes for n in l)
@@ -211,7 +213,7 @@ class Feed:
                                      np.broadcast_to(np.arange(n) == 0, at.shape)], -1))
             begin, rows = begin + count * size, rows + count
         cells = np.stack([np.concatenate([next(free[n]) for n in l]) for l in lanes], 1)  # [steps, S, 3]
-        start, series, first = (torch.as_tensor(np.ascontiguousarray(cells[..., j]), device=self.r.device) for j in range(3))
+        start, series, first = torch.as_tensor(cells, device=self.r.device).unbind(-1)
         return torch.cat(xs), torch.cat(dts), torch.cat(cs), start, series, first > 0
 
     def draw_apart(self):

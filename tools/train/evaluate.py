@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Scores an exported folder on real series of Debian packages, streamed as the daemon would: evaluate.py FOLDER [--card]
+"""Scores an exported folder on real series of Debian packages, streamed as the daemon would: evaluate.py FOLDER
+[--card]
 
 Series: ECG (python3-scipy; the part of ecg.dat that pack.py leaves), speech (alsa-utils, codec2-examples), markets
-(python-matplotlib-data). What is not installed is left out and said so. Nothing here is used in training or in choosing anything per series.
+(python-matplotlib-data). What is not installed is left out and said so. Nothing here is used in training or in choosing
+anything per series.
 """
 import argparse
 import csv
@@ -178,7 +180,8 @@ def ratio(net, cfg, scan, x):
 
 
 def held_back(net, cfg, packed, device, scan, S=64, L=4096):
-    """{"synthetic": {family: ratio}, "real": {source: ratio}}: seeds apart from training's, and series that pack.py holds back."""
+    """{"synthetic": {family: ratio}, "real": {source: ratio}}: seeds apart from training's, series that pack.py holds
+    back."""
     draw = data.source(device, 2**40 + 17)
     synthetic = {f.__name__: ratio(net, cfg, scan, f(draw, S, L + net.horizon)) for f in priors.FAMILIES}
     real = {}
@@ -194,8 +197,8 @@ def mean(ratios):
 
 
 def lines(scores):
-    return "\n".join(f"  {kind}, geometric mean {mean(ratios):.4f}: " + ", ".join(f"{k} {v:.3f}" for k, v in ratios.items())
-                     for kind, ratios in scores.items())
+    each = lambda ratios: ", ".join(f"{k} {v:.3f}" for k, v in ratios.items())
+    return "\n".join(f"  {kind}, geometric mean {mean(ratios):.4f}: {each(ratios)}" for kind, ratios in scores.items())
 
 
 def main():

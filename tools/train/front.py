@@ -9,7 +9,8 @@ SAMPLE_MAX, SCALE_REL, SCALE_ABS, LOG_RATIO_MAX = 1e150, 1e-12, 1e-30, 10.0
 
 
 def linear_scan(a, b, start=None):
-    """y[t] = a[t]·y[t−1] + b[t] along the last axis; y[−1] = start (0 if None). Real or complex; a is [..., 1] where it is constant."""
+    """y[t] = a[t]·y[t−1] + b[t] along the last axis; y[−1] = start (0 if None). Real or complex; a constant a is [...,
+    1]."""
     if start is not None:
         b = torch.cat([b[..., :1] + a[..., :1] * start[..., None], b[..., 1:]], -1)
     constant, shift = a.shape[-1] == 1, 1
@@ -37,8 +38,8 @@ def fill_forward(x, present, start):
 
 
 def run(cfg, x, state):
-    """cfg: the model's `input`. x [S, L] float64, NaN = missing, L a multiple of the patch. Returns features [S, L/P, F] float32, frames (dict of
-    [S, L/P] float64: mean, scale, step, last, n) and the state after the last sample."""
+    """cfg: the model's `input`. x [S, L] float64, NaN = missing, L a multiple of the patch. Returns features [S, L/P,
+    F] float32, frames (dict of [S, L/P] float64: mean, scale, step, last, n) and the state after the last sample."""
     patch, memory, diff_memory = cfg["patch"], *(float(cfg["normaliser"][k]) for k in ("memory", "diff_memory"))
     present = torch.isfinite(x)
     x = torch.where(present, x, 0.0).clamp(-SAMPLE_MAX, SAMPLE_MAX)

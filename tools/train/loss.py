@@ -1,8 +1,9 @@
 """Pinball loss of the forecast head, in units in which every series counts alike.
 
-Two units, half each. c: what the best of some naive forecasts gets wrong on this series, mean |x[t + lag] − x[t]| over short
-lags or of the one lag (a season, perhaps) that serves best, so that a term is about the share of a seasonal naive error. d·√h: what was known when the forecast was
-made, which gives quiet stretches and near horizons their say; held above c/10, lest a burst after silence be all there is.
+Two units, half each. c: what naive forecasts get wrong on this series, mean |x[t + lag] − x[t]| over short lags or of
+the one long lag (a season, perhaps) that serves better, so that a term is about the share of a seasonal naive error.
+d·√h: what was known when the forecast was made, which gives quiet stretches and near horizons their say; held above
+c/10, lest a burst after silence be all there is.
 """
 import torch
 

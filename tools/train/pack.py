@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Packs real series whose licence permits a derived model into one file for the trainer: pack.py OUT.npz [--data DIR]
 
-DIR is the folder of MANIFEST.md (default ../shared/data beside the repository); the rest are files of Debian packages, read
-in place. Needs numpy, xz, ffmpeg and (for r-cran-modeldata) Rscript. SOURCES below is all that goes in, with its licence; a source that is not here is left out and said so. No series by
-which a model is judged is among them: nothing of ltsf, energy-env, physio, market, nab, smd, asd, skab, nothing that
-evaluate.py scores (of ecg.dat it scores the part after ECG_TRAINED). No ND, SA, GPL or unstated licence.
+DIR is the folder of MANIFEST.md (default ../shared/data beside the repository); the rest are files of Debian packages,
+read in place. Needs numpy, xz, ffmpeg and (for r-cran-modeldata) Rscript. SOURCES below is all that goes in, with its
+licence; a source that is not here is left out and said so. No series by which a model is judged is among them: nothing
+of ltsf, energy-env, physio, market, nab, smd, asd, skab, nothing that evaluate.py scores (of ecg.dat it scores the part
+after ECG_TRAINED). No ND, SA, GPL or unstated licence.
 
-The file: `values` float32 (one series after another, z-scored, NaN = missing), `length` [n], `source` [n] (index into `names`),
-`held` [n] (True: for validation only; whole groups, such as a run or a clip, never part of one), `names`, `share` (weight of drawing each source).
+The file: `values` float32 (one series after another, z-scored, NaN = missing), `length` [n], `source` [n] (index into
+`names`), `held` [n] (True: for validation only; whole groups, such as a run or a clip, never part of one), `names`,
+`share` (weight of drawing each source).
 """
 import argparse
 import csv
@@ -101,7 +103,8 @@ def meetings(data):
 
 
 def readings(data):
-    yield from sounds(glob.glob(data + "/speech-vad/librivox/*.flac") + glob.glob(data + "/music-misc/198-209-*.ogg"), pieces=4)
+    paths = glob.glob(data + "/speech-vad/librivox/*.flac") + glob.glob(data + "/music-misc/198-209-*.ogg")
+    yield from sounds(paths, pieces=4)
 
 
 def music(data):
@@ -128,7 +131,8 @@ def vega(_):
 def modeldata(_):
     """Daily passengers of 20 stations and the weather of Chicago, 2001-2016; retail sales of drinks, monthly."""
     script = """e <- new.env(); invisible(lazyLoad("/usr/lib/R/site-library/modeldata/data/Rdata", e))
-                write.csv(cbind(e$Chicago[, 1:36], drinks = c(e$drinks[[2]], rep(NA, nrow(e$Chicago) - nrow(e$drinks)))), row.names = FALSE)"""
+                drinks <- c(e$drinks[[2]], rep(NA, nrow(e$Chicago) - nrow(e$drinks)))
+                write.csv(cbind(e$Chicago[, 1:36], drinks), row.names = FALSE)"""
     text = subprocess.run(["Rscript", "-e", script], stdout=subprocess.PIPE, check=True, text=True).stdout
     lines = list(csv.reader(io.StringIO(text)))
     for i, name in enumerate(lines[0]):
@@ -202,15 +206,17 @@ def main():
             continue
         groups = {g: i for i, g in enumerate(dict.fromkeys(g for g, _ in found))}
         back = [groups[g] % HELD_EVERY == HELD_EVERY // 2 for g, _ in found]
-        print(f"| {read.__name__} | {where} | {licence} | {len(found)} | {sum(back)} | {sum(len(y) for _, y in found):,} |", flush=True)
+        points = sum(len(y) for _, y in found)
+        print(f"| {read.__name__} | {where} | {licence} | {len(found)} | {sum(back)} | {points:,} |", flush=True)
         values += [y for _, y in found]
         source += [len(names)] * len(found)
         held += back
         names.append(read.__name__)
         share.append(weight)
-    np.savez_compressed(args.out, values=np.concatenate(values), length=np.array([len(v) for v in values], "<i4"),
-                        source=np.array(source, "<i2"), held=np.array(held), names=np.array(names), share=np.array(share, "<f4"))
-    print(f"{len(values)} series, {sum(map(len, values)):,} points, {os.path.getsize(args.out) / 2**20:.1f} MiB: {args.out}")
+    length = np.array([len(v) for v in values], "<i4")
+    np.savez_compressed(args.out, values=np.concatenate(values), length=length, source=np.array(source, "<i2"),
+                        held=np.array(held), names=np.array(names), share=np.array(share, "<f4"))
+    print(f"{len(values)} series, {length.sum():,} points, {os.path.getsize(args.out) / 2**20:.1f} MiB: {args.out}")
 
 
 if __name__ == "__main__":

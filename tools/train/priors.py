@@ -1,5 +1,5 @@
-"""Synthetic series: one function per family, prior(r, S, L) → [S, L] float32. Every row draws its own parameters, so one
-call gives S different processes. Units do not matter (the normaliser is equivariant to shift and scale).
+"""Synthetic series: one function per family, prior(r, S, L) → [S, L] float32. Every row draws its own parameters, so
+one call gives S different processes. Units do not matter (the normaliser is equivariant to shift and scale).
 
 Times and periods are in samples. Nothing here is fitted to any real series.
 """
@@ -87,15 +87,16 @@ def gaussian_process(r, S, L, terms=24):
 
 
 def kernels(r, S, L):
-    """Gaussian processes of composed kernels: up to three of linear, smooth, rough, locally periodic and white, added or
-    multiplied."""
+    """Gaussian processes of composed kernels: up to three of linear, smooth, rough, locally periodic and white, added
+    or multiplied."""
     y = 0.0
     for k in range(3):
         kind = r.integer(0, 5, S, 1)
         line = r.normal(S, 1) + r.normal(S, 1) * 3.0 * r.clock(L) / L
         smooth_part = unit(gaussian_process(r, S, L, terms=8))
         rough = smooth(r, S, L, r.log_uniform(5.0, L, S, 1))
-        part = torch.where(kind == 0, line, torch.where(kind == 1, smooth_part, torch.where(kind == 2, rough, locally_periodic(r, S, L))))
+        part = torch.where(kind == 2, rough, locally_periodic(r, S, L))
+        part = torch.where(kind == 0, line, torch.where(kind == 1, smooth_part, part))
         if k == 0:
             y = part
         else:
@@ -107,7 +108,8 @@ def kernels(r, S, L):
 def locally_periodic(r, S, L, terms=4):
     """A periodic kernel times a smooth one: harmonics whose amplitudes and phases wander independently."""
     cycles, period = phase(r, S, L, 4.0, min(L / 3, 2500.0), wander=0.0)
-    wander = smooth(r, S * 2 * terms, L, (period * r.log_uniform(1.0, 300.0, S, 1)).repeat(2 * terms, 1)).unflatten(0, (2 * terms, S))
+    time = (period * r.log_uniform(1.0, 300.0, S, 1)).repeat(2 * terms, 1)
+    wander = smooth(r, 2 * terms * S, L, time).unflatten(0, (2 * terms, S))
     slope, y = r.uniform(0.3, 2.5, S, 1), 0.0
     for j in range(terms):
         angle = TAU * (j + 1) * cycles
@@ -179,10 +181,11 @@ def mean_reverting(r, S, L):
 
 
 def growth(r, S, L):
-    """Compound growth that lasts to the end, with a season in proportion and steps from smooth to as wild as prices'."""
+    """Compound growth that lasts to the end, with a season in proportion and steps from smooth to as wild as
+    prices'."""
     rate = r.uniform(0.0, 10.0, S, 1) / L
-    steps = rate.clamp(min=0.5 / L) * r.log_uniform(0.3, 30.0, S, 1) * r.heavy(S, L).clamp(-8.0, 8.0) * volatility(r, S, L).clamp(max=5.0)
-    walk = (rate + steps).cumsum(-1)
+    wild = rate.clamp(min=0.5 / L) * r.log_uniform(0.3, 30.0, S, 1)
+    walk = (rate + wild * r.heavy(S, L).clamp(-8.0, 8.0) * volatility(r, S, L).clamp(max=5.0)).cumsum(-1)
     cycles, _ = phase(r, S, L, 4.0, 60.0, wander=0.0)
     cycles = torch.where(r.chance(0.6, S, 1), r.clock(L) / 12.0, cycles)
     wave = sum(r.normal(S, 1) / j * torch.cos(TAU * (j * cycles + r.uniform(0.0, 1.0, S, 1))) for j in range(1, 4))
@@ -232,8 +235,8 @@ DAYS = (7.0, 12.0, 24.0, 24.0, 24.0, 30.0, 48.0, 52.0, 60.0, 96.0, 96.0, 144.0, 
 
 
 def calendar(r, S, L):
-    """Load, traffic, temperature: a day's shape within a week's, days of another kind (weekends, holidays), each day a little
-    different, slow drift, noise that may grow with the level."""
+    """Load, traffic, temperature: a day's shape within a week's, days of another kind (weekends, holidays), each day a
+    little different, slow drift, noise that may grow with the level."""
     whole = torch.tensor(DAYS, device=r.device)
     day = torch.where(r.chance(0.75, S, 1), whole[r.integer(0, len(whole), S, 1)], r.log_uniform(4.0, 700.0, S, 1))
     week = torch.where(r.chance(0.7, S, 1), 7, r.integer(3, 13, S, 1))
@@ -242,7 +245,8 @@ def calendar(r, S, L):
 
     def shape():
         slope = r.uniform(0.5, 2.0, S, 1)
-        wave = sum(r.normal(S, 1) * j**-slope * torch.cos(TAU * (j * p + r.uniform(0.0, 1.0, S, 1))) for j in range(1, 7))
+        wave = sum(r.normal(S, 1) * j**-slope * torch.cos(TAU * (j * p + r.uniform(0.0, 1.0, S, 1)))
+                   for j in range(1, 7))
         return unit(wave + r.chance(0.5, S, 1) * r.uniform(0.0, 2.0, S, 1) * bumps(r, p, 3, 0.01))
 
     usual = shape()
@@ -253,11 +257,13 @@ def calendar(r, S, L):
     y = y + r.chance(0.4, S, 1) * r.uniform(0.0, 0.6, S, 1) * levels
     y = y * (1.0 + r.uniform(0.0, 0.4, S, 1) * per_cycle(r, cycles)) + r.uniform(0.0, 0.4, S, 1) * per_cycle(r, cycles)
     slow = smooth(r, S, L, day * r.log_uniform(1.0, 60.0, S, 1))
-    y = torch.where(r.chance(0.4, S, 1), y * (0.4 * slow).exp(), y) + r.chance(0.7, S, 1) * r.log_uniform(0.05, 2.0, S, 1) * slow
+    y = torch.where(r.chance(0.4, S, 1), y * (0.4 * slow).exp(), y)
+    y = y + r.chance(0.7, S, 1) * r.log_uniform(0.05, 2.0, S, 1) * slow
     y = torch.where(r.chance(0.15, S, 1), y.clamp(min=r.uniform(-1.0, 0.5, S, 1)), y)
     y = torch.where(r.chance(0.25, S, 1), (0.7 * y).clamp(max=6.0).exp(), y)
-    noise = unit(ar1(r.uniform(0.0, 0.97, S, 1), r.heavy(S, L))) * r.log_uniform(0.01, 0.7, S, 1) * y.std(-1, keepdim=True)
-    louder = (y - y.amin(-1, keepdim=True)) / y.std(-1, keepdim=True).clamp(min=1e-6)
+    spread = y.std(-1, keepdim=True)
+    noise = unit(ar1(r.uniform(0.0, 0.97, S, 1), r.heavy(S, L))) * r.log_uniform(0.01, 0.7, S, 1) * spread
+    louder = (y - y.amin(-1, keepdim=True)) / spread.clamp(min=1e-6)
     return y + noise * torch.where(r.chance(0.4, S, 1), 0.3 + 0.5 * louder, 1.0)
 
 
@@ -388,14 +394,17 @@ def intermittent(r, S, L):
 
 
 def jobs(r, S, L):
-    """A machine's metric: a skewed noisy base, work at fixed intervals, bursts with a level of their own, rare spikes."""
+    """A machine's metric: a skewed noisy base, work at fixed intervals, bursts with a level of their own, rare
+    spikes."""
     base = (r.uniform(0.02, 0.6, S, 1) * ar1(r.uniform(0.0, 0.97, S, 1), r.heavy(S, L)).clamp(-8.0, 8.0)).exp()
     every = torch.tensor([6.0, 12.0, 24.0, 60.0, 72.0, 144.0, 288.0, 288.0, 1440.0], device=r.device)
-    period = torch.where(r.chance(0.6, S, 1), every[r.integer(0, len(every), S, 1)], r.log_uniform(5.0, 1500.0, S, 1).round())
+    any_period = r.log_uniform(5.0, 1500.0, S, 1).round()
+    period = torch.where(r.chance(0.6, S, 1), every[r.integer(0, len(every), S, 1)], any_period)
     cycles = r.clock(L) / period + r.uniform(0.0, 1.0, S, 1)
     size = r.log_uniform(0.3, 20.0, S, 1) * (r.uniform(0.0, 0.4, S, 1) * per_cycle(r, cycles)).exp()
     late = r.chance(0.4, S, 1) * 0.02 * per_cycle(r, cycles).abs()
-    busy = ((cycles % 1.0 - late) % 1.0 < r.log_uniform(0.003, 0.3, S, 1)) & (per_cycle(r, cycles) > r.uniform(-4.0, -1.0, S, 1))
+    busy = (cycles % 1.0 - late) % 1.0 < r.log_uniform(0.003, 0.3, S, 1)
+    busy = busy & (per_cycle(r, cycles) > r.uniform(-4.0, -1.0, S, 1))
     burst = regimes(r, S, L) * r.chance(0.4, S, 1) * r.log_uniform(0.3, 10.0, S, 1)
     spike = r.chance(r.log_uniform(1e-4, 1e-2, S, 1), S, L) * r.log_uniform(1.0, 30.0, S, L)
     y = base * (1.0 + burst) + r.chance(0.7, S, 1) * size * busy + r.chance(0.5, S, 1) * spike

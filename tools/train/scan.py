@@ -2,9 +2,10 @@
 
     h[t] = exp(Δ[t]·g[t]·A)·h[t−1] + Δ[t]·B[t]·x[t]        y[t] = Σ_n h[t]·C[t]
 
-Shapes: x, Δ, y [S, T, D]; B, C [S, T, N]; g [S, T]; A [D, N]; h [S, D, N]. x, y, B and C may be bf16, all else is fp32. Two implementations of the same formulas:
-a Triton kernel for GPUs and a plain loop over T. All h[t] are kept (hs[:, 0] = h0 in the kernel's) for the backward pass (memory is cheap at these
-sizes); no gradient flows into h0 (truncated back-propagation through time).
+Shapes: x, Δ, y [S, T, D]; B, C [S, T, N]; g [S, T]; A [D, N]; h [S, D, N]. Two implementations of the same formulas: a
+Triton kernel for GPUs, for which x, y, B and C may be bf16, and a plain loop over T, fp32 alone. All h[t] are kept
+(hs[:, 0] = h0 in the kernel's) for the backward pass (memory is cheap at these sizes); no gradient flows into h0
+(truncated back-propagation through time).
 """
 import torch
 

@@ -3,9 +3,10 @@
 
     tools/train/train.py --config tools/train/forecast-s.json --pack PACK.npz --minutes 10 --out DIR
 
-DIR receives checkpoint.pt (every minute and at the end) and NAME/ (the exported folder). The learning rate follows the share of
-the minutes used. A run in pieces: --until MINUTES ends early, --resume CHECKPOINT goes on, --minutes stays the whole. A checkpoint holds the weights alone:
-Adam's moments, a few dozen steps' worth, are gathered anew while the rate rises again. See README.md beside this file.
+DIR receives checkpoint.pt (every minute and at the end) and NAME/ (the exported folder). The learning rate follows the
+share of the minutes used. A run in pieces: --until MINUTES ends early, --resume CHECKPOINT goes on, --minutes stays the
+whole. A checkpoint holds the weights alone: Adam's moments, a few dozen updates' worth, are gathered anew while the
+rate rises again. See README.md beside this file.
 """
 import argparse
 import collections
@@ -36,7 +37,8 @@ def arguments():
     p.add_argument("--config", required=True)
     p.add_argument("--out", required=True)
     p.add_argument("--pack", help="real series, a file of pack.py; without it, synthetic ones alone")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="overrides a config value, e.g. model.input.patch=8")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=JSON",
+                   help="overrides a value of the config, e.g. model.input.patch=8")
     p.add_argument("--minutes", type=float, default=8.0, help="training time, start-up and evaluation excluded")
     p.add_argument("--until", type=float, help="stop after so many of the minutes")
     p.add_argument("--steps", type=int, default=0, help="stop after so many updates instead")
@@ -45,7 +47,7 @@ def arguments():
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--fp32", action="store_true", help="layers' products in tf32 rather than bf16")
     p.add_argument("--eager", action="store_true", help="no torch.compile, no CUDA graph")
-    p.add_argument("--profile", type=int, default=0, metavar="N", help="print where N updates spend their time, and end")
+    p.add_argument("--profile", type=int, default=0, metavar="N", help="print where N updates spend time, and end")
     p.add_argument("--brief", action="store_true", help="evaluate on held-back series only, not on those of the card")
     p.add_argument("--progress", type=float, default=20.0, help="seconds between progress lines")
     return p.parse_args()
@@ -67,7 +69,8 @@ def configure(path, overrides):
 
 
 class Compiled:
-    """The pointwise functions, fused by torch.compile while training; evaluation, of many shapes, uses the plain ones."""
+    """The pointwise functions, fused by torch.compile while training; evaluation, of many shapes, uses the plain
+    ones."""
 
     def __init__(self):
         self.plain = {name: getattr(models, name) for name in models.POINTWISE}
@@ -85,7 +88,8 @@ class Compiled:
 
 
 class Update:
-    """One optimiser step on a segment of every lane, all of it in fixed memory, so that a GPU can replay it as one graph."""
+    """One optimiser step on a segment of every lane, all of it in fixed memory, so that a GPU can replay it as one
+    graph."""
 
     def __init__(self, net, cfg, hp, scan, optimizer):
         self.net, self.cfg, self.hp, self.scan, self.optimizer = net, cfg, hp, scan, optimizer
@@ -169,9 +173,9 @@ class Trainer:
         decay = [p for n, p in self.net.named_parameters() if p.dim() > 1 and "A_log" not in n]
         plain = [p for n, p in self.net.named_parameters() if p.dim() == 1 or "A_log" in n]
         lr = lambda: torch.tensor(0.0, device=self.device) if self.gpu else 0.0
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": self.hp["weight_decay"], "lr": lr()}, {"params": plain, "weight_decay": 0.0, "lr": lr()}],
-            lr=lr(), betas=(0.9, 0.98), fused=self.gpu, capturable=self.gpu)
+        groups = [{"params": decay, "weight_decay": self.hp["weight_decay"], "lr": lr()},
+                  {"params": plain, "weight_decay": 0.0, "lr": lr()}]
+        self.optimizer = torch.optim.AdamW(groups, lr=lr(), betas=(0.9, 0.98), fused=self.gpu, capturable=self.gpu)
         self.step, self.elapsed, self.seen, self.resumed = 0, 0.0, 0, -REWARM
         if args.resume:
             self.restore(args.resume)
@@ -179,8 +183,8 @@ class Trainer:
         self.pack = data.Pack(args.pack, self.device) if args.pack else None
         seed = args.seed * 1_000_003 + self.step
         self.draw = data.source(self.device, seed + 500_000)
-        self.feed = data.Feed(data.source(self.device, seed), self.hp["series"], self.hp["segment"], self.net.horizon, self.hp["segments"],
-                              self.pack, self.hp["real"])
+        self.feed = data.Feed(data.source(self.device, seed), self.hp["series"], self.hp["segment"], self.net.horizon,
+                              self.hp["segments"], self.pack, self.hp["real"])
         self.compiled = Compiled()
 
     # ---- one update -------------------------------------------------------------------------------------------
@@ -224,8 +228,8 @@ class Trainer:
         if not self.gpu or self.args.eager:
             return
         begun = time.monotonic()
-        attempts = [("compiled, one CUDA graph", True, True), ("one CUDA graph", False, True), ("compiled", True, False)]
-        for how, compiled, graph in attempts:
+        ways = [("compiled, one CUDA graph", True, True), ("one CUDA graph", False, True), ("compiled", True, False)]
+        for how, compiled, graph in ways:
             try:
                 self.compiled.on() if compiled else self.compiled.off()
                 side = torch.cuda.Stream()
@@ -248,7 +252,8 @@ class Trainer:
     def profile(self, count):
         from torch.profiler import ProfilerActivity, profile
         kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.gpu else [])
-        for title, work in (("drawing a pool", self.feed.turn), (f"{count} updates", lambda: [self.advance() for _ in range(count)])):
+        updates = lambda: [self.advance() for _ in range(count)]
+        for title, work in (("drawing a pool", self.feed.turn), (f"{count} updates", updates)):
             begun = time.monotonic()
             with profile(activities=kinds) as p:
                 work()
@@ -306,8 +311,9 @@ class Trainer:
               f"loss {loss:.4f}  naive {naive:.4f}  ratio {loss / naive:.4f}  grad {norm:.3f}  {memory:.1f} GiB", flush=True)
 
     def facts(self):
+        share, series = (self.hp["real"], self.pack.counts) if self.pack else (0.0, {})
         return {"steps": self.step, "samples_seen": self.seen, "seconds": round(self.elapsed), "seed": self.args.seed,
-                "real_share": self.hp["real"] if self.pack else 0.0, "real_series": self.pack.counts if self.pack else {}}
+                "real_share": share, "real_series": series}
 
     def averaged(self):
         """A copy of the model with the averaged weights."""
