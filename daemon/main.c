@@ -140,9 +140,10 @@ static void let_signals_kill(void)
 }
 
 /* Whether the signal ends the daemon. */
-static bool take_signal(int fd, struct md_control *control)
+static bool take_signal(int fd, struct md_daemon *daemon, struct md_control *control)
 {
     struct signalfd_siginfo info;
+    char reterr[IO_ERR];
 
     if (read(fd, &info, sizeof info) != sizeof info)
         return false;
@@ -152,8 +153,10 @@ static bool take_signal(int fd, struct md_control *control)
         return false;
     }
     if (info.ssi_signo == SIGUSR1) {
-        md_log(MD_WARN, NULL, "SIGUSR1: snapshots are not in this version; nothing is written");
-        md_control_count(control, MD_REFUSED_SNAPSHOT);
+        if (md_daemon_snapshot(daemon, false, reterr))
+            md_log(MD_WARN, NULL, "SIGUSR1: %s", reterr);
+        else
+            md_log(MD_INFO, NULL, "SIGUSR1: snapshot");
         return false;
     }
     md_log(MD_INFO, NULL, "%s: draining", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
@@ -171,7 +174,7 @@ static bool wait_for_end(struct md_daemon *daemon, struct md_control *control, i
 
         if (n > 0 && fds[1].revents)
             return true;
-        if (n > 0 && fds[0].revents && take_signal(signals, control))
+        if (n > 0 && fds[0].revents && take_signal(signals, daemon, control))
             return false;
         md_log_flush(false);
     }
