@@ -48,8 +48,7 @@ static void greet(struct md_batch *b, const struct md_entry *e)
         plain_event(b, e, c->resumed ? "restore" : "start");
     if (c->lost != IO_SEQ_NONE)
         event(b, e,
-              &(struct md_event){
-                  .event = "gap", .reason = "restart", .from = c->lost, .to = IO_SEQ_NONE, .count = -1});
+              &(struct md_event){.event = "gap", .reason = "restart", .from = c->lost, .to = IO_SEQ_NONE, .count = -1});
     c->greeted = true;
     c->resumed = false;
     c->lost = IO_SEQ_NONE;

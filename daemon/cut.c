@@ -28,7 +28,8 @@ void md_cut_done(struct md_snapshot_cut *c)
     pthread_mutex_destroy(&c->lock);
 }
 
-/* ---- a record ----------------------------------------------------------------------------------------------------- */
+/* ---- a record -----------------------------------------------------------------------------------------------------
+ */
 
 static size_t padded(size_t n)
 {
@@ -130,7 +131,8 @@ void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* ---- engine side -------------------------------------------------------------------------------------------------- */
+/* ---- engine side --------------------------------------------------------------------------------------------------
+ */
 
 static void save(struct md_scheduler *sch, struct io_stream *s)
 {
@@ -199,7 +201,8 @@ bool md_cut_sweep(struct md_scheduler *sch)
     return true;
 }
 
-/* ---- the writer's side -------------------------------------------------------------------------------------------- */
+/* ---- the writer's side --------------------------------------------------------------------------------------------
+ */
 
 struct rest {
     struct md_snapshot_cut *cut;

@@ -3,8 +3,8 @@
  * Every engine draws its line between two batches. From there on a stream is copied before it is touched for the first
  * time, and the others are copied in small portions between batches: all copies show the streams as they were at the
  * line. The batch behind the line carries the cut's number to the publisher, which lets nothing behind the lines out
- * before the last engine's line has come by; there it copies what it keeps of each stream (voice) and hands every output a
- * mark. So states, positions, numbers and what the outputs hold belong together.
+ * before the last engine's line has come by; there it copies what it keeps of each stream (voice) and hands every
+ * output a mark. So states, positions, numbers and what the outputs hold belong together.
  *
  * Engine threads copy, the snapshot's own thread writes. A stream without slots (ended, or restored and not yet begun
  * again) is guarded by the registry's lock, all others belong to their engine. */
@@ -39,7 +39,7 @@ struct md_snapshot_cut {
     struct md_piece *first, **last; /* to be written */
     size_t waiting;                 /* bytes of them */
     unsigned engines_left;
-    int outputs_left; /* marks that were asked for and are not there; may be below 0 before all were asked for */
+    int outputs_left;       /* marks that were asked for and are not there; may be below 0 before all were asked for */
     bool voiced;            /* the publisher has copied the voices */
     bool failed;            /* out of memory: there will be no snapshot of this cut */
     _Atomic uint32_t open;  /* number of the cut for which copies are still due; 0: none */

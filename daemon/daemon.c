@@ -357,6 +357,7 @@ static int open_state(struct md_daemon *d, char *reterr)
 int md_daemon_start(const struct md_config *config, unsigned flags, struct md_daemon **ret, char *reterr)
 {
     struct md_daemon *d = calloc(1, sizeof *d);
+    char text[MD_SNAPSHOT_ERR] = "";
     int r;
 
     if (!d) {
@@ -385,6 +386,11 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
     r = make_feeders(d) ? EX_UNAVAILABLE : open_all(d, reterr);
     if (r)
         goto fail;
+    if (md_snapshots_first(&d->snapshots, text)) {
+        snprintf(reterr, IO_ERR, "state: %.480s", text);
+        r = EX_IOERR;
+        goto fail;
+    }
     if (start_threads(d)) {
         fprintf(stderr, "mambad: cannot start threads\n");
         abort(); /* half of them run: there is no way back */
@@ -397,13 +403,9 @@ fail:
     return r;
 }
 
-int md_daemon_snapshot(struct md_daemon *d, bool wait, char *reterr)
+uint64_t md_daemon_snapshot(struct md_daemon *d)
 {
-    char text[MD_SNAPSHOT_ERR] = "";
-    int r = md_snapshots_take(&d->snapshots, wait, text);
-
-    snprintf(reterr, IO_ERR, "%.500s", text);
-    return r;
+    return md_snapshots_ask(&d->snapshots);
 }
 
 int md_daemon_fd(const struct md_daemon *d)

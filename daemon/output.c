@@ -38,7 +38,12 @@ static void failed(struct md_output *o, const char *what, int err)
 
 int md_output_open(struct md_output *o, char *reterr)
 {
-    return o->conf->class_->open(o->conf->conf, &o->env, &o->sink, reterr);
+    const struct io_sink_class *c = o->conf->class_;
+    int r = c->open(o->conf->conf, &o->env, &o->sink, reterr);
+
+    if (r == 0 && o->on_mark && c->mark)
+        o->marked = c->mark(o->sink, &o->position);
+    return r;
 }
 
 int md_output_code(const struct md_output *o, int err)

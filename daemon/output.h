@@ -29,9 +29,9 @@ struct md_output {
     pthread_cond_t room;
     struct md_output_side filling, serving;
     bool sync; /* the publisher waits until all is written and flushed */
-    struct io_position position; /* at the last mark, by the serving thread; */
+    struct io_position position; /* at the last mark, or when it was opened, by the serving thread; */
     int marked;                  /* how that went */
-    void (*on_mark)(void *arg);  /* it is there */
+    void (*on_mark)(void *arg);  /* it is there; NULL: no snapshots are made */
     void *on_mark_arg;
     int64_t flushed_ns;
 };

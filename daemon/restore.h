@@ -20,7 +20,8 @@ struct md_saved_parts {
 /* Where the parts of a saved stream lie; −EBADMSG where they do not fit into its bytes. */
 int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret);
 
-/* Main thread. Opens the newest snapshot: 0, also where there is none; a sysexits code where the folder cannot be read. */
+/* Main thread. Opens the newest snapshot: 0, also where there is none; a sysexits code where the folder cannot be read.
+ */
 int md_restore_open(struct md_daemon *d, char *reterr);
 /* Main thread, before sources and outputs are opened. 0 or a sysexits code. */
 int md_restore_streams(struct md_daemon *d);

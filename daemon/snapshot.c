@@ -42,7 +42,6 @@ int md_snapshots_init(struct md_snapshots *s, struct md_daemon *d, char *reterr)
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_cond_init(&s->wake, &clock);
     pthread_condattr_destroy(&clock);
-    pthread_cond_init(&s->done, NULL);
     for (unsigned i = 0; i < d->n_outputs; i++) {
         d->outputs[i].on_mark = marked;
         d->outputs[i].on_mark_arg = &s->cut;
@@ -57,12 +56,12 @@ void md_snapshots_done(struct md_snapshots *s)
     md_cut_done(&s->cut);
     free(s->writer);
     pthread_cond_destroy(&s->wake);
-    pthread_cond_destroy(&s->done);
     pthread_mutex_destroy(&s->lock);
     s->d = NULL;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------ */
+/* ---- writing ------------------------------------------------------------------------------------------------------
+ */
 
 static int begin(struct md_snapshots *s, bool clean, char *reterr)
 {
@@ -104,7 +103,8 @@ static int append_models(struct md_snapshots *s, char *reterr)
     int r = 0;
 
     for (unsigned i = 0; i < d->n_models && r == 0; i++)
-        r = append_one(s, MD_RECORD_MODEL, d->config->models[i].id, &d->models[i].hash, sizeof d->models[i].hash, reterr);
+        r = append_one(s, MD_RECORD_MODEL, d->config->models[i].id, &d->models[i].hash, sizeof d->models[i].hash,
+                       reterr);
     return r;
 }
 
@@ -229,7 +229,8 @@ static int finish(struct md_snapshots *s, int r, char *reterr)
     return r;
 }
 
-/* ---- a cut -------------------------------------------------------------------------------------------------------- */
+/* ---- a cut --------------------------------------------------------------------------------------------------------
+ */
 
 /* A new number, and what is waited for. */
 static void open_cut(struct md_snapshots *s, unsigned engines)
@@ -305,6 +306,18 @@ static bool copy_all(struct io_stream *s, void *arg)
     return true;
 }
 
+int md_snapshots_first(struct md_snapshots *s, char *reterr)
+{
+    int r;
+
+    if (!s->d || s->d->restored.map)
+        return 0;
+    r = begin(s, true, reterr);
+    if (r == 0)
+        r = append_models(s, reterr);
+    return finish(s, r, reterr);
+}
+
 int md_snapshots_last(struct md_snapshots *s, char *reterr)
 {
     int64_t begun = md_now_ns();
@@ -328,7 +341,8 @@ int md_snapshots_last(struct md_snapshots *s, char *reterr)
     return r;
 }
 
-/* ---- the thread --------------------------------------------------------------------------------------------------- */
+/* ---- the thread ---------------------------------------------------------------------------------------------------
+ */
 
 static void *run(void *arg)
 {
@@ -351,13 +365,9 @@ static void *run(void *arg)
             md_log(MD_ERROR, NULL, "no snapshot: %s; the one before stays", text);
         due = md_add_sat(md_now_ns(), s->d->config->state_interval_ns);
         pthread_mutex_lock(&s->lock);
-        s->result = r;
         memcpy(s->text, text, sizeof s->text);
-        s->done_n = answered;
-        pthread_cond_broadcast(&s->done);
+        s->answered = answered;
     }
-    s->done_n = UINT64_MAX;
-    pthread_cond_broadcast(&s->done);
     pthread_mutex_unlock(&s->lock);
     return NULL;
 }
@@ -372,26 +382,18 @@ int md_snapshots_start(struct md_snapshots *s)
     return r;
 }
 
-int md_snapshots_take(struct md_snapshots *s, bool wait, char *reterr)
+uint64_t md_snapshots_ask(struct md_snapshots *s)
 {
-    int r = 0;
+    uint64_t mine;
 
-    if (!s->running) {
-        snprintf(reterr, MD_SNAPSHOT_ERR, "the configuration has no section `state`: nothing is written");
-        return -ENOENT;
-    }
+    if (!s->running)
+        return 0;
     pthread_mutex_lock(&s->lock);
-    uint64_t mine = ++s->asked_n;
+    mine = ++s->asked_n;
     s->asked = true;
     pthread_cond_signal(&s->wake);
-    while (wait && s->done_n < mine)
-        pthread_cond_wait(&s->done, &s->lock);
-    if (wait) {
-        r = s->done_n == UINT64_MAX ? -ECANCELED : s->result;
-        snprintf(reterr, MD_SNAPSHOT_ERR, "%s", r == -ECANCELED ? "the daemon is ending" : s->text);
-    }
     pthread_mutex_unlock(&s->lock);
-    return r;
+    return mine;
 }
 
 void md_snapshots_drained(struct md_snapshots *s)
@@ -415,14 +417,25 @@ void md_snapshots_stop(struct md_snapshots *s)
     s->running = false;
 }
 
-json_t *md_snapshot_counters_json(struct md_snapshot_counters *c)
+json_t *md_snapshots_json(struct md_snapshots *s)
 {
-    int64_t taken = atomic_load(&c->taken_ns);
+    struct md_snapshot_counters *c;
+    int64_t taken;
+    json_t *o;
 
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:o, s:o}", "snapshots_written_total", (json_int_t)md_read(&c->written),
-                     "snapshots_failed_total", (json_int_t)md_read(&c->failed), "snapshots_corrupt_total",
-                     (json_int_t)md_read(&c->corrupt), "snapshot_bytes", (json_int_t)md_read(&c->bytes),
-                     "snapshot_streams", (json_int_t)md_read(&c->streams), "snapshot_age_seconds",
-                     taken ? json_real(1e-9 * (double)(md_now_ns() - taken)) : json_null(), "snapshot_seconds",
-                     md_hist_json(&c->seconds));
+    if (!s->d)
+        return NULL;
+    c = &s->d->snapshot_counters;
+    taken = atomic_load(&c->taken_ns);
+    pthread_mutex_lock(&s->lock);
+    o = json_pack("{s:I, s:s}", "answered", (json_int_t)s->answered, "error", s->text);
+    pthread_mutex_unlock(&s->lock);
+    json_object_set_new(o, "written_total", json_integer((json_int_t)md_read(&c->written)));
+    json_object_set_new(o, "failed_total", json_integer((json_int_t)md_read(&c->failed)));
+    json_object_set_new(o, "corrupt_total", json_integer((json_int_t)md_read(&c->corrupt)));
+    json_object_set_new(o, "bytes", json_integer((json_int_t)md_read(&c->bytes)));
+    json_object_set_new(o, "streams", json_integer((json_int_t)md_read(&c->streams)));
+    json_object_set_new(o, "age_seconds", taken ? json_real(1e-9 * (double)(md_now_ns() - taken)) : json_null());
+    json_object_set_new(o, "duration_seconds", md_hist_json(&c->seconds));
+    return o;
 }

@@ -9,10 +9,10 @@
 struct md_daemon;
 
 struct md_snapshot_counters {
-    md_count written, failed, corrupt;      /* generations; files set aside at the start */
-    md_count bytes, streams;                /* of the last one */
-    _Atomic int64_t taken_ns;               /* when the last one was begun, monotonic; 0: never */
-    struct md_hist seconds;                 /* from the cut to the disk */
+    md_count written, failed, corrupt; /* generations; files set aside at the start */
+    md_count bytes, streams;           /* of the last one */
+    _Atomic int64_t taken_ns;          /* when the last one was begun, monotonic; 0: never */
+    struct md_hist seconds;            /* from the cut to the disk */
 };
 
 struct md_snapshots {
@@ -24,18 +24,21 @@ struct md_snapshots {
     pthread_t thread;
     bool running;
     pthread_mutex_t lock;
-    pthread_cond_t wake, done;
+    pthread_cond_t wake;
     bool asked, ending, drained; /* drained: the engines answer no more */
-    uint64_t asked_n, done_n;    /* requests, and up to which they are answered; */
-    int result;                  /* of the last one: 0 or a negative errno, */
-    char text[MD_SNAPSHOT_ERR];  /* and what went wrong */
+    uint64_t asked_n, answered;  /* requests, and up to which they are answered */
+    char text[MD_SNAPSHOT_ERR];  /* what went wrong with the last one, or "" */
 };
 
 /* 0; −ENOMEM; an error of the folder, which is made where it is missing. Before the threads. */
 int md_snapshots_init(struct md_snapshots *s, struct md_daemon *d, char *reterr);
+/* Where there was none: one of nothing but what the outputs held before the first row. All is open, nothing runs. */
+int md_snapshots_first(struct md_snapshots *s, char *reterr);
 int md_snapshots_start(struct md_snapshots *s);
-/* Any thread. Makes one now; `wait`: returns when it is on the disk. 0; −ENOENT: no state folder; what went wrong. */
-int md_snapshots_take(struct md_snapshots *s, bool wait, char *reterr);
+/* Any thread. One is made soon. Its number, by which the status tells that it is answered; 0: no state folder. */
+uint64_t md_snapshots_ask(struct md_snapshots *s);
+/* NULL where no snapshots are made. */
+json_t *md_snapshots_json(struct md_snapshots *s);
 /* The engines are about to end: no more cuts. */
 void md_snapshots_drained(struct md_snapshots *s);
 /* Ends the thread after the snapshot that it is making. */
@@ -43,7 +46,5 @@ void md_snapshots_stop(struct md_snapshots *s);
 /* The engines and the publisher have ended and everything queued was consumed. 0 or what went wrong. */
 int md_snapshots_last(struct md_snapshots *s, char *reterr);
 void md_snapshots_done(struct md_snapshots *s);
-
-json_t *md_snapshot_counters_json(struct md_snapshot_counters *c);
 
 #endif

@@ -20,15 +20,15 @@ static const char magic[8] = "mambadG\n";
 enum { HEADER_BYTES = 128, RECORD_HEAD = 24, PREFIX = sizeof "snapshot-" - 1 };
 
 enum { /* places in the header */
-    AT_VERSION = 8,
-    AT_CLEAN = 12,
-    AT_RUN = 16,
-    AT_GENERATION = 24,
-    AT_TIME = 32,
-    AT_BYTES = 40,
-    AT_RECORDS = 48,
-    AT_BODY = 56,    /* checksum of the records' checksums, in order */
-    AT_CHECKSUM = 120 /* of what stands before it */
+       AT_VERSION = 8,
+       AT_CLEAN = 12,
+       AT_RUN = 16,
+       AT_GENERATION = 24,
+       AT_TIME = 32,
+       AT_BYTES = 40,
+       AT_RECORDS = 48,
+       AT_BODY = 56,     /* checksum of the records' checksums, in order */
+       AT_CHECKSUM = 120 /* of what stands before it */
 };
 
 static size_t padded(size_t n)

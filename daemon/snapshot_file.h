@@ -5,7 +5,8 @@
  *   record   u32 kind, u32 id bytes, u64 payload bytes, u64 checksum of all that follows, the id, padding to 8, the
  *            payload, padding to 8
  *
- * A writer and a file that was read each belong to one thread. Errors: negative errno, and one line that names the file.
+ * A writer and a file that was read each belong to one thread. Errors: negative errno, and one line that names the
+ * file.
  */
 #ifndef MD_SNAPSHOT_FILE_H
 #define MD_SNAPSHOT_FILE_H
@@ -71,8 +72,8 @@ struct md_snapshot_file {
     size_t bytes;
 };
 
-/* The newest generation in `dir` that is whole. Each that is not is renamed to *.corrupt and told to `quarantined`, whose
- * line names the file and what is wrong. -ENOENT: there is none; the folder need not exist. */
+/* The newest generation in `dir` that is whole. Each that is not is renamed to *.corrupt and told to `quarantined`,
+ * whose line names the file and what is wrong. -ENOENT: there is none; the folder need not exist. */
 int md_snapshot_open(const char *dir, void (*quarantined)(void *arg, const char *line), void *arg,
                      struct md_snapshot_file *ret, char *reterr);
 void md_snapshot_close(struct md_snapshot_file *f);

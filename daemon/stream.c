@@ -193,7 +193,7 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
         return -EINVAL;
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
-    s->course.restored = (struct md_restored){0}; /* it is not what it was */
+    s->course.restored = (struct md_restored){0};     /* it is not what it was */
     return identify(r, s, input, desc);
 }
 
@@ -215,6 +215,10 @@ int md_registry_open(struct md_registry *r, struct md_input *input, const struct
         err = md_inbox_enter(s->inbox, s);
     if (err == 0 && made)
         insert(r, made);
+    if (err == 0 && desc->anew) {
+        s->course.restored = (struct md_restored){0};
+        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    }
     pthread_mutex_unlock(&r->lock);
     if (err == 0)
         *ret = s;

@@ -15,12 +15,12 @@ struct command {
 static const struct command commands[] = {
     {"status", ctl_status, "a running daemon's models, inputs, outputs and counters"},
     {"streams", ctl_streams, "a running daemon's streams"},
+    {"snapshot", ctl_snapshot, "have a running daemon write a snapshot"},
     {"tail", ctl_tail, "show what a daemon publishes"},
     {"feed", ctl_feed, "send audio, HDF5, CSV or standard input to a ZeroMQ input"},
     {"run", ctl_run, "process files offline through the daemon's pipeline"},
     {"inspect", ctl_inspect, "describe a model folder, its slots, or an output file"},
     {"bench", ctl_bench, "measure the engine and the daemon"},
-    {"snapshot", NULL, ""},
     {"restore", NULL, ""},
     {"reset", NULL, ""},
     {"reload", NULL, ""},
