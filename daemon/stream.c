@@ -216,6 +216,8 @@ int md_registry_open(struct md_registry *r, struct md_input *input, const struct
     if (err == 0 && made)
         insert(r, made);
     if (err == 0 && desc->anew) {
+        if (s->course.restored.open)
+            s->course.lost = s->course.time.next;
         s->course.restored = (struct md_restored){0};
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
     }

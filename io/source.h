@@ -79,7 +79,7 @@ struct io_stream_desc {
     uint32_t channels;
     double rate;       /* Hz after resampling; 0 irregular or unknown */
     bool irregular;    /* every row has its own time */
-    bool anew;         /* not to be gone on with from a snapshot */
+    bool anew;         /* its rows cannot be had again, or are not wanted: not to be gone on with from a snapshot */
     uint64_t samples;  /* at hand, and lost where the stream is refused; 0: it will be asked for again */
 };
 

@@ -21,13 +21,13 @@ static const struct command commands[] = {
     {"run", ctl_run, "process files offline through the daemon's pipeline"},
     {"inspect", ctl_inspect, "describe a model folder, its slots, or an output file"},
     {"bench", ctl_bench, "measure the engine and the daemon"},
+    {"eval", ctl_eval, "how good a model's forecasts and anomaly scores are on files"},
     {"restore", NULL, ""},
     {"reset", NULL, ""},
     {"reload", NULL, ""},
     {"drain", NULL, ""},
     {"keygen", NULL, ""},
     {"generate", NULL, ""},
-    {"eval", NULL, ""},
     {NULL, NULL, NULL},
 };
 

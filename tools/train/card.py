@@ -1,5 +1,7 @@
 """The text of a model folder's README.md."""
 
+DATA = ("synthetic series only (tools/train/priors.py)", "synthetic series (tools/train/priors.py) and real ones (tools/train/pack.py)")
+
 TEMPLATE = """# {name}
 
 A streaming quantile forecaster for any scalar series: patches of {patch} samples, Mamba-1 backbone ({layers} layers × {width},
@@ -7,23 +9,32 @@ state {state}), {params:,} parameters, fp32. After every patch it gives quantile
 embedding of {width} numbers, and (with the daemon's calibrator) anomaly scores. What it computes: docs/signal-model.md.
 
 ## How it was made
-`tools/train/train.py --config tools/train/{name}.json --minutes {minutes:g} --seed {seed}` on one {machine}: {steps:,} steps,
-{billions:.2f} billion samples in {seconds} s. Synthetic series only, drawn by tools/train/priors.py (random walks with stochastic
-volatility, seasonal and periodic processes, pulse trains, sound-like bursts, steps, counts …), some with values missing or
-unevenly spaced. No recording of any kind was trained on. Licence: Apache-2.0, like the code.
+`tools/train/train.py --config tools/train/{name}.json{pack} --minutes {minutes:g} --seed {seed}` on one {machine}: {steps:,} updates,
+{billions:.2f} billion samples in {seconds} s, averaged weights. Synthetic series drawn by tools/train/priors.py (random walks
+with stochastic volatility, compound growth, seasons within seasons, composed kernels, pulse trains, sound-like bursts, steps,
+counts …), some with values missing or unevenly spaced. {real}
+Licence: Apache-2.0, like the code.
 
 ## What it measures
-On real series that it never saw, each streamed once from a fresh state; every forecast after the first patch, all {horizon}
-horizons. WQL: weighted quantile loss over the model's levels. Naive: the last value, with Gaussian bands of σ·√h, σ from past
+On real series that training did not see (of the ECG, only an earlier part), each streamed once from a fresh state; every
+forecast after the first patch, all {horizon} horizons. WQL: weighted quantile loss over the model's levels. Naive: the last value, with Gaussian bands of σ·√h, σ from past
 differences (all of them, or the last 256, whichever scores better on that series). MASE: error of the median over the mean
 absolute one-step move. Below 1 in a ratio column is better than naive.
 
 {table}
 
 ## What it is not
-A first model of a few minutes' training. It knows no calendar, no other channel, and no series' own long history beyond what a
-state of fixed size holds; on random-walk-like series (prices) there is little to gain over naive bands, and it gains little.
+It knows no calendar and no other channel, and of a series' own long history it holds what a state of fixed size can. Where little can be known, as of
+prices, it gains little over naive bands.
 """
+
+
+def real_part(facts):
+    if not facts["real_series"]:
+        return "No recording of any kind was trained on."
+    sources = ", ".join(f"{name} {count}" for name, count in facts["real_series"].items())
+    return (f"{100 * facts['real_share']:g} % of the series are stretches of real ones, packed by tools/train/pack.py, which lists\n"
+            f"origins and licences (source and number of series: {sources}).")
 
 
 def text(name, cfg, net, facts, machine, table):
@@ -32,5 +43,6 @@ def text(name, cfg, net, facts, machine, table):
         name=name, patch=cfg["input"]["patch"], layers=backbone["n_layer"], width=backbone["d_model"],
         state=backbone["d_state"], params=sum(p.numel() for p in net.parameters()), horizon=head["horizon"],
         levels=", ".join(f"{q:g}" for q in head["quantiles"]), minutes=facts["seconds"] / 60, seed=facts["seed"],
-        machine=machine, steps=facts["steps"], billions=facts["samples_seen"] / 1e9, seconds=facts["seconds"],
+        machine=machine, pack=" --pack PACK.npz" if facts["real_series"] else "", real=real_part(facts),
+        steps=facts["steps"], billions=facts["samples_seen"] / 1e9, seconds=facts["seconds"],
         table=table or "(not measured yet: `tools/train/evaluate.py FOLDER --card`)")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Scores an exported folder on real series of Debian packages, streamed as the daemon would: evaluate.py FOLDER [--card]
 
-Series: ECG (python3-scipy), speech (alsa-utils, codec2-examples), markets (python-matplotlib-data). What is not installed is
-left out and said so. Nothing here is used in training or in choosing anything per series.
+Series: ECG (python3-scipy; the part of ecg.dat that pack.py leaves), speech (alsa-utils, codec2-examples), markets
+(python-matplotlib-data). What is not installed is left out and said so. Nothing here is used in training or in choosing anything per series.
 """
 import argparse
 import csv
@@ -20,20 +20,20 @@ import data
 import export
 import front
 import loss as losses
+import pack
 import priors
 import scan as scans
 
 ALSA = "/usr/share/sounds/alsa"
 CODEC2 = "/usr/share/codec2/raw"
 SAMPLES = "/usr/share/matplotlib/mpl-data/sample_data"
-ECG = "/usr/lib/python3/dist-packages/scipy/misc/ecg.dat"
 
 
 # ---- real series ------------------------------------------------------------------------------------------------
 
 def ecg():
-    with zipfile.ZipFile(ECG) as z:
-        yield "ECG 360 Hz", np.load(io.BytesIO(z.read("ecg.npy"))).astype(float)
+    with zipfile.ZipFile(pack.ECG) as z:
+        yield "ECG 360 Hz, last 2 minutes", np.load(io.BytesIO(z.read("ecg.npy"))).astype(float)[pack.ECG_TRAINED:]
 
 
 def wav(path, decimate):
@@ -159,24 +159,43 @@ def table(results):
     return "\n".join(lines)
 
 
+# ---- series held back, of the same kinds as those of training --------------------------------------------------------
+
 @torch.no_grad()
-def families(net, cfg, device, scan, S=64, L=2048):
-    """Loss over naive loss of each synthetic family on seeds apart from training's."""
-    draw = data.source(device, 2**40 + 17)
-    levels = torch.tensor(net.levels, device=device)
+def ratio(net, cfg, scan, x):
+    """Loss over that of naive bands, of series x [S, L + horizon] in the units of training."""
+    levels = torch.tensor(net.levels, device=x.device)
     gauss = (levels * 2 - 1).erfinv().mul(math.sqrt(2)).asinh()
-    patch, H, lines = cfg["input"]["patch"], net.horizon, []
-    for family in priors.FAMILIES:
-        x = family(draw, S, L + H).double()
-        features, frames, _ = front.run(cfg["input"], x[:, :L], front.start_state(S, device))
-        f, _ = net.embed(features, torch.ones(features.shape[:2], device=device), net.start_state(S), scan)
-        chosen = torch.arange(2, L // patch, 8, device=device)
-        ahead = patch * (chosen + 1)[:, None] + torch.arange(H, device=device)
-        units = losses.in_units({k: v[:, chosen] for k, v in frames.items()}, x[:, ahead], losses.typical_move(x))
-        ours = losses.pinball(net.forecast(f[:, chosen]), *units, levels)
-        naive = losses.pinball(gauss.expand(*units[0].shape, -1), *units, levels)
-        lines.append(f"  {family.__name__:18s} {ours.item():.4f} / {naive.item():.4f} = {ours.item() / naive.item():.3f}")
-    return "\n".join(lines)
+    patch, H = cfg["input"]["patch"], net.horizon
+    L = (x.shape[1] - H) // patch * patch
+    features, frames, _ = front.run(cfg["input"], x[:, :L].double(), front.start_state(len(x), x.device))
+    f, _ = net.embed(features, torch.ones(features.shape[:2], device=x.device), net.start_state(len(x)), scan)
+    chosen = torch.arange(2, L // patch, 16, device=x.device)
+    ahead = patch * (chosen + 1)[:, None] + torch.arange(H, device=x.device)
+    units = losses.in_units({k: v[:, chosen] for k, v in frames.items()}, x[:, ahead].double(), losses.unit_of(x))
+    naive = losses.pinball(gauss.expand(*units[0].shape, -1), *units, levels)
+    return (losses.pinball(net.forecast(f[:, chosen]), *units, levels) / naive).item()
+
+
+def held_back(net, cfg, packed, device, scan, S=64, L=4096):
+    """{"synthetic": {family: ratio}, "real": {source: ratio}}: seeds apart from training's, and series that pack.py holds back."""
+    draw = data.source(device, 2**40 + 17)
+    synthetic = {f.__name__: ratio(net, cfg, scan, f(draw, S, L + net.horizon)) for f in priors.FAMILIES}
+    real = {}
+    for name, series in (packed.held if packed else {}).items():
+        if len(series):
+            at = np.linspace(0, len(series) - 1, min(S, len(series))).astype(int)
+            real[name] = ratio(net, cfg, scan, packed.window(series[at], L + net.horizon))
+    return {"synthetic": synthetic, "real": real}
+
+
+def mean(ratios):
+    return math.exp(sum(map(math.log, ratios.values())) / len(ratios)) if ratios else math.nan
+
+
+def lines(scores):
+    return "\n".join(f"  {kind}, geometric mean {mean(ratios):.4f}: " + ", ".join(f"{k} {v:.3f}" for k, v in ratios.items())
+                     for kind, ratios in scores.items())
 
 
 def main():

@@ -5,6 +5,7 @@ import struct
 
 import torch
 
+import card
 import model as models
 
 
@@ -35,10 +36,10 @@ def read_safetensors(path):
     return out
 
 
-def save(folder, name, cfg, net, facts, card):
-    """`facts`: what config.json records of the training; `card`: text of README.md. Each file is replaced whole."""
+def save(folder, name, cfg, net, facts, readme):
+    """`facts`: what config.json records of the training; `readme`: text of README.md. Each file is replaced whole."""
     os.makedirs(folder, exist_ok=True)
-    cfg = dict(cfg, card=dict(name=name, license="Apache-2.0", data="synthetic series only (tools/train/priors.py)", **facts))
+    cfg = dict(cfg, card=dict(name=name, license="Apache-2.0", data=card.DATA[bool(facts["real_series"])], **facts))
 
     def put(file, write):
         write(os.path.join(folder, file + ".part"))
@@ -52,7 +53,7 @@ def save(folder, name, cfg, net, facts, card):
 
     put("config.json", text(json.dumps(cfg, indent=2) + "\n"))
     put("model.safetensors", lambda path: write_safetensors(path, net.state_dict()))
-    put("README.md", text(card))
+    put("README.md", text(readme))
 
 
 def load(folder, device="cpu"):

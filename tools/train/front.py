@@ -9,14 +9,17 @@ SAMPLE_MAX, SCALE_REL, SCALE_ABS, LOG_RATIO_MAX = 1e150, 1e-12, 1e-30, 10.0
 
 
 def linear_scan(a, b, start=None):
-    """y[t] = a[t]·y[t−1] + b[t] along the last axis; y[−1] = start (0 if None). Real or complex."""
+    """y[t] = a[t]·y[t−1] + b[t] along the last axis; y[−1] = start (0 if None). Real or complex; a is [..., 1] where it is constant."""
     if start is not None:
         b = torch.cat([b[..., :1] + a[..., :1] * start[..., None], b[..., 1:]], -1)
-    a, shift = a.clone(), 1
-    b = b.clone()
+    constant, shift = a.shape[-1] == 1, 1
+    a, b = a if constant else a.clone(), b.clone()
     while shift < b.shape[-1]:
-        b[..., shift:] = b[..., shift:] + a[..., shift:] * b[..., :-shift]
-        a[..., shift:] = a[..., shift:] * a[..., :-shift]
+        b[..., shift:] = torch.addcmul(b[..., shift:], a if constant else a[..., shift:], b[..., :-shift])
+        if constant:
+            a = a * a
+        else:
+            a[..., shift:] = a[..., shift:] * a[..., :-shift]
         shift *= 2
     return b
 

@@ -1,18 +1,31 @@
 """Pinball loss of the forecast head, in units in which every series counts alike.
 
-Two units, half each. c: the series' own mean |move| over 1 … 128 samples, so that a term is the share of what "repeat the
-last value" gets wrong (rare large moves count as in a weighted quantile loss). d·√h: what was known when the forecast was
+Two units, half each. c: what the best of some naive forecasts gets wrong on this series, mean |x[t + lag] − x[t]| over short
+lags or of the one lag (a season, perhaps) that serves best, so that a term is about the share of a seasonal naive error. d·√h: what was known when the forecast was
 made, which gives quiet stretches and near horizons their say; held above c/10, lest a burst after silence be all there is.
 """
 import torch
 
-LAGS = (1, 4, 16, 64, 128)
+SHORT = (1, 4, 16, 64)
+SEASONS = (7, 12, 24, 48, 52, 96, 144, 168, 288, 336, 365, 672)
+LEAST = 0.3  # of the short lags' mean: what is periodic to the last digit does not take over
 
 
-def typical_move(x):
-    """c [S]: mean over lags of the mean absolute difference of present samples; 0 for a constant series."""
-    moves = [(x[:, lag:] - x[:, :-lag]).abs() for lag in LAGS if lag < x.shape[1]]
-    return torch.stack([m.nan_to_num(0.0).sum(-1) / m.isfinite().sum(-1).clamp(min=1) for m in moves]).mean(0)
+def moves(x, lag):
+    """Mean |x[t + lag] − x[t]| of present pairs, over the first 8192 samples [S]."""
+    d = (x[:, lag:8192 + lag] - x[:, :-lag][:, :8192]).abs()
+    return d.nan_to_num(0.0).sum(-1) / d.isfinite().sum(-1).clamp(min=1)
+
+
+def unit_of(x):
+    """c [S] of series x [S, L]; 0 for a constant series."""
+    mean = torch.stack([moves(x, lag) for lag in SHORT]).mean(0)
+    best = mean
+    for lag in SEASONS:
+        if 3 * lag < x.shape[1]:
+            m = moves(x, lag)
+            best = torch.where(m > 0, torch.minimum(best, m), best)
+    return torch.maximum(best, LEAST * mean)
 
 
 def in_units(frames, truth, c):

@@ -11,11 +11,28 @@ import front
 
 def conv_silu(x, taps, bias, T):
     """Causal depthwise convolution of x [S, K − 1 + T, D] with taps [D, K], then SiLU."""
-    return F.silu(sum(x[:, k:k + T] * taps[:, k] for k in range(taps.shape[1])) + bias)
+    y = sum(x[:, k:k + T] * taps[:, k] for k in range(taps.shape[1])) + bias
+    return F.silu(y).to(x.dtype)
+
+
+def step_size(dt, bias):
+    return F.softplus(dt.float() + bias)
 
 
 def gate(y, x, z, skip):
-    return (y + skip * x) * F.silu(z)
+    return ((y.float() + skip * x) * F.silu(z.float())).to(z.dtype)
+
+
+def rms_norm(x, weight, dtype):
+    return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * weight).to(dtype)
+
+
+POINTWISE = ("conv_silu", "step_size", "gate", "rms_norm")
+
+
+def linear(layer, x):
+    """The layer's product in x's type, without its bias."""
+    return F.linear(x, layer.weight.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -23,8 +40,8 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * self.weight
+    def forward(self, x, dtype=torch.float32):
+        return rms_norm(x, self.weight, dtype)
 
 
 class Mixer(nn.Module):
@@ -47,26 +64,28 @@ class Mixer(nn.Module):
     def forward(self, u, g, state, scan):
         window, h = state
         T = u.shape[1]
-        x, z = self.in_proj(u).chunk(2, -1)
+        x, z = linear(self.in_proj, u).chunk(2, -1)
         x = torch.cat([window.to(x.dtype), x], 1)
         window = x[:, T:]
         x = conv_silu(x, self.conv1d.weight[:, 0], self.conv1d.bias, T)
         R, N = self.dt_proj.in_features, self.A_log.shape[1]
-        dt, b, c = self.x_proj(x).split([R, N, N], -1)
-        delta = F.softplus(self.dt_proj(dt))
-        y, h = scan(x.float(), delta.float(), b.float(), c.float(), g, -self.A_log.exp(), h)
+        dt, b, c = linear(self.x_proj, x).split([R, N, N], -1)
+        delta = step_size(linear(self.dt_proj, dt), self.dt_proj.bias)
+        y, h = scan(x, delta, b, c, g, -self.A_log.exp(), h)
         y = gate(y, x, z, self.D)
-        return self.out_proj(y), (window.detach(), h.detach())
+        return linear(self.out_proj, y), (window.detach().float(), h.detach())
 
 
 class Layer(nn.Module):
+    dtype = torch.float32  # of the mixer's products and activations; the residual stream is fp32
+
     def __init__(self, d_model, **kw):
         super().__init__()
         self.norm = RMSNorm(d_model)
         self.mixer = Mixer(d_model, **kw)
 
     def forward(self, r, g, state, scan):
-        out, state = self.mixer(self.norm(r), g, state, scan)
+        out, state = self.mixer(self.norm(r, self.dtype), g, state, scan)
         return r + out, state
 
 

@@ -49,7 +49,7 @@ class Draw:
 
 def ar1(a, noise):
     """y[t] = a·y[t−1] + noise[t], rows with their own a [S, 1]."""
-    return linear_scan(a.expand(noise.shape), noise)
+    return linear_scan(a, noise)
 
 
 def smooth(r, S, L, time):
@@ -86,6 +86,35 @@ def gaussian_process(r, S, L, terms=24):
     return y
 
 
+def kernels(r, S, L):
+    """Gaussian processes of composed kernels: up to three of linear, smooth, rough, locally periodic and white, added or
+    multiplied."""
+    y = 0.0
+    for k in range(3):
+        kind = r.integer(0, 5, S, 1)
+        line = r.normal(S, 1) + r.normal(S, 1) * 3.0 * r.clock(L) / L
+        smooth_part = unit(gaussian_process(r, S, L, terms=8))
+        rough = smooth(r, S, L, r.log_uniform(5.0, L, S, 1))
+        part = torch.where(kind == 0, line, torch.where(kind == 1, smooth_part, torch.where(kind == 2, rough, locally_periodic(r, S, L))))
+        if k == 0:
+            y = part
+        else:
+            both = torch.where(r.chance(0.4, S, 1), unit(y) * part, unit(y) + r.log_uniform(0.1, 2.0, S, 1) * part)
+            y = torch.where(r.chance(0.6, S, 1), both, y)
+    return unit(y) + r.log_uniform(1e-3, 1.0, S, 1) * r.normal(S, L)
+
+
+def locally_periodic(r, S, L, terms=4):
+    """A periodic kernel times a smooth one: harmonics whose amplitudes and phases wander independently."""
+    cycles, period = phase(r, S, L, 4.0, min(L / 3, 2500.0), wander=0.0)
+    wander = smooth(r, S * 2 * terms, L, (period * r.log_uniform(1.0, 300.0, S, 1)).repeat(2 * terms, 1)).unflatten(0, (2 * terms, S))
+    slope, y = r.uniform(0.3, 2.5, S, 1), 0.0
+    for j in range(terms):
+        angle = TAU * (j + 1) * cycles
+        y = y + (j + 1) ** -slope * (wander[2 * j] * angle.cos() + wander[2 * j + 1] * angle.sin())
+    return y
+
+
 def power_law(r, S, L):
     """Noise with spectrum 1/f^β, β from −0.3 (blue) to 3, sometimes with resonant bands."""
     F = L // 2 + 1
@@ -106,7 +135,7 @@ def resonators(r, S, L):
         omega = r.log_uniform(0.004, 2.5, S, 1)
         decay = 1.0 / r.log_uniform(3.0, 600.0, S, 1)
         pole = torch.polar((-decay).exp(), omega)
-        ring = unit(linear_scan(pole.expand(S, L), noise.to(pole.dtype)).real)
+        ring = unit(linear_scan(pole, noise.to(pole.dtype)).real)
         y = y + ring * (1.0 if k == 0 else r.chance(0.5, S, 1) * r.log_uniform(0.1, 1.0, S, 1))
     return y + r.log_uniform(0.001, 1.0, S, 1) * r.normal(S, L)
 
@@ -149,6 +178,28 @@ def mean_reverting(r, S, L):
     return unit(ar1(a, noise)) + r.chance(0.5, S, 1) * r.uniform(0.5, 5.0, S, 1) * level
 
 
+def growth(r, S, L):
+    """Compound growth that lasts to the end, with a season in proportion and steps from smooth to as wild as prices'."""
+    rate = r.uniform(0.0, 10.0, S, 1) / L
+    steps = rate.clamp(min=0.5 / L) * r.log_uniform(0.3, 30.0, S, 1) * r.heavy(S, L).clamp(-8.0, 8.0) * volatility(r, S, L).clamp(max=5.0)
+    walk = (rate + steps).cumsum(-1)
+    cycles, _ = phase(r, S, L, 4.0, 60.0, wander=0.0)
+    cycles = torch.where(r.chance(0.6, S, 1), r.clock(L) / 12.0, cycles)
+    wave = sum(r.normal(S, 1) / j * torch.cos(TAU * (j * cycles + r.uniform(0.0, 1.0, S, 1))) for j in range(1, 4))
+    log = walk + r.chance(0.5, S, 1) * r.log_uniform(0.01, 0.3, S, 1) * wave
+    return log.clamp(-20.0, 20.0).exp() * (r.log_uniform(1e-4, 0.1, S, 1) * r.normal(S, L)).exp()
+
+
+def switching(r, S, L):
+    """Ornstein-Uhlenbeck whose speed, level and noise change between two regimes."""
+    on = regimes(r, S, L) > 0
+    pick = lambda a, b: torch.where(on, a, b)
+    a = torch.exp(-1.0 / pick(r.log_uniform(1.0, 300.0, S, 1), r.log_uniform(1.0, 300.0, S, 1)))
+    level = r.chance(0.7, S, 1) * pick(r.normal(S, 1), r.normal(S, 1)) * r.log_uniform(0.3, 10.0, S, 1)
+    sigma = pick(r.log_uniform(0.1, 3.0, S, 1), r.log_uniform(0.1, 3.0, S, 1))
+    return linear_scan(a, (1.0 - a) * level + (1.0 - a**2).sqrt() * sigma * r.heavy(S, L))
+
+
 def noise(r, S, L):
     """Independent draws around a constant: nothing to predict but the distribution."""
     skewed = (r.uniform(0.1, 1.2, S, 1) * r.normal(S, L)).exp()
@@ -175,6 +226,39 @@ def seasonal(r, S, L):
     y = y + r.chance(0.6, S, 1) * r.log_uniform(0.3, 10.0, S, 1) * trend
     y = torch.where(r.chance(0.2, S, 1), (0.5 * y).clamp(max=6.0).exp(), y)
     return y + r.log_uniform(0.003, 1.5, S, 1) * unit(ar1(r.uniform(0.0, 0.95, S, 1), r.heavy(S, L)))
+
+
+DAYS = (7.0, 12.0, 24.0, 24.0, 24.0, 30.0, 48.0, 52.0, 60.0, 96.0, 96.0, 144.0, 288.0, 288.0, 365.0, 1440.0)
+
+
+def calendar(r, S, L):
+    """Load, traffic, temperature: a day's shape within a week's, days of another kind (weekends, holidays), each day a little
+    different, slow drift, noise that may grow with the level."""
+    whole = torch.tensor(DAYS, device=r.device)
+    day = torch.where(r.chance(0.75, S, 1), whole[r.integer(0, len(whole), S, 1)], r.log_uniform(4.0, 700.0, S, 1))
+    week = torch.where(r.chance(0.7, S, 1), 7, r.integer(3, 13, S, 1))
+    cycles = (r.clock(L) + (r.uniform(0.0, 1.0, S, 1) * day * week).floor()) / day
+    p, index = cycles % 1.0, cycles.floor().long() % week
+
+    def shape():
+        slope = r.uniform(0.5, 2.0, S, 1)
+        wave = sum(r.normal(S, 1) * j**-slope * torch.cos(TAU * (j * p + r.uniform(0.0, 1.0, S, 1))) for j in range(1, 7))
+        return unit(wave + r.chance(0.5, S, 1) * r.uniform(0.0, 2.0, S, 1) * bumps(r, p, 3, 0.01))
+
+    usual = shape()
+    other = r.uniform(0.2, 1.0, S, 1) * usual + r.uniform(0.0, 0.7, S, 1) * shape() - r.uniform(0.0, 1.5, S, 1)
+    off = (index < r.integer(0, 3, S, 1)) | (per_cycle(r, cycles) > r.uniform(2.0, 4.0, S, 1))
+    y = torch.where(off & r.chance(0.7, S, 1), other, usual)
+    levels = r.normal(S, 13).gather(-1, index)
+    y = y + r.chance(0.4, S, 1) * r.uniform(0.0, 0.6, S, 1) * levels
+    y = y * (1.0 + r.uniform(0.0, 0.4, S, 1) * per_cycle(r, cycles)) + r.uniform(0.0, 0.4, S, 1) * per_cycle(r, cycles)
+    slow = smooth(r, S, L, day * r.log_uniform(1.0, 60.0, S, 1))
+    y = torch.where(r.chance(0.4, S, 1), y * (0.4 * slow).exp(), y) + r.chance(0.7, S, 1) * r.log_uniform(0.05, 2.0, S, 1) * slow
+    y = torch.where(r.chance(0.15, S, 1), y.clamp(min=r.uniform(-1.0, 0.5, S, 1)), y)
+    y = torch.where(r.chance(0.25, S, 1), (0.7 * y).clamp(max=6.0).exp(), y)
+    noise = unit(ar1(r.uniform(0.0, 0.97, S, 1), r.heavy(S, L))) * r.log_uniform(0.01, 0.7, S, 1) * y.std(-1, keepdim=True)
+    louder = (y - y.amin(-1, keepdim=True)) / y.std(-1, keepdim=True).clamp(min=1e-6)
+    return y + noise * torch.where(r.chance(0.4, S, 1), 0.3 + 0.5 * louder, 1.0)
 
 
 def chirp(r, S, L):
@@ -293,10 +377,35 @@ def counts(r, S, L):
     return r.poisson(log_rate.clamp(max=8.0).exp())
 
 
+def intermittent(r, S, L):
+    """Demand: zero at most times, now and then whole or skewed amounts; the odds drift and may know a season."""
+    cycles, _ = phase(r, S, L, 5.0, 400.0, wander=0.02)
+    odds = r.uniform(-4.0, 1.0, S, 1) + r.uniform(0.0, 2.0, S, 1) * torch.cos(TAU * cycles)
+    odds = odds + r.uniform(0.0, 1.0, S, 1) * smooth(r, S, L, r.log_uniform(20.0, 2000.0, S, 1))
+    size = (r.uniform(0.1, 1.0, S, 1) * r.normal(S, L) + r.uniform(0.0, 4.0, S, 1)).exp()
+    size = torch.where(r.chance(0.6, S, 1), size.ceil(), size)
+    return torch.where(torch.rand(S, L, device=r.device, generator=r.g) < torch.sigmoid(odds), size, 0.0)
+
+
+def jobs(r, S, L):
+    """A machine's metric: a skewed noisy base, work at fixed intervals, bursts with a level of their own, rare spikes."""
+    base = (r.uniform(0.02, 0.6, S, 1) * ar1(r.uniform(0.0, 0.97, S, 1), r.heavy(S, L)).clamp(-8.0, 8.0)).exp()
+    every = torch.tensor([6.0, 12.0, 24.0, 60.0, 72.0, 144.0, 288.0, 288.0, 1440.0], device=r.device)
+    period = torch.where(r.chance(0.6, S, 1), every[r.integer(0, len(every), S, 1)], r.log_uniform(5.0, 1500.0, S, 1).round())
+    cycles = r.clock(L) / period + r.uniform(0.0, 1.0, S, 1)
+    size = r.log_uniform(0.3, 20.0, S, 1) * (r.uniform(0.0, 0.4, S, 1) * per_cycle(r, cycles)).exp()
+    late = r.chance(0.4, S, 1) * 0.02 * per_cycle(r, cycles).abs()
+    busy = ((cycles % 1.0 - late) % 1.0 < r.log_uniform(0.003, 0.3, S, 1)) & (per_cycle(r, cycles) > r.uniform(-4.0, -1.0, S, 1))
+    burst = regimes(r, S, L) * r.chance(0.4, S, 1) * r.log_uniform(0.3, 10.0, S, 1)
+    spike = r.chance(r.log_uniform(1e-4, 1e-2, S, 1), S, L) * r.log_uniform(1.0, 30.0, S, L)
+    y = base * (1.0 + burst) + r.chance(0.7, S, 1) * size * busy + r.chance(0.5, S, 1) * spike
+    return torch.where(r.chance(0.3, S, 1), y.clamp(max=r.log_uniform(1.5, 20.0, S, 1)), y)
+
+
 FAMILIES = {  # weights of drawing
-    gaussian_process: 1.0, power_law: 1.5, resonators: 1.5,
-    random_walk: 1.5, price: 1.5, mean_reverting: 1.5, noise: 0.5,
-    seasonal: 2.0, chirp: 0.5, waveform: 0.7,
-    heartbeat: 2.0, pulses: 1.0, voice: 3.0,
-    steps: 0.7, events: 0.7, counts: 0.6,
+    gaussian_process: 0.8, kernels: 1.5, power_law: 1.2, resonators: 1.2,
+    random_walk: 1.5, price: 1.5, growth: 1.0, mean_reverting: 1.2, switching: 1.0, noise: 0.5,
+    seasonal: 2.0, calendar: 3.5, chirp: 0.4, waveform: 0.6,
+    heartbeat: 1.8, pulses: 0.8, voice: 1.5,
+    steps: 0.7, events: 0.6, counts: 0.6, intermittent: 0.5, jobs: 1.5,
 }

@@ -2,7 +2,7 @@
 
     h[t] = exp(Δ[t]·g[t]·A)·h[t−1] + Δ[t]·B[t]·x[t]        y[t] = Σ_n h[t]·C[t]
 
-Shapes: x, Δ, y [S, T, D]; B, C [S, T, N]; g [S, T]; A [D, N]; h [S, D, N]. Two implementations of the same formulas:
+Shapes: x, Δ, y [S, T, D]; B, C [S, T, N]; g [S, T]; A [D, N]; h [S, D, N]. x, y, B and C may be bf16, all else is fp32. Two implementations of the same formulas:
 a Triton kernel for GPUs and a plain loop over T. All h[t] are kept (hs[:, 0] = h0 in the kernel's) for the backward pass (memory is cheap at these
 sizes); no gradient flows into h0 (truncated back-propagation through time).
 """
@@ -29,10 +29,10 @@ if triton:
         tl.store(hs + s * (T + 1) * D * N + dn, h)
         for t in range(T):
             row = s * T + t
-            xv = tl.load(x + row * D + d)
-            dv = tl.load(delta + row * D + d)
-            bv = tl.load(b + row * N + n)
-            cv = tl.load(c + row * N + n)
+            xv = tl.load(x + row * D + d).to(tl.float32)
+            dv = tl.load(delta + row * D + d).to(tl.float32)
+            bv = tl.load(b + row * N + n).to(tl.float32)
+            cv = tl.load(c + row * N + n).to(tl.float32)
             gv = tl.load(g + row)
             h = tl.exp((dv * gv)[:, None] * av) * h + (dv * xv)[:, None] * bv[None, :]
             tl.store(hs + (row + s + 1) * D * N + dn, h)
@@ -53,12 +53,12 @@ if triton:
         for i in range(T):
             t = T - 1 - i
             row = s * T + t
-            xv = tl.load(x + row * D + d)
-            dv = tl.load(delta + row * D + d)
-            bv = tl.load(b + row * N + n)
-            cv = tl.load(c + row * N + n)
+            xv = tl.load(x + row * D + d).to(tl.float32)
+            dv = tl.load(delta + row * D + d).to(tl.float32)
+            bv = tl.load(b + row * N + n).to(tl.float32)
+            cv = tl.load(c + row * N + n).to(tl.float32)
             gv = tl.load(g + row)
-            dyv = tl.load(dy + row * D + d)
+            dyv = tl.load(dy + row * D + d).to(tl.float32)
             hp = tl.load(hs + (row + s) * D * N + dn)
             dh += dyv[:, None] * cv[None, :]
             part = (row * parts + j) * N + n
@@ -94,12 +94,12 @@ class TritonScan(torch.autograd.Function):
         N = a.shape[1]
         parts = D // BLOCK_D
         dx, ddelta = torch.empty_like(x), torch.empty_like(x)
-        db = torch.empty(S, T, parts, N, device=x.device)
+        db = torch.empty(S, T, parts, N, device=x.device)  # fp32, as da: sums over channels and streams
         dc = torch.empty_like(db)
         da = torch.empty(S, D, N, device=x.device)
         _backward[(S, parts)](x, delta, b, c, g, a, hs, dy.contiguous(), dx, ddelta, db, dc, da, T, D, N, BLOCK_D,
                               num_warps=1)
-        return dx, ddelta, db.sum(2), dc.sum(2), None, da.sum(0), None
+        return dx, ddelta, db.sum(2).to(b.dtype), dc.sum(2).to(c.dtype), None, da.sum(0), None
 
 
 class LoopScan(torch.autograd.Function):

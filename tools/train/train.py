@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Trains a signal model on synthetic series and exports its folder. One command makes the model:
+"""Trains a signal model on synthetic and real series and exports its folder. One command makes the model:
 
-    tools/train/train.py --config tools/train/forecast-s.json --minutes 8 --out DIR
+    tools/train/train.py --config tools/train/forecast-s.json --pack PACK.npz --minutes 10 --out DIR
 
-DIR receives checkpoint.pt (every minute; --resume it) and NAME/ (the exported folder, with every checkpoint). The learning
-rate follows the share of the minutes used, time before a resume included. See README.md beside this file.
+DIR receives checkpoint.pt (every minute and at the end) and NAME/ (the exported folder). The learning rate follows the share of
+the minutes used. A run in pieces: --until MINUTES ends early, --resume CHECKPOINT goes on, --minutes stays the whole. A checkpoint holds the weights alone:
+Adam's moments, a few dozen steps' worth, are gathered anew while the rate rises again. See README.md beside this file.
 """
 import argparse
 import collections
@@ -24,208 +25,337 @@ import loss as losses
 import model as models
 import scan as scans
 
-
-POOL = 4    # batches drawn at once
-EARLY = 32  # steps
+EARLY = 32           # steps of a series' start
+REWARM = 200         # updates after a resume
+EMA = 0.998
+WARM_UPDATES = 3     # before a CUDA graph is captured
 
 
 def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--config", required=True)
     p.add_argument("--out", required=True)
-    p.add_argument("--minutes", type=float, default=8.0, help="training time, evaluation excluded")
-    p.add_argument("--steps", type=int, default=0, help="stop after so many steps instead")
+    p.add_argument("--pack", help="real series, a file of pack.py; without it, synthetic ones alone")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="overrides a config value, e.g. model.input.patch=8")
+    p.add_argument("--minutes", type=float, default=8.0, help="training time, start-up and evaluation excluded")
+    p.add_argument("--until", type=float, help="stop after so many of the minutes")
+    p.add_argument("--steps", type=int, default=0, help="stop after so many updates instead")
     p.add_argument("--resume", help="a checkpoint.pt to go on from")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--amp", choices=("tf32", "bf16", "fp32"), default="tf32", help="arithmetic of the projections")
-    p.add_argument("--compile", action="store_true", help="torch.compile the pointwise parts")
-    p.add_argument("--series", type=int, help="overrides the config's")
-    p.add_argument("--segment", type=int, help="overrides the config's")
+    p.add_argument("--fp32", action="store_true", help="layers' products in tf32 rather than bf16")
+    p.add_argument("--eager", action="store_true", help="no torch.compile, no CUDA graph")
+    p.add_argument("--profile", type=int, default=0, metavar="N", help="print where N updates spend their time, and end")
+    p.add_argument("--brief", action="store_true", help="evaluate on held-back series only, not on those of the card")
     p.add_argument("--progress", type=float, default=20.0, help="seconds between progress lines")
     return p.parse_args()
 
 
-def try_compile():
-    """Replaces the pointwise functions by compiled ones; leaves them alone where that fails."""
-    kept = models.conv_silu, models.gate, losses.pinball
-    try:
-        models.conv_silu, models.gate, losses.pinball = (torch.compile(f, dynamic=False) for f in kept)
-        x = torch.zeros(2, 8, 16, device="cuda", requires_grad=True)
-        models.conv_silu(x, torch.zeros(16, 4, device="cuda"), torch.zeros(16, device="cuda"), 5).sum().backward()
-    except Exception as e:
-        print(f"compile: off ({type(e).__name__}: {str(e)[:200]})", flush=True)
-        models.conv_silu, models.gate, losses.pinball = kept
+def configure(path, overrides):
+    with open(path, encoding="utf-8") as f:
+        config = json.load(f)
+    for text in overrides:
+        key, value = text.split("=", 1)
+        *path, last = key.split(".")
+        node = config
+        for name in path:
+            node = node[name]
+        if last not in node:
+            raise SystemExit(f"--set {key}: no such key")
+        node[last] = json.loads(value)
+    return config
+
+
+class Compiled:
+    """The pointwise functions, fused by torch.compile while training; evaluation, of many shapes, uses the plain ones."""
+
+    def __init__(self):
+        self.plain = {name: getattr(models, name) for name in models.POINTWISE}
+        self.pinball = losses.pinball
+
+    def on(self):
+        for name, f in self.plain.items():
+            setattr(models, name, torch.compile(f, dynamic=False))
+        losses.pinball = torch.compile(self.pinball, dynamic=False)
+
+    def off(self):
+        for name, f in self.plain.items():
+            setattr(models, name, f)
+        losses.pinball = self.pinball
+
+
+class Update:
+    """One optimiser step on a segment of every lane, all of it in fixed memory, so that a GPU can replay it as one graph."""
+
+    def __init__(self, net, cfg, hp, scan, optimizer):
+        self.net, self.cfg, self.hp, self.scan, self.optimizer = net, cfg, hp, scan, optimizer
+        device, S, L, H = net.input.weight.device, hp["series"], hp["segment"], net.horizon
+        self.levels = torch.tensor(net.levels, device=device)
+        self.reach = torch.arange(H, device=device)
+        self.x, self.dt = torch.zeros(S, L + H, device=device), torch.ones(S, L, device=device)
+        self.c, self.first = torch.ones(S, device=device), torch.ones(S, dtype=torch.bool, device=device)
+        self.chosen = torch.zeros(S, hp["loss_steps"], dtype=torch.long, device=device)
+        self.front, self.state = front.start_state(S, device), net.start_state(S)
+        self.ema = [p.detach().clone() for p in net.parameters()]
+        self.sums = torch.zeros(2, device=device)
+        self.units = self.graph = None
+
+    def load(self, segment, chosen):
+        for buffer, value in zip((self.x, self.dt, self.c, self.first), segment):
+            buffer.copy_(value)
+        self.chosen.copy_(chosen)
+
+    def forward(self):
+        cfg, patch = self.cfg["input"], self.cfg["input"]["patch"]
+        keep = ~self.first
+        start = {k: v * keep for k, v in self.front.items()}
+        state = [(w * keep[:, None, None], h * keep[:, None, None]) for w, h in self.state]
+        L = self.dt.shape[1]
+        features, frames, end = front.run(cfg, self.x[:, :L].double(), start)
+        g = self.dt.unflatten(-1, (-1, patch)).mean(-1)
+        g[:, 0] = torch.where(self.first, 1.0, g[:, 0])
+        f, after = self.net.embed(features, g, state, self.scan)
+        for name, v in end.items():
+            self.front[name].copy_(v)
+        for (w, h), (w1, h1) in zip(self.state, after):
+            w.copy_(w1)
+            h.copy_(h1)
+        frames = {name: v.gather(1, self.chosen) for name, v in frames.items()}
+        ahead = patch * (self.chosen + 1)[..., None] + self.reach
+        truth = self.x.gather(1, ahead.flatten(1)).view(ahead.shape).double()
+        self.units = losses.in_units(frames, truth, self.c)
+        z = self.net.forecast(f.gather(1, self.chosen[..., None].expand(-1, -1, f.shape[-1])))
+        return losses.pinball(z, *self.units, self.levels)
+
+    def compute(self):
+        loss = self.forward()
+        loss.backward()
+        grads = [p.grad for p in self.net.parameters()]
+        for g in grads:
+            g.nan_to_num_(0.0, 0.0, 0.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hp["clip"])
+        self.optimizer.step()
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.net.parameters()], 1.0 - EMA)
+        self.sums += torch.stack([loss.detach(), norm.detach()])
+
+    def eager(self):
+        self.optimizer.zero_grad(set_to_none=True)
+        self.compute()
+
+    def capture(self):
+        """After some eager updates on a side stream: compute() as a graph."""
+        self.optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.compute()
+        self.graph = graph
+
+    def run(self):
+        self.graph.replay() if self.graph else self.eager()
 
 
 class Trainer:
     def __init__(self, args):
-        with open(args.config, encoding="utf-8") as f:
-            config = json.load(f)
+        config = configure(args.config, args.set)
         self.args, self.name, self.cfg, self.hp = args, config["name"], config["model"], config["training"]
-        self.hp["series"] = args.series or self.hp["series"]
-        self.hp["segment"] = args.segment or self.hp["segment"]
         torch.manual_seed(args.seed)
         self.device = torch.device(args.device)
+        self.gpu = self.device.type == "cuda"
         self.net = models.SignalModel(self.cfg).to(self.device)
-        self.levels = torch.tensor(self.net.levels, device=self.device)
         backbone = self.cfg["backbone"]
         self.scan, how = scans.choose(self.device, backbone["expand"] * backbone["d_model"], backbone["d_state"])
+        models.Layer.dtype = torch.bfloat16 if how.startswith("triton") and not args.fp32 else torch.float32
         print(f"scan: {how}", flush=True)
         decay = [p for n, p in self.net.named_parameters() if p.dim() > 1 and "A_log" not in n]
         plain = [p for n, p in self.net.named_parameters() if p.dim() == 1 or "A_log" in n]
+        lr = lambda: torch.tensor(0.0, device=self.device) if self.gpu else 0.0
         self.optimizer = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": self.hp["weight_decay"]}, {"params": plain, "weight_decay": 0.0}],
-            lr=self.hp["lr"], betas=(0.9, 0.98), fused=self.device.type == "cuda")
-        self.step, self.elapsed, self.seen = 0, 0.0, 0
+            [{"params": decay, "weight_decay": self.hp["weight_decay"], "lr": lr()}, {"params": plain, "weight_decay": 0.0, "lr": lr()}],
+            lr=lr(), betas=(0.9, 0.98), fused=self.gpu, capturable=self.gpu)
+        self.step, self.elapsed, self.seen, self.resumed = 0, 0.0, 0, -REWARM
         if args.resume:
             self.restore(args.resume)
-        self.draw, self.pool = data.source(self.device, args.seed * 1_000_003 + self.step), []
+        self.update = Update(self.net, self.cfg, self.hp, self.scan, self.optimizer)
+        self.pack = data.Pack(args.pack, self.device) if args.pack else None
+        seed = args.seed * 1_000_003 + self.step
+        self.draw = data.source(self.device, seed + 500_000)
+        self.feed = data.Feed(data.source(self.device, seed), self.hp["series"], self.hp["segment"], self.net.horizon, self.hp["segments"],
+                              self.pack, self.hp["real"])
+        self.compiled = Compiled()
 
-    # ---- one step -------------------------------------------------------------------------------------------
+    # ---- one update -------------------------------------------------------------------------------------------
 
-    def segment_loss(self, x, dt, at, front_state, state):
-        """Loss of one segment that starts at sample `at`, and the states after it."""
-        patch, L, H = self.cfg["input"]["patch"], self.hp["segment"], self.net.horizon
-        features, frames, front_state = front.run(self.cfg["input"], x[:, at:at + L], front_state)
-        g = dt[:, at:at + L].unflatten(-1, (-1, patch)).mean(-1)
-        if at == 0:
-            g[:, 0] = 1.0
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.amp == "bf16"):
-            f, state = self.net.embed(features, g, state, self.scan)
-        chosen = self.choose_steps(at == 0)
-        ahead = at + patch * (chosen + 1)[:, None] + torch.arange(H, device=self.device)
-        frames = {name: v[:, chosen] for name, v in frames.items()}
-        units = losses.in_units(frames, x[:, ahead], self.move)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.amp == "bf16"):
-            z = self.net.forecast(f[:, chosen])
-        return losses.pinball(z, *units, self.levels), units, front_state, state
-
-    def choose_steps(self, start):
-        """Steps whose forecasts are scored: a random part, neighbours being alike; at a start many early ones, because
+    def choose_steps(self, first):
+        """Steps whose forecasts are scored, a random part, neighbours being alike; at a start many early ones, because
         short series are made of them."""
-        steps, k = self.hp["segment"] // self.cfg["input"]["patch"], self.hp["loss_steps"]
-        some = lambda n, count: torch.randperm(n, generator=self.draw.g, device=self.device)[:count]
-        if not start:
-            return some(steps, k)
-        return torch.cat([some(min(EARLY, steps - 1), k // 4), some(steps - 1, k - k // 4)]) + 1
-
-    def naive_loss(self, units):
-        """The loss of Gaussian bands of width d·√h around the last value, which is also what training starts from."""
-        target, step, counts = units
-        z = (self.levels * 2 - 1).erfinv().mul(math.sqrt(2)).asinh()
-        return losses.pinball(z.expand(*target.shape, -1), target, step, counts, self.levels)
+        steps, k, g = self.hp["segment"] // self.cfg["input"]["patch"], self.hp["loss_steps"], self.draw.g
+        some = torch.randint(steps, (len(first), k), device=self.device, generator=g)
+        early = torch.randint(min(EARLY, steps), (len(first), k // 4), device=self.device, generator=g)
+        some[:, :k // 4] = torch.where(first[:, None], early, some[:, :k // 4])
+        return some
 
     def learning_rate(self):
         done = self.step / self.args.steps if self.args.steps else self.elapsed / (60 * self.args.minutes)
         warm = self.hp["warmup_fraction"]
-        return self.hp["lr"] * (done / warm if done < warm else max(0.0, 1.0 - (done - warm) / (1.0 - warm))) + 1e-6
+        shape = done / warm if done < warm else max(0.0, 1.0 - (done - warm) / (1.0 - warm))
+        return self.hp["lr"] * shape * min(1.0, (self.step - self.resumed) / REWARM) + 1e-6
 
-    def update(self, loss):
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for p in self.net.parameters():
-            p.grad.nan_to_num_(0.0, 0.0, 0.0)
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.hp["clip"])
+    def advance(self):
+        segment = self.feed.next()
+        self.update.load(segment, self.choose_steps(segment[3]))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.optimizer.step()
-        return norm
+            if self.gpu:
+                group["lr"].fill_(self.learning_rate())
+            else:
+                group["lr"] = self.learning_rate()
+        self.update.run()
+        self.step += 1
+        self.seen += self.hp["series"] * self.hp["segment"]
 
-    def series(self):
-        """One batch of series from their starts, in segments with carried state: yields after each update."""
-        S, L = self.hp["series"], self.hp["segment"]
-        if not self.pool:  # several batches at once: drawing costs launches rather than arithmetic
-            self.segments = (1, 1, 2, 4)[int(torch.randint(4, (1,), generator=self.draw.cpu))]
-            x, dt = data.batch(self.draw, POOL * S, self.segments * L + self.net.horizon)
-            self.pool = list(zip(x.split(S), dt.split(S)))
-        x, dt = self.pool.pop()
-        self.move = losses.typical_move(x)
-        front_state, state = front.start_state(S, self.device), self.net.start_state(S)
-        for i in range(self.segments):
-            loss, units, front_state, state = self.segment_loss(x, dt, i * L, front_state, state)
-            norm = self.update(loss)
-            self.step += 1
-            self.seen += S * L
-            yield loss.detach(), norm, units
+    def naive_loss(self):
+        """The loss of Gaussian bands of width d·√h around the last value, which is also what training starts from."""
+        levels = self.update.levels
+        target, step, counts = self.update.units
+        z = (levels * 2 - 1).erfinv().mul(math.sqrt(2)).asinh()
+        return self.compiled.pinball(z.expand(*target.shape, -1), target, step, counts, levels)
+
+    def warm_up(self):
+        """Compiles and captures where that works; says so, and trains on plainly where it does not."""
+        if not self.gpu or self.args.eager:
+            return
+        begun = time.monotonic()
+        attempts = [("compiled, one CUDA graph", True, True), ("one CUDA graph", False, True), ("compiled", True, False)]
+        for how, compiled, graph in attempts:
+            try:
+                self.compiled.on() if compiled else self.compiled.off()
+                side = torch.cuda.Stream()
+                side.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(side):
+                    for _ in range(WARM_UPDATES):
+                        self.advance()
+                torch.cuda.current_stream().wait_stream(side)
+                if graph:
+                    self.update.capture()
+                    self.advance()
+                torch.cuda.synchronize()
+                print(f"updates: {how}, ready after {time.monotonic() - begun:.0f} s", flush=True)
+                return
+            except Exception as e:  # whatever a compiler or driver says: train slowly rather than not at all
+                self.update.graph = None
+                print(f"updates: not {how} ({type(e).__name__}: {str(e)[:300]})", flush=True)
+        self.compiled.off()
+
+    def profile(self, count):
+        from torch.profiler import ProfilerActivity, profile
+        kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.gpu else [])
+        for title, work in (("drawing a pool", self.feed.turn), (f"{count} updates", lambda: [self.advance() for _ in range(count)])):
+            begun = time.monotonic()
+            with profile(activities=kinds) as p:
+                work()
+                if self.gpu:
+                    torch.cuda.synchronize()
+            print(f"{title}: {time.monotonic() - begun:.3f} s, profiled")
+            order = "self_cuda_time_total" if self.gpu else "self_cpu_time_total"
+            print(p.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60), flush=True)
 
     # ---- the whole run ----------------------------------------------------------------------------------------
 
     def finished(self):
-        return self.step >= self.args.steps if self.args.steps else self.elapsed >= 60 * self.args.minutes
+        if self.args.steps:
+            return self.step >= self.args.steps
+        return self.elapsed >= 60 * min(self.args.minutes, self.args.until or self.args.minutes)
 
     def hold_back(self, marks):
-        """Keeps the host at most a few steps ahead of the GPU, so that the clock is true."""
-        if self.device.type == "cuda":
+        """Keeps the host at most a few updates ahead of the GPU, so that the clock is true."""
+        if self.gpu:
             marks.append(torch.cuda.Event())
             marks[-1].record()
             if len(marks) > 4:
                 marks.popleft().synchronize()
 
     def run(self):
+        self.warm_up()
+        self.feed.ahead_of_time()
         begun = time.monotonic() - self.elapsed
         said = saved = time.monotonic()
-        said_step, sums, naive, marks = self.step, [], [], collections.deque()
+        said_step, naive, marks = self.step, [], collections.deque()
+        self.update.sums.zero_()
         while not self.finished():
-            for loss, norm, units in self.series():
-                sums.append(torch.stack([loss, norm]))
-                if self.step % 16 == 1:
-                    naive.append(self.naive_loss(units))
-                self.hold_back(marks)
-                self.elapsed = time.monotonic() - begun
-                now = time.monotonic()
-                if (now - said >= self.args.progress or self.finished()) and naive:
-                    self.progress(sums, naive, (self.step - said_step) / max(now - said, 1e-9))
-                    said, said_step, sums, naive = now, self.step, [], []
-                if self.finished():
-                    break
+            self.advance()
+            if self.step % 16 == 1 or not naive:
+                naive.append(self.naive_loss())
+            self.hold_back(marks)
+            now = time.monotonic()
+            self.elapsed = now - begun
+            if now - said >= self.args.progress or self.finished():
+                self.progress(naive, self.step - said_step, now - said)
+                said, said_step, naive = now, self.step, []
             if now - saved >= 60:
                 self.save()
                 saved = now
+        self.compiled.off()
         self.save()
 
-    def progress(self, sums, naive, rate):
-        loss, norm = torch.stack(sums).mean(0).tolist()
-        naive = torch.stack(naive).mean().item()
-        memory = torch.cuda.max_memory_allocated() / 2**30 if self.device.type == "cuda" else 0.0
+    def progress(self, naive, steps, seconds):
+        loss, norm = (self.update.sums / max(steps, 1)).tolist()
+        self.update.sums.zero_()
+        naive, rate = torch.stack(naive).mean().item(), steps / max(seconds, 1e-9)
+        memory = torch.cuda.max_memory_reserved() / 2**30 if self.gpu else 0.0
         print(f"{self.elapsed:7.1f} s  step {self.step:6d}  {rate:6.2f} steps/s  "
               f"{rate * self.hp['series'] * self.hp['segment'] / 1e6:7.2f} Msamples/s  lr {self.learning_rate():.2e}  "
               f"loss {loss:.4f}  naive {naive:.4f}  ratio {loss / naive:.4f}  grad {norm:.3f}  {memory:.1f} GiB", flush=True)
 
     def facts(self):
-        return {"steps": self.step, "samples_seen": self.seen, "seconds": round(self.elapsed), "seed": self.args.seed}
+        return {"steps": self.step, "samples_seen": self.seen, "seconds": round(self.elapsed), "seed": self.args.seed,
+                "real_share": self.hp["real"] if self.pack else 0.0, "real_series": self.pack.counts if self.pack else {}}
 
-    def save(self, table=""):
+    def averaged(self):
+        """A copy of the model with the averaged weights."""
+        net = models.SignalModel(self.cfg).to(self.device)
+        with torch.no_grad():
+            for p, q in zip(net.parameters(), self.update.ema):
+                p.copy_(q)
+        return net.eval()
+
+    def save(self, tables=""):
         os.makedirs(self.args.out, exist_ok=True)
         path = os.path.join(self.args.out, "checkpoint.pt")
-        torch.save({"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-                    "elapsed": self.elapsed, "seen": self.seen}, path + ".part")
+        weights = {n: p.detach().cpu() for n, p in self.net.state_dict().items()}
+        torch.save({"net": weights, "step": self.step, "elapsed": self.elapsed, "seen": self.seen}, path + ".part")
         os.replace(path + ".part", path)
-        machine = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU"
-        text = card.text(self.name, self.cfg, self.net, self.facts(), machine, table)
-        export.save(os.path.join(self.args.out, self.name), self.name, self.cfg, self.net, self.facts(), text)
+        machine = torch.cuda.get_device_name() if self.gpu else "CPU"
+        text = card.text(self.name, self.cfg, self.net, self.facts(), machine, tables)
+        export.save(os.path.join(self.args.out, self.name), self.name, self.cfg, self.averaged(), self.facts(), text)
 
     def restore(self, path):
         saved = torch.load(path, map_location=self.device, weights_only=True)
         self.net.load_state_dict(saved["net"])
-        self.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.elapsed, self.seen = saved["step"], saved["elapsed"], saved["seen"]
+        self.resumed = self.step
         print(f"resumed {path}: step {self.step}, {self.elapsed:.0f} s", flush=True)
+
+    def evaluate(self):
+        models.Layer.dtype = torch.float32
+        net = self.averaged()
+        scores = evaluate.held_back(net, self.cfg, self.pack, self.device, self.scan)
+        with open(os.path.join(self.args.out, "scores.json"), "w", encoding="utf-8") as f:
+            json.dump({"name": self.name, **self.facts(), "scores": scores}, f, indent=1)
+        print("loss / naive loss on series never trained on:\n" + evaluate.lines(scores), flush=True)
+        if not self.args.brief:
+            self.save(evaluate.table(evaluate.real(net, self.cfg, self.device, self.scan)))
 
 
 def main():
     args = arguments()
-    torch.set_float32_matmul_precision("high" if args.amp == "tf32" else "highest")
-    if args.compile and args.device.startswith("cuda"):
-        try_compile()
+    torch.set_float32_matmul_precision("high")
     trainer = Trainer(args)
     print(f"{sum(p.numel() for p in trainer.net.parameters())} parameters on {args.device}", flush=True)
+    if args.profile:
+        trainer.warm_up()
+        trainer.profile(args.profile)
+        return
     trainer.run()
-    print("synthetic families, seeds never trained on: loss / naive loss", flush=True)
-    print(evaluate.families(trainer.net.eval(), trainer.cfg, trainer.device, trainer.scan), flush=True)
-    table = evaluate.table(evaluate.real(trainer.net, trainer.cfg, trainer.device, trainer.scan))
-    print(table, flush=True)
-    trainer.save(table)
+    trainer.evaluate()
 
 
 if __name__ == "__main__":
