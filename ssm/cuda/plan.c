@@ -119,8 +119,9 @@ static void want_of(struct gpu_plan *p, const struct ssm_entry *e)
 {
     const struct ssm_config *c = &p->tile.layout->model->config;
     const struct ssm_out *out = &e->item->out;
-    if (out->forecast && any_chosen(e->step, e->T, out->forecast_every))
-        want(p, out->horizon * c->n_quantiles);
+    if ((out->forecast && any_chosen(e->step, e->T, out->forecast_every)) ||
+        (e->item->adapt && any_chosen(e->step, e->T, SSM_ADAPT_EVERY)))
+        want(p, ssm_signal_far(c, e->item) * c->n_quantiles);
     if (out->embedding && any_chosen(e->step, e->T, out->embedding_every))
         p->wants_f = true;
 }
