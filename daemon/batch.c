@@ -272,6 +272,7 @@ uint32_t md_batch_items(struct md_batch *b)
                 .dt = e->dt == SIZE_MAX ? NULL : (const int64_t *)b->dt.p + e->dt,
                 .interval = e->stream->irregular && e->interval > 0 ? e->interval : 1,
                 .nan = e->stream->plan->nan,
+                .adapt = e->stream->plan->adapt,
             };
             item_outputs(b, e, c, &item->out);
         }

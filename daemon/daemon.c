@@ -52,6 +52,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
         .weights = conf->weights_stored ? info->stored : conf->weights,
         .state = conf->state,
         .deterministic = conf->deterministic,
+        .adapt = md_config_adapts(d->config) && ssm_model_adapts(info),
         .slots = conf->slots,
         .threads = conf->threads,
     };
@@ -109,8 +110,10 @@ static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
         const struct ssm_model_info *info = d->models[i].scheduler.info;
         if (info->horizon > d->env.horizon_max || !d->env.quantiles)
             d->env.quantiles = info->quantiles;
-        if (info->horizon > d->env.horizon_max)
-            d->env.horizon_max = info->horizon;
+        uint32_t adapted = ssm_model_adapts(info) ? md_config_adapts(d->config) : 0;
+        uint32_t horizon = info->horizon > adapted ? info->horizon : adapted;
+        if (horizon > d->env.horizon_max)
+            d->env.horizon_max = horizon;
         if (info->n_quantiles > d->env.quantiles_max)
             d->env.quantiles_max = info->n_quantiles;
         if (info->embedding > d->env.embedding_max)

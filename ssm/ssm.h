@@ -3,7 +3,7 @@
  *   model   immutable weights, mapped from a model folder; shared by all threads; outlives its engines
  *   engine  one model on one device, with a slab of slots
  *   slot    one stream-channel's whole recurrent state: conv windows, SSM states, normaliser, unfinished
- *           patch, carried forecast, calibrator. A C-channel stream owns C slots.
+ *           patch, carried forecast, calibrator, online adaptation. A C-channel stream owns C slots.
  *
  * Everything a stream needs to go on is in its slots. All work goes through ssm_advance(): a ragged batch of
  * items, each with its slot and n ≥ 1 new samples (or tokens). For one engine the outputs of a slot depend
@@ -28,6 +28,7 @@ extern "C" {
 #endif
 
 enum { SSM_ERR = 512, SSM_QUANTILES_MAX = 32, SSM_CHANNELS_MAX = 1024 };
+enum { SSM_HORIZON_MAX = 1024, SSM_ADAPT_QUANTILES = 12 }; /* of forecasts with online adaptation */
 
 enum ssm_dtype { SSM_F32, SSM_BF16, SSM_F16 };
 
@@ -56,6 +57,13 @@ struct ssm_model_info {
     uint64_t file_bytes;
 };
 
+/* Whether an engine of it can be opened with `adapt`: it forecasts, and neither too far nor too fine. */
+static inline bool ssm_model_adapts(const struct ssm_model_info *info)
+{
+    return info->input == SSM_SAMPLES && info->horizon >= 1 && info->horizon <= SSM_HORIZON_MAX &&
+           info->n_quantiles <= SSM_ADAPT_QUANTILES;
+}
+
 struct ssm_model;
 
 /* Opens a model folder (config.json + model.safetensors or HF's sharded index). A bad folder gives -ENOENT,
@@ -77,6 +85,7 @@ struct ssm_engine_opts {
     enum ssm_dtype weights;     /* dtype weights are held in; rounding happens once, at open */
     enum ssm_dtype state;       /* dtype of the SSM state; the CPU holds SSM_F32 only */
     bool deterministic;         /* false: a GPU may pick the faster arithmetic for each shape; see ssm_engine_exact() */
+    bool adapt;                 /* slots have room for online adaptation: ssm_item.adapt may be set */
     uint32_t slots;             /* capacity of the slab; memory of a slot is touched when it is first taken */
     uint32_t threads;           /* worker threads incl. the caller, on a GPU for front ends and heads; 0: one per online
                                    core, on a GPU 16 at most */
@@ -111,7 +120,7 @@ uint32_t ssm_slots_used(const struct ssm_engine *engine);
 
 /* One named part of a slot's saved bytes. Sizes are fixed at open. */
 struct ssm_section {
-    const char *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "conv", "ssm" */
+    const char *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "adapt", "conv", "ssm" */
     size_t offset, bytes;
 };
 size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
@@ -138,7 +147,7 @@ enum ssm_nan {
 struct ssm_out {
     float *forecast; /* [horizon][n_q] in the input's unit, quantiles ascending, per chosen step */
     size_t forecast_stride;
-    uint32_t forecast_every, horizon; /* horizon ≤ info.horizon */
+    uint32_t forecast_every, horizon; /* horizon ≤ info.horizon; with `adapt` ≤ SSM_HORIZON_MAX */
     uint32_t n_q;
     uint8_t q[SSM_QUANTILES_MAX]; /* indices into info.quantiles, ascending */
 
@@ -174,6 +183,7 @@ struct ssm_item {
     const int64_t *dt;     /* [n] or NULL */
     int64_t interval;
     enum ssm_nan nan;
+    bool adapt; /* forecasts are combined with an online linear one; the same for all items of a slot since its reset */
     struct ssm_out out;
 };
 
