@@ -151,10 +151,11 @@ void md_cut_touch(struct md_scheduler *sch, struct io_stream *s)
 {
     struct md_registry *r;
 
-    if (!sch->cut || s->course.cut == sch->cut_number || atomic_load(&sch->cut->open) != sch->cut_number)
+    if (!sch->cut || atomic_load(&sch->cut->open) != sch->cut_number)
         return;
     if (s->course.slots) {
-        save(sch, s);
+        if (s->course.cut != sch->cut_number)
+            save(sch, s);
         return;
     }
     r = s->input->registry;
