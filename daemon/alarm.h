@@ -1,5 +1,5 @@
-/* alarm.h: from a stream's p-values to anomaly_start and anomaly_end, with hysteresis. Plain state, saved as it stands;
- * publisher thread. */
+/* alarm.h: from a stream's p-values to anomaly_start and anomaly_end, with hysteresis. Plain state, all 0 to begin
+ * with, saved as it stands; publisher thread. */
 #ifndef MD_ALARM_H
 #define MD_ALARM_H
 
@@ -7,16 +7,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-    MD_ALARM_CALM = 32, /* rows in a row that must look normal before an alarm ends */
-    MD_ALARM_RATIO = 10 /* … that is, have a p above this many times the threshold */
-};
+enum { MD_ALARM_CALM = 16 }; /* rows in a row that must look normal before an alarm ends */
+#define MD_ALARM_NORMAL 0.1  /* … that is, have a p above this */
 
 struct md_alarm {
-    int64_t from, last; /* first and last row at or below the threshold */
-    uint64_t count;     /* of such rows */
+    int64_t from, last; /* first row, and last one that did not look normal */
+    uint64_t count;     /* of rows at or below the threshold */
     uint32_t calm;
     bool active;
+    uint64_t rows; /* with a p, so far */
+    double crowd;  /* how frequent small p-values have been */
 };
 
 enum md_alarm_turn { MD_ALARM_NONE, MD_ALARM_START, MD_ALARM_END };

@@ -71,6 +71,7 @@ int md_batch_begin(struct md_batch *b, struct io_stream *s, struct md_entry **re
         .forecast = SIZE_MAX,
         .embedding = SIZE_MAX,
         .anomaly = SIZE_MAX,
+        .joint = SIZE_MAX,
         .warm = SIZE_MAX,
     };
     *ret = e;
@@ -211,6 +212,8 @@ static int reserve_results(struct md_batch *b, struct md_entry *e)
         return -ENOMEM;
     if (anomaly && (e->anomaly = md_arena_add(&b->out, anomaly, sizeof(float))) == SIZE_MAX)
         return -ENOMEM;
+    if (anomaly && p->joint && (e->joint = md_arena_add(&b->out, anomaly / C, sizeof(float))) == SIZE_MAX)
+        return -ENOMEM;
     if (e->steps && (e->warm = md_arena_add(&b->warm, e->steps * C, 1)) == SIZE_MAX)
         return -ENOMEM;
     return 0;
@@ -275,6 +278,10 @@ uint32_t md_batch_items(struct md_batch *b)
                 .adapt = e->stream->plan->adapt,
             };
             item_outputs(b, e, c, &item->out);
+            if (c == 0 && e->stream->plan->joint) {
+                item->channels = C;
+                item->joint = e->joint == SIZE_MAX ? NULL : md_batch_out(b, e->joint);
+            }
         }
     }
     return (uint32_t)b->items.n;

@@ -25,7 +25,7 @@ struct md_entry {
     uint32_t first_run, n_runs, first_event, n_events;
     int64_t interval;                          /* irregular streams */
     size_t x, dt;                              /* into the arenas; dt SIZE_MAX: regular throughout */
-    size_t forecast, embedding, anomaly, warm; /* of the results; SIZE_MAX: none */
+    size_t forecast, embedding, anomaly, joint, warm; /* of the results; SIZE_MAX: none */
     const char *failed;                        /* its results are lost: why */
     bool closing;                              /* the stream ends with this entry */
 };

@@ -270,7 +270,7 @@ static uint32_t room(const struct md_entry *e)
     size_t per_step = C * ((p->every[IO_PREDICTION] ? (size_t)p->horizon * p->n_q / p->every[IO_PREDICTION] : 0) +
                            (p->every[IO_EMBEDDING] ? p->info->embedding / p->every[IO_EMBEDDING] : 0) +
                            (p->anomaly_every ? 3 * patch / p->anomaly_every : 0)) +
-                      1;
+                      (p->joint ? 3 * patch : 0) + 1;
     size_t rows = MD_OUT_MAX / per_step * patch;
 
     if (rows > MD_ROWS_MAX)

@@ -273,42 +273,21 @@ static void end_alarm(struct view *v, uint32_t epoch, const char *reason, int64_
 {
     struct md_alarm *a = &v->s->voice.alarm;
 
-    if (!a->active)
-        return;
-    a->active = false;
-    publish_alarm(v, false, epoch, reason, t_ns);
+    if (a->active)
+        publish_alarm(v, false, epoch, reason, t_ns);
+    *a = (struct md_alarm){0};
 }
 
 /* ---- an entry ---------------------------------------------------------------------------------------------------- */
 
-/* Anomaly rows of the stream as a whole, for all steps of the entry that the engine was asked for. */
-static const float *joined_rows(struct view *v)
-{
-    const float *rows = md_batch_out(v->b, v->e->anomaly);
-    uint32_t C = v->s->channels;
-    size_t n = (size_t)md_chosen(v->e->first_step, v->e->steps, v->plan->anomaly_every) * v->plan->info->patch;
-
-    if (C == 1)
-        return rows;
-    if (n * 3 > v->p->joined_cap) {
-        float *p = realloc(v->p->joined, n * 3 * sizeof *p);
-        if (!p)
-            return NULL;
-        v->p->joined = p;
-        v->p->joined_cap = n * 3;
-    }
-    ssm_anomaly_join(rows, n, C, v->p->joined);
-    return v->p->joined;
-}
-
-static void publish_anomalies(struct view *v, const float *joined, uint32_t from, uint32_t to)
+static void publish_anomalies(struct view *v, const float *joint, uint32_t from, uint32_t to)
 {
     struct group g = group_of(v, IO_ANOMALY, 1, 1);
 
-    if (joined && v->plan->every[IO_ANOMALY]) {
+    if (joint && v->plan->every[IO_ANOMALY]) {
         g.m.ndim = 2;
         g.m.shape[1] = g.row_floats = 3;
-        publish_samples(v, &g, joined, from, to);
+        publish_samples(v, &g, joint, from, to);
     }
     if (v->plan->every[IO_CHANNEL_ANOMALY]) {
         g = group_of(v, IO_CHANNEL_ANOMALY, 1, 1);
@@ -318,11 +297,11 @@ static void publish_anomalies(struct view *v, const float *joined, uint32_t from
         g.row_floats = 3 * v->s->channels;
         publish_samples(v, &g, md_batch_out(v->b, v->e->anomaly), from, to);
     }
-    if (joined && v->plan->alarm)
-        watch(v, joined, from, to);
+    if (joint && v->plan->alarm)
+        watch(v, joint, from, to);
 }
 
-static void publish_steps(struct view *v, const float *joined, uint32_t from, uint32_t to)
+static void publish_steps(struct view *v, const float *joint, uint32_t from, uint32_t to)
 {
     if (from >= to)
         return;
@@ -332,10 +311,10 @@ static void publish_steps(struct view *v, const float *joined, uint32_t from, ui
     if (v->e->embedding != SIZE_MAX)
         publish_embeddings(v, from, to);
     if (v->e->anomaly != SIZE_MAX)
-        publish_anomalies(v, joined, from, to);
+        publish_anomalies(v, joint, from, to);
     atomic_store_explicit(&v->s->seen.warm, !warming(v, to - 1), memory_order_relaxed);
-    if (joined && v->plan->alarm)
-        atomic_store_explicit(&v->s->seen.p, joined[((size_t)to * v->plan->info->patch - 1) * 3 + 1],
+    if (joint && v->plan->alarm)
+        atomic_store_explicit(&v->s->seen.p, joint[((size_t)to * v->plan->info->patch - 1) * 3 + 1],
                               memory_order_relaxed);
 }
 
@@ -360,7 +339,7 @@ void md_publish_entry(struct md_publisher *p, const struct md_batch *b, const st
 {
     struct io_stream *s = e->stream;
     struct view v = {p, b, e, s, s->plan, {0}};
-    const float *joined = e->anomaly != SIZE_MAX && e->steps ? joined_rows(&v) : NULL;
+    const float *joint = e->joint != SIZE_MAX ? md_batch_out(b, e->joint) : NULL;
     uint32_t done = 0;
 
     v.m = (struct io_message){.stream = s->id,
@@ -375,14 +354,14 @@ void md_publish_entry(struct md_publisher *p, const struct md_batch *b, const st
     for (uint32_t i = 0; i < e->n_events; i++) {
         const struct md_event *ev = md_batch_event(b, e->first_event + i);
         uint32_t steps = ev->at / s->plan->info->patch;
-        publish_steps(&v, joined, done, steps < e->steps ? steps : e->steps);
+        publish_steps(&v, joint, done, steps < e->steps ? steps : e->steps);
         done = steps > done ? steps : done;
         if (ev->closes)
             end_alarm(&v, s->voice.epoch, ev->event, ev->t_ns);
         s->voice.epoch = ev->epoch;
         publish_event(&v, ev);
     }
-    publish_steps(&v, joined, done, e->steps);
+    publish_steps(&v, joint, done, e->steps);
     if (e->failed)
         publish_failure(&v);
     atomic_fetch_sub_explicit(&s->in_flight, 1, memory_order_release);

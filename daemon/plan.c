@@ -54,15 +54,11 @@ static void choose_forecast(struct md_plan *p)
 
 static void choose_anomaly(struct md_plan *p)
 {
-    uint32_t joined = p->every[IO_ANOMALY], each = p->every[IO_CHANNEL_ANOMALY];
-
     p->alarm = p->info->anomaly && p->policy.alarm_p > 0;
     if (!p->info->anomaly)
         p->every[IO_ANOMALY] = p->every[IO_CHANNEL_ANOMALY] = 0;
-    else if (p->alarm || (joined && each && joined != each))
-        p->anomaly_every = 1;
-    else
-        p->anomaly_every = joined ? joined : each;
+    p->joint = p->alarm || p->every[IO_ANOMALY];
+    p->anomaly_every = p->joint ? 1 : p->every[IO_CHANNEL_ANOMALY];
 }
 
 static void compile(struct md_plan *p)

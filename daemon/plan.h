@@ -17,8 +17,8 @@ struct md_plan {
     uint8_t q[SSM_QUANTILES_MAX]; /* into info->quantiles */
     float quantiles[SSM_QUANTILES_MAX];
     bool alarm;
-    uint32_t anomaly_every; /* steps whose anomaly rows the engine is asked for: all where the alarm or two families
-                               want different ones; 0: none */
+    bool joint;             /* rows of the stream as a whole are asked for, which takes those of all steps */
+    uint32_t anomaly_every; /* steps whose anomaly rows the engine is asked for; 0: none */
 };
 
 /* The plan of a policy under a model; made on first use. NULL: out of memory. */

@@ -240,8 +240,6 @@ void md_publisher_join(struct md_publisher *p)
 
 void md_publisher_done(struct md_publisher *p)
 {
-    free(p->joined);
     free(p->times);
-    p->joined = NULL;
     p->times = NULL;
 }

@@ -43,8 +43,6 @@ struct md_publisher {
     unsigned lines;                     /* engines that have */
     unsigned all_engines;               /* n_engines at the start */
     int64_t *times;               /* [MD_MESSAGE_FLOATS] of the rows of an irregular stream's message */
-    float *joined;                /* scratch for anomaly rows of several channels */
-    size_t joined_cap;
     md_count notices_lost;
     struct md_hist latency; /* arrival of a message's first row's last sample to hand-over */
 };

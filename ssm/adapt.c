@@ -1,4 +1,4 @@
-/* adapt.c: the online linear read-out (docs/signal-model.md, sec. 7). Scalar double arithmetic in a fixed order on the
+/* adapt.c: the online linear read-out (docs/signal-model.md, sec. 8). Scalar double arithmetic in a fixed order on the
  * slot's own state, by whichever thread has the slot; nothing is allocated.
  *
  * The history is a ring of the last samples. From it, for any origin in it, come a few features: the last samples,

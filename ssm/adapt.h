@@ -1,4 +1,4 @@
-/* adapt.h: an online linear read-out of one channel beside the model (docs/signal-model.md, sec. 7): what the channel's
+/* adapt.h: an online linear read-out of one channel beside the model (docs/signal-model.md, sec. 8): what the channel's
  * own last few thousand samples say about its next ones, as quantiles, joined with the model's forecast by recent
  * accuracy. Learns from samples in the stream's own unit, from the first one on; forecasting changes nothing. The state
  * is plain data of a fixed size without pointers, for the slot. */

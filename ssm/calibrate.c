@@ -1,7 +1,7 @@
 /* calibrate.c: streaming p-values of nonconformities (formulas: docs/signal-model.md, sec. 6). One state per slot, no
  * pointers in it, scalar double, so bitwise the same everywhere. Cost: a few additions; a fit every REFIT samples.
  *
- * The body is a histogram with linear pieces of octaves as bins, two levels deep so that a rank costs ≤ 40 additions.
+ * The body is a histogram with linear pieces of octaves as bins, two levels deep so that a rank costs ≤ 26 additions.
  * Newer samples weigh more: instead of decaying all bins, the weight of the next sample grows. The tail beyond the
  * 98 % quantile is a generalised Pareto distribution, fitted by probability-weighted moments of the same histogram.
  *
@@ -14,20 +14,21 @@
 #include <math.h>
 #include <string.h>
 
-enum { SUB = 16, OCTAVES = 24, BINS = SUB * OCTAVES, GROUP = 16, GROUPS = BINS / GROUP };
-enum { EXPONENT_MIN = -10 }; /* the bins reach from 2⁻¹⁰, the first one from 0, to 2¹⁴ */
+enum { SUB = 8, OCTAVES = 20, BINS = SUB * OCTAVES, GROUP = 16, GROUPS = BINS / GROUP };
+enum { EXPONENT_MIN = -9 }; /* the bins reach from 2⁻⁹, the first one from 0, to 2¹¹ */
 enum { REFIT = 64 };
 
-#define TAIL 0.02         /* mass beyond the threshold */
-#define TAIL_CLIP 16.0    /* excesses above this many median ones count as this many: one spike is not a heavy tail */
+#define TAIL 0.02      /* mass beyond the threshold */
+#define TAIL_CLIP 16.0 /* excesses above this many median ones count as this many: one spike is not a heavy tail */
 #define SHAPE_MIN (-0.4)
 #define SHAPE_MAX 0.7
-#define SHAPE_PRIOR 25.0  /* excesses' worth of belief in an exponential tail */
+#define SHAPE_PRIOR 0.2   /* what lies beyond the data is rather heavier than exponential, … */
+#define SHAPE_BELIEF 25.0 /* … with this many excesses' worth of belief */
 #define P_MIN 1e-300
 #define RUN_MEMORY 32.0   /* samples over which −ln p is averaged */
 #define RUN_NORMAL 2.5    /* its mean is 1 when nothing is wrong; above this … */
 #define RUN_WEIGHT 0.0625 /* … a sample is learnt as this part of one */
-#define WEIGHT_MAX 1e200
+#define WEIGHT_MAX 1e20   /* bins are floats */
 
 struct calibrator {
     double weight; /* of the next sample */
@@ -37,9 +38,9 @@ struct calibrator {
     uint64_t n;      /* samples seen */
     uint64_t fit_at; /* n at which the tail is fitted next */
     double group[GROUPS];
-    double bin[BINS];
+    float bin[BINS];
 };
-_Static_assert(sizeof(struct calibrator) <= 4096, "a slot's calibrator has 4 KiB");
+_Static_assert(sizeof(struct calibrator) <= 1024, "a slot has up to four");
 
 size_t ssm_calibrate_bytes(void)
 {
@@ -85,10 +86,10 @@ static double survival(const struct calibrator *s, double a)
     for (int k = GROUPS - 1; k > g; k--)
         above += s->group[k];
     for (int k = (g + 1) * GROUP - 1; k > i; k--)
-        above += s->bin[k];
+        above += (double)s->bin[k];
     double start = bin_start(i), end = bin_start(i + 1);
     double part = fmin(1.0, (end - fmin(a, end)) / (end - start));
-    return fmin(1.0, (above + part * s->bin[i]) / s->total);
+    return fmin(1.0, (above + part * (double)s->bin[i]) / s->total);
 }
 
 /* The value above which `mass` of the weight lies. */
@@ -99,28 +100,35 @@ static double upper_quantile(const struct calibrator *s, double mass)
     for (; g > 0 && above + s->group[g] < want; g--)
         above += s->group[g];
     int i = (g + 1) * GROUP - 1;
-    for (; i > 0 && above + s->bin[i] < want; i--)
-        above += s->bin[i];
+    for (; i > 0 && above + (double)s->bin[i] < want; i--)
+        above += (double)s->bin[i];
     double start = bin_start(i), end = bin_start(i + 1);
-    return s->bin[i] > 0.0 ? end - (end - start) * fmin(1.0, (want - above) / s->bin[i]) : start;
+    return s->bin[i] > 0.0f ? end - (end - start) * fmin(1.0, (want - above) / (double)s->bin[i]) : start;
 }
 
-static void add(struct calibrator *s, double a, double share, double memory)
+static void scale_back(struct calibrator *s)
 {
+    double down = 1.0 / s->weight;
+    for (int k = 0; k < BINS; k++)
+        s->bin[k] = (float)((double)s->bin[k] * down);
+    for (int k = 0; k < GROUPS; k++)
+        s->group[k] *= down;
+    s->total *= down;
+    s->weight = 1.0;
+}
+
+void ssm_calibrate_learn(const struct ssm_calibration *c, void *state, double a, double share)
+{
+    struct calibrator *s = state;
     int i = bin_of(a);
-    s->bin[i] += share * s->weight;
-    s->group[i / GROUP] += share * s->weight;
-    s->total += share * s->weight;
-    s->weight *= 1.0 + share / fmin((double)s->n, memory);
-    if (s->weight > WEIGHT_MAX) {
-        double down = 1.0 / s->weight;
-        for (int k = 0; k < BINS; k++)
-            s->bin[k] *= down;
-        for (int k = 0; k < GROUPS; k++)
-            s->group[k] *= down;
-        s->total *= down;
-        s->weight = 1.0;
-    }
+    double w = share * s->weight;
+    s->n++;
+    s->bin[i] = (float)((double)s->bin[i] + w);
+    s->group[i / GROUP] += w;
+    s->total += w;
+    s->weight *= 1.0 + share / fmin((double)s->n, c->memory);
+    if (s->weight > WEIGHT_MAX)
+        scale_back(s);
 }
 
 /* ---- tail ------------------------------------------------------------------------------------------------- */
@@ -133,7 +141,7 @@ static void fit(struct calibrator *s, double memory)
     double clip = TAIL_CLIP * (upper_quantile(s, TAIL / 2) - t);
     double above = 0.0, b0 = 0.0, b1 = 0.0;
     for (int i = BINS - 1; i >= 0 && above < want; i--) {
-        double w = fmin(s->bin[i], want - above);
+        double w = fmin((double)s->bin[i], want - above);
         if (w <= 0.0)
             continue;
         double start = fmax(bin_start(i), t), width = bin_start(i + 1) - start, share = w / want;
@@ -147,7 +155,8 @@ static void fit(struct calibrator *s, double memory)
     s->sigma = fmax(b0, 1e-9 + 1e-6 * t);
     if (b0 > 2.0 * b1 && b1 > 0.0) {
         double excesses = TAIL * fmin(0.75 * (double)s->n, 2.0 * memory);
-        double shape = (2.0 - b0 / (b0 - 2.0 * b1)) * excesses / (excesses + SHAPE_PRIOR);
+        double shape =
+            ((2.0 - b0 / (b0 - 2.0 * b1)) * excesses + SHAPE_PRIOR * SHAPE_BELIEF) / (excesses + SHAPE_BELIEF);
         s->shape = fmin(SHAPE_MAX, fmax(SHAPE_MIN, shape));
         s->sigma = fmax(b0 * (1.0 - s->shape), s->sigma * 1e-3); /* keeps the mean excess */
     }
@@ -162,23 +171,27 @@ static double tail_p(const struct calibrator *s, double a)
     return fmax(TAIL * exp(log_p), P_MIN);
 }
 
+double ssm_calibrate_p(const struct ssm_calibration *c, void *state, double a)
+{
+    struct calibrator *s = state;
+    assert(a >= 0.0);
+    if (s->n < c->warmup || s->n == 0)
+        return (double)NAN;
+    if (s->n >= s->fit_at) {
+        fit(s, c->memory);
+        s->fit_at = s->n + REFIT;
+    }
+    return a > s->threshold ? tail_p(s, a) : fmax(survival(s, a), TAIL);
+}
+
 double ssm_calibrate_update(const struct ssm_calibration *c, void *state, double a)
 {
     struct calibrator *s = state;
-    double p = (double)NAN, share = 1.0;
-    assert(a >= 0.0);
-    if (s->n >= c->warmup && s->n > 0) {
-        if (s->n >= s->fit_at) {
-            fit(s, c->memory);
-            s->fit_at = s->n + REFIT;
-        }
-        p = a > s->threshold ? tail_p(s, a) : fmax(survival(s, a), TAIL);
+    double p = ssm_calibrate_p(c, state, a);
+    if (!isnan(p)) {
         s->run += (-log(p) - s->run) / RUN_MEMORY;
         s->run = fmin(s->run, 4.0 * RUN_NORMAL); /* so that the end of an anomaly is noticed soon */
-        if (s->run > RUN_NORMAL)
-            share = RUN_WEIGHT;
     }
-    s->n++;
-    add(s, a, share, c->memory);
+    ssm_calibrate_learn(c, state, a, s->run > RUN_NORMAL ? RUN_WEIGHT : 1.0);
     return p;
 }

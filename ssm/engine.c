@@ -11,9 +11,15 @@
 
 #include "ssm/checksum.h"
 #include "ssm/fail.h"
+#include "ssm/joint.h"
 #include "ssm/model.h"
 
 enum { SECTIONS_MAX = 16, NAME_BYTES = 16, UNDER_WAY_MAX = 2 };
+
+struct batch {
+    const struct ssm_item *items;
+    uint32_t n;
+};
 
 struct ssm_engine {
     const struct ssm_model *model;
@@ -28,8 +34,11 @@ struct ssm_engine {
     unsigned n_sections;
     size_t slot_bytes;
     char note[SSM_ERR];
-    unsigned under_way;       /* batches that the backend has */
-    int codes[UNDER_WAY_MAX]; /* of batches that were completed before they were waited for, oldest first */
+    uint8_t *joint;     /* [capacity][joint_bytes], beside the backend's slab: what no device computes */
+    size_t joint_bytes; /* 0: the model has no anomaly head */
+    unsigned under_way; /* batches that the backend has, … */
+    struct batch batches[UNDER_WAY_MAX]; /* … oldest first */
+    int codes[UNDER_WAY_MAX];            /* of batches that were completed before they were waited for, oldest first */
     unsigned n_codes;
 };
 
@@ -53,19 +62,48 @@ static bool live(const struct ssm_engine *e, struct ssm_slot slot)
     return slot.index < e->capacity && slot.generation % 2 == 1 && e->generations[slot.index] == slot.generation;
 }
 
+static void *joint_at(const struct ssm_engine *e, struct ssm_slot slot)
+{
+    return e->joint + slot.index * e->joint_bytes;
+}
+
+/* The streams' joint rows, after their channels'. */
+static void join(const struct ssm_engine *e, struct batch b)
+{
+    const struct ssm_config *c = &e->model->config;
+    void *sections[SSM_CHANNELS_MAX];
+    for (uint32_t i = 0; i < b.n; i++) {
+        uint32_t channels = b.items[i].channels;
+        if (channels == 0)
+            continue;
+        assert(e->joint && channels <= SSM_CHANNELS_MAX && channels <= b.n - i);
+        for (uint32_t k = 0; k < channels; k++)
+            sections[k] = joint_at(e, b.items[i + k].slot);
+        ssm_joint_run(&c->calibration, c->front.patch, &b.items[i], sections);
+    }
+}
+
+static int wait_for_oldest(struct ssm_engine *e)
+{
+    int err = e->backend->wait(e->self);
+    struct batch b = e->batches[0];
+    memmove(e->batches, e->batches + 1, --e->under_way * sizeof *e->batches);
+    if (err == 0)
+        join(e, b);
+    return err;
+}
+
 static void complete(struct ssm_engine *e)
 {
-    while (e->under_way > 0) {
-        e->codes[e->n_codes++] = e->backend->wait(e->self);
-        e->under_way--;
-    }
+    while (e->under_way > 0)
+        e->codes[e->n_codes++] = wait_for_oldest(e);
 }
 
 static void collect_sections(struct ssm_engine *e)
 {
     unsigned n;
     const struct ssm_section *own = e->backend->sections(e->self, &n);
-    assert(n < SECTIONS_MAX);
+    assert(n + 1 < SECTIONS_MAX);
     e->sections[0] = (struct ssm_section){"header", 0, HEADER_BYTES};
     e->slot_bytes = HEADER_BYTES;
     for (unsigned i = 0; i < n; i++) {
@@ -73,6 +111,9 @@ static void collect_sections(struct ssm_engine *e)
         e->slot_bytes += own[i].bytes;
     }
     e->n_sections = n + 1;
+    if (e->joint_bytes)
+        e->sections[e->n_sections++] = (struct ssm_section){"joint", e->slot_bytes, e->joint_bytes};
+    e->slot_bytes += e->joint_bytes;
 }
 
 /* Device "auto" is the CPU too where the CUDA backend is there and finds no device. */
@@ -107,6 +148,14 @@ int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts 
         ssm_fail(reterr, err, "out of memory for %u slots", opts->slots);
         goto fail;
     }
+    if (model->config.anomaly) {
+        e->joint_bytes = ssm_joint_bytes(model->config.front.patch);
+        e->joint = calloc(opts->slots, e->joint_bytes); /* the kernel gives its memory when it is first touched */
+    }
+    if (e->joint_bytes && !e->joint) {
+        ssm_fail(reterr, err, "out of memory for %u slots", opts->slots);
+        goto fail;
+    }
     e->model = model;
     e->dtypes = (uint32_t)opts->weights | (uint32_t)opts->state << 8;
     e->capacity = opts->slots;
@@ -132,6 +181,7 @@ void ssm_engine_close(struct ssm_engine **engine)
     }
     free(e->generations);
     free(e->given);
+    free(e->joint);
     free(e);
     *engine = NULL;
 }
@@ -176,8 +226,11 @@ int ssm_advance_start(struct ssm_engine *e, const struct ssm_item *items, uint32
         assert(items[i].n >= 1);
     }
     int err = n_items ? e->backend->start(e->self, items, n_items) : 0;
+    struct batch b = {items, n_items};
     if (!err && n_items && e->backend->wait)
-        e->under_way++;
+        e->batches[e->under_way++] = b;
+    else if (!err)
+        join(e, b);
     return err;
 }
 
@@ -188,8 +241,7 @@ int ssm_advance_wait(struct ssm_engine *e)
         err = e->codes[0];
         memmove(e->codes, e->codes + 1, --e->n_codes * sizeof *e->codes);
     } else if (e->under_way > 0) {
-        err = e->backend->wait(e->self);
-        e->under_way--;
+        err = wait_for_oldest(e);
     }
     return err;
 }
@@ -219,6 +271,12 @@ int ssm_engine_replay(struct ssm_engine *e, uint32_t times, float *ret_us)
 
 /* ---- slots ----------------------------------------------------------------------------------------------- */
 
+static void reset_joint(struct ssm_engine *e, struct ssm_slot slot)
+{
+    if (e->joint_bytes)
+        ssm_joint_reset(e->model->config.front.patch, joint_at(e, slot));
+}
+
 int ssm_slot_take(struct ssm_engine *e, struct ssm_slot *ret_slot)
 {
     if (e->used == e->capacity)
@@ -235,6 +293,7 @@ int ssm_slot_take(struct ssm_engine *e, struct ssm_slot *ret_slot)
     e->used++;
     e->generations[index]++;
     *ret_slot = (struct ssm_slot){index, e->generations[index]};
+    reset_joint(e, *ret_slot);
     return 0;
 }
 
@@ -251,6 +310,7 @@ void ssm_slot_reset(struct ssm_engine *e, struct ssm_slot slot)
 {
     assert(live(e, slot));
     complete(e);
+    reset_joint(e, slot);
     e->backend->reset(e->self, slot.index); /* it has its memory; a device that failed says so at the next batch */
 }
 
@@ -298,6 +358,8 @@ int ssm_slot_save(struct ssm_engine *e, struct ssm_slot slot, void *buf)
     int err = e->backend->save(e->self, slot.index, saved + HEADER_BYTES);
     if (err)
         return err;
+    if (e->joint_bytes)
+        memcpy(saved + e->slot_bytes - e->joint_bytes, joint_at(e, slot), e->joint_bytes);
     write_header(e, saved);
     uint64_t checksum = checksum_of(saved, e->slot_bytes);
     memcpy(saved + AT_CHECKSUM, &checksum, sizeof checksum);
@@ -334,6 +396,8 @@ int ssm_slot_restore(struct ssm_engine *e, struct ssm_slot slot, const void *buf
     int err = check_saved(e, saved, bytes, ours, reterr);
     if (!err && (err = e->backend->restore(e->self, slot.index, saved + HEADER_BYTES)))
         ssm_fail(reterr, err, "the device refused the saved slot: %s", strerror(-err));
+    if (!err && e->joint_bytes)
+        memcpy(joint_at(e, slot), saved + e->slot_bytes - e->joint_bytes, e->joint_bytes);
     if (!err && ret_exact)
         *ret_exact = !memcmp(saved + AT_OPS, ours + AT_OPS, NAME_BYTES) &&
                      !memcmp(saved + AT_DTYPE, ours + AT_DTYPE, sizeof(uint32_t));

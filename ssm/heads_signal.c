@@ -1,4 +1,4 @@
-/* heads_signal.c: what a signal model says about its rows, in time order per entry (docs/signal-model.md, sec. 4–7). A
+/* heads_signal.c: what a signal model says about its rows, in time order per entry (docs/signal-model.md, sec. 4–8). A
  * patch is scored under the forecast of the step before it, then learnt by the online adaptation, where that is on;
  * then the step's own forecast takes its place in the slot. Runs on the worker that has the entry; the slot's forecast
  * and calibrator are touched here only. Trap: after a step that was not taken there is no forecast for the next patch,

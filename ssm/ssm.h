@@ -185,6 +185,12 @@ struct ssm_item {
     enum ssm_nan nan;
     bool adapt; /* forecasts are combined with an online linear one; the same for all items of a slot since its reset */
     struct ssm_out out;
+
+    /* Of a stream's first item: this and the next channels − 1 items are the stream's, alike in n, dt and nan, each with
+     * an anomaly buffer and anomaly_every 1; the rows of the stream as a whole go to `joint`. 0: no such rows. Steps of
+     * a stream have to be asked for with them always or never. */
+    uint32_t channels;
+    float *joint; /* [3] as in out.anomaly, per sample of a step; rows follow each other */
 };
 
 /* Advances every item by its n samples. The number of steps an item ends is
@@ -201,11 +207,6 @@ int ssm_advance_start(struct ssm_engine *engine, const struct ssm_item *items, u
 int ssm_advance_wait(struct ssm_engine *engine);
 bool ssm_advance_done(struct ssm_engine *engine); /* the next wait would not wait for the device */
 double ssm_engine_busy(struct ssm_engine *engine); /* seconds of work the device has done since open; < 0: unknown */
-
-/* Joins the anomaly rows of a stream's channels into rows of the stream as a whole: surprise is the sum (joint
- * density of independent channels), p_value is the Šidák-corrected minimum, 1 − (1 − min p)^C, over the C
- * channels that have one, score = min(1, −log10(p)/10). rows: [n][channels][3]; out: [n][3]. One channel: copied. */
-void ssm_anomaly_join(const float *rows, size_t n, uint32_t channels, float *out);
 
 #ifdef __cplusplus
 }

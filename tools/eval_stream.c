@@ -23,6 +23,7 @@ struct lane {
     double *x;        /* [ROWS_MAX][channels] */
     int64_t *dt;      /* [ROWS_MAX] */
     float *anomaly;   /* [ROWS_MAX + patch][channels][3] */
+    float *joint;     /* [ROWS_MAX + patch][3] */
     float *forecast;  /* [channels][horizon][levels] */
     struct ssm_slot *slots;
 };
@@ -38,7 +39,6 @@ struct eval_model {
     struct lane lanes[LANES_MAX];
     unsigned n_lanes;
     uint32_t slots_used;
-    float *joined; /* [ROWS_MAX + patch][3] */
     struct ssm_item *items;
 };
 
@@ -96,9 +96,8 @@ int eval_model_open(const char *dir, const char *device, uint32_t threads, bool 
                   : threads                                   ? threads
                   : cores > 0                                 ? (uint32_t)cores
                                                               : 1;
-    m->joined = malloc((ROWS_MAX + m->info->patch) * ANOMALY * sizeof *m->joined);
     m->items = calloc(SLOTS, sizeof *m->items);
-    if (m->joined && m->items) {
+    if (m->items) {
         *ret = m;
         return 0;
     }
@@ -113,7 +112,6 @@ void eval_model_close(struct eval_model **model)
     struct eval_model *m = *model;
     if (!m)
         return;
-    free(m->joined);
     free(m->items);
     ssm_engine_close(&m->engine);
     ssm_model_close(&m->model);
@@ -174,6 +172,7 @@ static void close_lane(struct eval_model *m, struct lane *l)
     free(l->x);
     free(l->dt);
     free(l->anomaly);
+    free(l->joint);
     free(l->forecast);
     free(l->slots);
     *l = (struct lane){0};
@@ -192,11 +191,12 @@ static int open_lane(struct eval_model *m, struct lane *l, char *reterr)
     l->x = malloc(ROWS_MAX * l->channels * sizeof *l->x);
     l->dt = malloc(ROWS_MAX * sizeof *l->dt);
     l->anomaly = malloc((ROWS_MAX + patch) * l->channels * ANOMALY * sizeof *l->anomaly);
+    l->joint = malloc((ROWS_MAX + patch) * ANOMALY * sizeof *l->joint);
     l->forecast = malloc((size_t)l->channels * (l->job.horizon + 1) * EVAL_LEVELS * sizeof *l->forecast);
     l->slots = calloc(l->channels, sizeof *l->slots);
     m->slots_used += l->channels;
     snprintf(reterr, SSM_ERR, "out of memory");
-    if (!l->x || !l->dt || !l->anomaly || !l->forecast || !l->slots || m->slots_used > SLOTS)
+    if (!l->x || !l->dt || !l->anomaly || !l->joint || !l->forecast || !l->slots || m->slots_used > SLOTS)
         return -ENOMEM;
     for (uint32_t c = 0; c < l->channels && err == 0; c++)
         err = ssm_slot_take(m->engine, &l->slots[c]);
@@ -232,6 +232,8 @@ static struct ssm_item item_of(const struct eval_model *m, const struct eval_lis
         item.out.anomaly = l->anomaly + (size_t)c * ANOMALY;
         item.out.anomaly_stride = (size_t)l->channels * ANOMALY;
         item.out.anomaly_every = 1;
+        item.channels = c == 0 ? l->channels : 0;
+        item.joint = l->joint;
     }
     if (l->wants) { /* of the steps of this call only the last one is a multiple of its own number */
         item.out.forecast = l->forecast + (size_t)c * l->job.horizon * EVAL_LEVELS;
@@ -247,10 +249,8 @@ static struct ssm_item item_of(const struct eval_model *m, const struct eval_lis
 static void deliver(struct eval_model *m, const struct eval_listener *ls, void *ctx, struct lane *l)
 {
     size_t patch = m->info->patch, from = l->at / patch * patch, to = (l->at + l->n) / patch * patch;
-    if (ls->anomaly && to > from) {
-        ssm_anomaly_join(l->anomaly, to - from, l->channels, m->joined);
-        ls->anomaly(ctx, l->job.series, from, to - from, m->joined);
-    }
+    if (ls->anomaly && to > from)
+        ls->anomaly(ctx, l->job.series, from, to - from, l->joint);
     l->at += l->n;
     for (uint32_t c = 0; c < l->channels && l->wants; c++)
         ls->forecast(ctx, l->job.series, l->at, c, l->forecast + (size_t)c * l->job.horizon * EVAL_LEVELS,

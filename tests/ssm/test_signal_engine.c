@@ -409,23 +409,58 @@ static void adapted_forecasts_reach_far_and_resume(void **state)
     ssm_engine_close(&e);
 }
 
+/* Rows of the stream as a whole, in calls of up to `most` samples; slots go through their saved bytes at sample `move`.
+ */
+static void run_stream(struct ssm_engine *e, uint32_t most, uint32_t move, struct outputs *o[CHANNELS],
+                       float joint[STEPS * P][3])
+{
+    struct ssm_slot slots[CHANNELS];
+    void *saved = malloc(ssm_slot_bytes(e));
+    char why[SSM_ERR];
+    for (unsigned c = 0; c < CHANNELS; c++)
+        slots[c] = rig_slot(e);
+    for (uint32_t at = 0, to; at < N; at = to) {
+        struct ssm_item items[CHANNELS];
+        to = at + 1 + rig_below(&rng, most);
+        to = at < move && to > move ? move : to < N ? to : N;
+        for (unsigned c = 0; c < CHANNELS; c++)
+            items[c] = item_of(slots[c], c, at, to, SSM_NAN_MASK, o[c]);
+        items[0].channels = CHANNELS;
+        items[0].joint = at / P < STEPS ? joint[at / P * P] : NULL;
+        assert_int_equal(ssm_advance(e, items, CHANNELS), 0);
+        for (unsigned c = 0; c < CHANNELS && to == move; c++) {
+            assert_int_equal(ssm_slot_save(e, slots[c], saved), 0);
+            ssm_slot_give(e, slots[c]);
+            slots[c] = rig_slot(e);
+            assert_int_equal(ssm_slot_restore(e, slots[c], saved, ssm_slot_bytes(e), NULL, why), 0);
+        }
+    }
+    for (unsigned c = 0; c < CHANNELS; c++)
+        ssm_slot_give(e, slots[c]);
+    free(saved);
+}
+
 static void channels_join(void **state)
 {
-    float rows[4][3][3] = {
-        {{0.1f, 0.1f, 1.0f}, {0.3f, 1e-3f, 2.0f}, {0.0f, 0.9f, -0.5f}},
-        {{NAN, NAN, NAN}, {0.1f, 0.1f, 1.0f}, {NAN, NAN, 4.0f}},
-        {{NAN, NAN, NAN}, {NAN, NAN, NAN}, {NAN, NAN, NAN}},
-        {{1.0f, 1e-20f, 40.0f}, {0.0f, 1.0f, 0.0f}, {0.0f, 1.0f, 0.0f}},
-    };
-    float out[4][3];
-    ssm_anomaly_join(rows[0][0], 4, 3, out[0]);
-    assert_true(fabs((double)out[0][1] - (1.0 - pow(1.0 - 1e-3, 3))) < 1e-8 && out[0][2] == 2.5f);
-    assert_true(fabs((double)out[0][0] + log10((double)out[0][1]) / 10.0) < 1e-6);
-    assert_true(fabs((double)out[1][1] - 0.1) < 1e-7 && out[1][2] == 5.0f);
-    assert_true(row_is_nan(out[2], 3, true));
-    assert_true(fabs((double)out[3][1] / 3e-20 - 1.0) < 1e-5 && out[3][0] == 1.0f);
-    ssm_anomaly_join(rows[0][0], 2, 1, out[0]);
-    assert_memory_equal(out[0], rows[0][0], 6 * sizeof(float));
+    struct rig_variant v;
+    static float whole[STEPS * P][3], cut[STEPS * P][3];
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        struct ssm_engine *e = rig_engine(model, &v, 1 + i % 3, CHANNELS);
+        struct outputs *o[CHANNELS];
+        for (unsigned c = 0; c < CHANNELS; c++)
+            o[c] = outputs_new();
+        run_stream(e, N, N, o, whole);
+        run_stream(e, 13, N / 2, o, cut);
+        assert_memory_equal(whole, cut, sizeof whole);
+        for (unsigned k = 0; k < STEPS * P; k++) {
+            float sum = o[0]->anomaly[k][2] + o[1]->anomaly[k][2] + o[2]->anomaly[k][2];
+            assert_true(k < P ? isnan(cut[k][2]) : fabsf(cut[k][2] - sum) <= 1e-4f * (1.0f + fabsf(sum)));
+        }
+        assert_true(cut[STEPS * P - 1][1] > 0.0f && cut[STEPS * P - 1][1] <= 1.0f);
+        for (unsigned c = 0; c < CHANNELS; c++)
+            free(o[c]);
+        ssm_engine_close(&e);
+    }
 }
 
 /* The null device keeps the same books. */

@@ -82,7 +82,7 @@ class TritonScan(torch.autograd.Function):
         S, T, D = x.shape
         N = a.shape[1]
         y = torch.empty_like(x)
-        hs = x.new_empty(S, T + 1, D, N)
+        hs = torch.empty(S, T + 1, D, N, device=x.device)
         _forward[(S, D // BLOCK_D)](x, delta, b, c, g, a, h0, y, hs, T, D, N, BLOCK_D, num_warps=1)
         ctx.save_for_backward(x, delta, b, c, g, a, hs)
         return y, hs[:, -1].clone()
@@ -94,7 +94,7 @@ class TritonScan(torch.autograd.Function):
         N = a.shape[1]
         parts = D // BLOCK_D
         dx, ddelta = torch.empty_like(x), torch.empty_like(x)
-        db = torch.empty(S, T, parts, N, device=x.device)  # fp32, as da: sums over channels and streams
+        db = torch.empty(S, T, parts, N, device=x.device)
         dc = torch.empty_like(db)
         da = torch.empty(S, D, N, device=x.device)
         _backward[(S, parts)](x, delta, b, c, g, a, hs, dy.contiguous(), dx, ddelta, db, dc, da, T, D, N, BLOCK_D,

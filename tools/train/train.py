@@ -255,7 +255,7 @@ class Trainer:
                 if self.gpu:
                     torch.cuda.synchronize()
             print(f"{title}: {time.monotonic() - begun:.3f} s, profiled")
-            order = "self_cuda_time_total" if self.gpu else "self_cpu_time_total"
+            order = "self_device_time_total" if self.gpu else "self_cpu_time_total"
             print(p.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60), flush=True)
 
     # ---- the whole run ----------------------------------------------------------------------------------------
