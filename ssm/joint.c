@@ -124,6 +124,19 @@ static double bounded(double d, double scale, double times)
     return fmax(-times * scale, fmin(times * scale, d));
 }
 
+/* Four sums, so that an addition does not wait for the one before it. */
+static double dot(const float *a, const double *b, uint32_t n)
+{
+    double sum[4] = {0.0, 0.0, 0.0, 0.0};
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        for (uint32_t k = 0; k < 4; k++)
+            sum[k] += (double)a[i + k] * b[i + k];
+    for (; i < n; i++)
+        sum[0] += (double)a[i] * b[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 /* Correlations of a block, Cholesky. */
 static void factor_block(const struct work *w, uint32_t from, uint32_t to, int k, double ridge)
 {
@@ -133,15 +146,14 @@ static void factor_block(const struct work *w, uint32_t from, uint32_t to, int k
         ch->unit[k] = ch->n < w->start ? 0.0 : 1.0 / sqrt(ch->size[k] + least * least);
         const float *cov = i > from ? row_at(w, i, k) : NULL;
         float *own = i > from ? row_at(w, i, k) + BLOCK - 1 : NULL;
-        double rest = 1.0 + ridge;
+        double rest = 1.0 + ridge, done[BLOCK];
         for (uint32_t j = from; j < i; j++) {
             const struct channel *other = channel_at(w, j);
             const float *theirs = j > from ? row_at(w, j, k) + BLOCK - 1 : NULL;
             double sum = (double)cov[j - from] / sqrt(fmax(ch->self[k] * other->self[k], 1e-30));
-            for (uint32_t t = 0; t < j - from; t++)
-                sum -= (double)own[t] * (double)theirs[t];
-            own[j - from] = (float)(sum / other->factor[k]);
-            rest -= (double)own[j - from] * (double)own[j - from];
+            done[j - from] = (sum - dot(theirs, done, j - from)) / other->factor[k];
+            own[j - from] = (float)done[j - from];
+            rest -= done[j - from] * done[j - from];
         }
         ch->factor[k] = sqrt(fmax(rest, 0.1 * RIDGE));
     }
@@ -164,9 +176,7 @@ static double block_distance(const struct work *w, uint32_t from, uint32_t to, i
     for (uint32_t i = from; i < to; i++) {
         const struct channel *ch = channel_at(w, i);
         double u = bounded(ch->level[k] * ch->unit[k], 1.0, DEVIATION_MAX);
-        const float *row = i > from ? row_at(w, i, k) + BLOCK - 1 : NULL;
-        for (uint32_t j = 0; j < i - from; j++)
-            u -= (double)row[j] * t[j];
+        u -= i > from ? dot(row_at(w, i, k) + BLOCK - 1, t, i - from) : 0.0;
         t[i - from] = u / ch->factor[k];
         sum += t[i - from] * t[i - from];
     }
