@@ -6,11 +6,13 @@
 #include "daemon/daemon.h"
 #include "daemon/feeder.h"
 #include "daemon/publisher.h"
+#include "daemon/snapshot.h"
 
 struct md_served_model {
     struct ssm_model *model;
     struct md_scheduler scheduler;
-    bool made; /* scheduler is initialised */
+    uint64_t hash; /* ssm_model_hash(); 0 where no snapshots are made */
+    bool made;     /* scheduler is initialised */
 };
 
 struct md_daemon {
@@ -24,6 +26,9 @@ struct md_daemon {
     unsigned n_models, n_inputs, n_outputs, n_feeders;
     struct md_publisher publisher;
     struct io_sink_env env;
+    struct md_snapshot_file restored; /* what the daemon went on from; mapped while it runs */
+    struct md_snapshots snapshots;
+    struct md_snapshot_counters snapshot_counters;
     int64_t started_ns;
     uint64_t run;
     int finished_fd;

@@ -30,6 +30,7 @@ void md_batch_clear(struct md_batch *b)
     b->entries.n = b->items.n = b->x.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->warm.n = 0;
     b->spent = NULL;
     b->last = b->failed = false;
+    b->cut = 0;
 }
 
 void md_batch_done(struct md_batch *b)
@@ -274,6 +275,7 @@ uint32_t md_batch_items(struct md_batch *b)
                 .dt = e->dt == SIZE_MAX ? NULL : (const int64_t *)b->dt.p + e->dt,
                 .interval = e->stream->irregular && e->interval > 0 ? e->interval : 1,
                 .nan = e->stream->plan->nan,
+                .adapt = e->stream->plan->adapt,
             };
             item_outputs(b, e, c, &item->out);
             if (c == 0 && e->stream->plan->joint) {

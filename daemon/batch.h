@@ -44,6 +44,7 @@ struct md_batch {
     int64_t started_ns, advanced_ns; /* when the engine got it, and its results were there */
     bool failed;                     /* the engine did not advance it */
     bool last;                       /* nothing comes after it: the engine has drained */
+    uint32_t cut;                    /* the line of this cut lies just before it; 0: none */
 };
 
 void md_batch_done(struct md_batch *b);

@@ -13,6 +13,7 @@
 enum md_when_full { MD_BLOCK, MD_DROP_OLDEST, MD_DROP_NEWEST };
 enum md_nan { MD_NAN_AUTO, MD_NAN_MASK, MD_NAN_SKIP, MD_NAN_HOLD, MD_NAN_RESET }; /* AUTO: mask where the model can, else skip */
 enum md_late { MD_LATE_DROP, MD_LATE_REORDER };
+enum md_adapt { MD_ADAPT_NONE, MD_ADAPT_LINEAR };
 
 /* Where a thing was written, for messages. Strings belong to the config. */
 struct md_where {
@@ -52,7 +53,7 @@ struct md_output_conf {
 struct md_publish { /* one family of one stream */
     bool on;
     uint32_t every;
-    uint32_t horizon; /* 0: the model's */
+    uint32_t horizon; /* 0: the model's; above it only with md_policy.adapt */
     uint32_t n_quantiles; /* 0: the model's */
     float quantiles[SSM_QUANTILES_MAX];
 };
@@ -62,6 +63,7 @@ struct md_policy {
     enum md_nan nan;
     int64_t gap_max_ns; /* −1: none, every gap is bridged */
     enum md_late late;
+    enum md_adapt adapt;
     int64_t silence_ns, idle_ns; /* −1: never */
     double alarm_p;              /* anomaly_start at or below */
     struct md_publish publish[IO_FAMILIES];
@@ -114,5 +116,7 @@ int md_config_check_models(const struct md_config *config, const struct ssm_mode
 
 /* The policy of stream `id`: field by field the first matching rule's, then that of "*", then the built-in. */
 void md_config_policy(const struct md_config *config, const char *id, struct md_policy *ret);
+/* 0 where no rule has `adapt`, else the longest horizon that one asks for, at least 1. */
+uint32_t md_config_adapts(const struct md_config *config);
 
 #endif

@@ -108,19 +108,11 @@ static void read_publish(struct rule *r, const struct md_node *map, const char *
 
 /* ---- a rule ----------------------------------------------------------------------------------------------------- */
 
-static void read_adapt(struct rule *r, const struct md_pair *pair, const char *path)
-{
-    const struct md_node *node = pair->value;
-
-    if (node->kind != MD_SCALAR || strcmp(node->text, "none"))
-        md_report(r->report, value_place(pair), "%s: not in this version: anything but 'none'", path);
-}
-
 static void read_nested(struct rule *r, const struct md_node *map)
 {
-    static const char *const names[] = {"gap", "alarm", "publish", "adapt"};
+    static const char *const names[] = {"gap", "alarm", "publish"};
 
-    for (unsigned i = 0; i < 4; i++) {
+    for (unsigned i = 0; i < 3; i++) {
         const struct md_pair *pair = md_node_find(map, names[i]);
         struct md_table table = {i == 0 ? md_gap_options : md_alarm_options, &r->out->policy};
         char path[MD_PATH];
@@ -129,10 +121,6 @@ static void read_nested(struct rule *r, const struct md_node *map)
         md_path_join(path, r->path, names[i]);
         if (!pair)
             continue;
-        if (i == 3) {
-            read_adapt(r, pair, path);
-            continue;
-        }
         inner = md_expect_map(r->report, pair, path);
         if (inner && i == 2)
             read_publish(r, inner, path);
@@ -145,7 +133,7 @@ static void read_nested(struct rule *r, const struct md_node *map)
 
 static void read_rule(struct rule *r, const struct md_node *map, struct md_where where)
 {
-    static const char *const nested[] = {"gap", "alarm", "publish", "adapt", NULL};
+    static const char *const nested[] = {"gap", "alarm", "publish", NULL};
     const struct md_table table = {md_policy_options, &r->out->policy};
 
     md_policy_default(&r->out->policy);
@@ -217,6 +205,8 @@ static void apply(const struct md_policy_rule *rule, struct md_policy *p)
         p->silence_ns = from->silence_ns;
     if (rule->set & 1ul << MD_KEY_IDLE)
         p->idle_ns = from->idle_ns;
+    if (rule->set & 1ul << MD_KEY_ADAPT)
+        p->adapt = from->adapt;
     if (rule->set & 1ul << MD_KEY_GAP)
         p->gap_max_ns = from->gap_max_ns;
     if (rule->set & 1ul << MD_KEY_ALARM)
@@ -232,6 +222,20 @@ void md_policy_fallback(const struct md_config *config, struct md_policy *ret)
     for (unsigned i = 0; i < config->n_rules; i++)
         if (!strcmp(config->rules[i].glob, "*"))
             apply(&config->rules[i], ret);
+}
+
+uint32_t md_config_adapts(const struct md_config *config)
+{
+    bool adapts = false;
+    uint32_t horizon = 1;
+
+    for (unsigned i = 0; i < config->n_rules; i++) {
+        const struct md_policy *p = &config->rules[i].policy;
+        adapts |= p->adapt != MD_ADAPT_NONE;
+        if (p->publish[IO_PREDICTION].horizon > horizon)
+            horizon = p->publish[IO_PREDICTION].horizon;
+    }
+    return !adapts ? 0 : horizon < SSM_HORIZON_MAX ? horizon : SSM_HORIZON_MAX;
 }
 
 void md_config_policy(const struct md_config *config, const char *id, struct md_policy *ret)

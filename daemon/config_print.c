@@ -99,7 +99,7 @@ static void print_rule(const char *glob, const struct md_policy *p, unsigned lon
     fputs("  ", out);
     md_print_string(glob, out);
     fputs(set ? ":\n" : ": {}\n", out);
-    for (unsigned key = MD_KEY_NAN; key <= MD_KEY_IDLE; key++)
+    for (unsigned key = MD_KEY_NAN; key <= MD_KEY_ADAPT; key++)
         if (set & 1ul << key)
             print_policy_key(key, p, out);
     if (set & 1ul << MD_KEY_GAP) {

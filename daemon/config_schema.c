@@ -9,6 +9,7 @@ static const char *const state_names[] = {"fp32", "bf16", "fp16", NULL};
 static const char *const when_full_names[] = {"block", "drop_oldest", "drop_newest", NULL};
 static const char *const nan_names[] = {"auto", "mask", "skip", "hold", "reset", NULL};
 static const char *const late_names[] = {"drop", "reorder", NULL};
+static const char *const adapt_names[] = {"none", "linear", NULL};
 static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
 static const char *const format_names[] = {"auto", "text", "json", NULL};
 
@@ -93,6 +94,8 @@ const struct io_option md_policy_options[] = {
      .max = 36500 * DAY_NS},
     {"idle", "the stream ends after this long without rows", IO_OPT_DURATION, AT(md_policy, idle_ns), .min = 1e6,
      .max = 36500 * DAY_NS},
+    {"adapt", "linear: forecasts are combined with an online linear one", IO_OPT_ENUM, AT(md_policy, adapt),
+     .names = adapt_names},
     {NULL},
 };
 
@@ -117,8 +120,8 @@ const struct io_option md_publish_every_options[] = {
 const struct io_option md_publish_options[] = {
     {"every", "publish every k-th model step", IO_OPT_INT, AT(md_publish_keys, every), .fallback = "1", .min = 1,
      .max = 1 << 30},
-    {"horizon", "samples ahead; default the model's", IO_OPT_INT, AT(md_publish_keys, horizon), .min = 1,
-     .max = 1 << 20},
+    {"horizon", "samples ahead; default the model's, which is the most without adapt", IO_OPT_INT,
+     AT(md_publish_keys, horizon), .min = 1, .max = 1 << 20},
     {NULL},
 };
 

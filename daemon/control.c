@@ -28,7 +28,7 @@ struct md_control {
     int stop; /* eventfd */
     bool running;
     pthread_t thread;
-    _Atomic uint64_t refused[2];
+    _Atomic uint64_t reload_refused;
 };
 
 /* ---- the socket file -------------------------------------------------------------------------------------------- */
@@ -108,8 +108,7 @@ static void remove_file(struct md_control *c)
 
 static json_t *signal_counts(struct md_control *c)
 {
-    return json_pack("{s:I, s:I}", "reload_refused", (json_int_t)atomic_load(&c->refused[MD_REFUSED_RELOAD]),
-                     "snapshot_refused", (json_int_t)atomic_load(&c->refused[MD_REFUSED_SNAPSHOT]));
+    return json_pack("{s:I}", "reload_refused", (json_int_t)atomic_load(&c->reload_refused));
 }
 
 static void send_reply(struct md_control *c, zmq_msg_t *envelope, unsigned n, json_t *reply)
@@ -256,8 +255,8 @@ void md_control_close(struct md_control **control)
     free(c);
 }
 
-void md_control_count(struct md_control *control, enum md_refused which)
+void md_control_count_reload(struct md_control *control)
 {
     if (control)
-        atomic_fetch_add(&control->refused[which], 1);
+        atomic_fetch_add(&control->reload_refused, 1);
 }

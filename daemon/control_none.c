@@ -14,6 +14,6 @@ void md_control_close(struct md_control **control)
     *control = NULL;
 }
 
-void md_control_count(struct md_control *control, enum md_refused which)
+void md_control_count_reload(struct md_control *control)
 {
 }

@@ -63,18 +63,33 @@ static json_t *answer_streams(struct md_daemon *daemon, json_t *request)
     return list ? json_pack("{s:b, s:o}", "ok", 1, "streams", list) : refuse("out of memory%s", "");
 }
 
+static json_t *answer_snapshot(struct md_daemon *daemon, json_t *request)
+{
+    static const char *const names[] = {"command", NULL};
+    const char *stray = stray_key(request, names);
+    uint64_t number = stray ? 0 : md_daemon_snapshot(daemon);
+
+    if (stray)
+        return refuse("unknown key '%s'", stray);
+    if (!number)
+        return refuse("the daemon's configuration has no section '%s': it keeps no snapshots", "state");
+    return json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)number);
+}
+
 static json_t *answer_command(struct md_daemon *daemon, const char *command, json_t *request, json_t *signals)
 {
-    static const char *const later[] = {"snapshot", "restore", "reset", "reload", "drain", NULL};
+    static const char *const later[] = {"restore", "reset", "reload", "drain", NULL};
 
     if (!strcmp(command, "status"))
         return answer_status(daemon, request, signals);
     if (!strcmp(command, "streams"))
         return answer_streams(daemon, request);
+    if (!strcmp(command, "snapshot"))
+        return answer_snapshot(daemon, request);
     for (const char *const *l = later; *l; l++)
         if (!strcmp(*l, command))
             return refuse("not in this version: %s", command);
-    return refuse("unknown command '%.100s' (valid: status, streams)", command);
+    return refuse("unknown command '%.100s' (valid: status, streams, snapshot)", command);
 }
 
 json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t len, json_t *signals)

@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/cut.h"
 #include "daemon/input.h"
 #include "daemon/publisher.h"
 #include "daemon/reorder.h"
+#include "daemon/restore.h"
 
 enum outcome { BLOCK_DONE, BLOCK_HELD, BLOCK_LEFT }; /* LEFT: the batch has no room for more of it */
 
@@ -40,9 +42,16 @@ static void plain_event(struct md_batch *b, const struct md_entry *e, const char
 /* Said once the first block has its number, so that `start` tells the number and the time of the first row. */
 static void greet(struct md_batch *b, const struct md_entry *e)
 {
-    if (!e->stream->course.greeted)
-        plain_event(b, e, "start");
-    e->stream->course.greeted = true;
+    struct md_course *c = &e->stream->course;
+
+    if (!c->greeted)
+        plain_event(b, e, c->resumed ? "restore" : "start");
+    if (c->lost != IO_SEQ_NONE)
+        event(b, e,
+              &(struct md_event){.event = "gap", .reason = "restart", .from = c->lost, .to = IO_SEQ_NONE, .count = -1});
+    c->greeted = true;
+    c->resumed = false;
+    c->lost = IO_SEQ_NONE;
 }
 
 /* An epoch is over; `tail` rows of its last patch gave no step. */
@@ -108,6 +117,61 @@ static int refuse_stream(struct md_scheduler *sch, struct io_stream *s)
     return end;
 }
 
+static int keep_runs(struct md_course *c, const struct md_run *runs, uint32_t n)
+{
+    struct md_run *to = n > c->cap_runs ? realloc(c->runs, n * sizeof *to) : c->runs;
+
+    if (n && !to)
+        return -ENOMEM;
+    c->runs = to;
+    c->cap_runs = n > c->cap_runs ? n : c->cap_runs;
+    for (uint32_t i = 0; i < n; i++) {
+        to[i] = runs[i];
+        to[i].arrived_ns = (uint64_t)md_now_ns(); /* the clock of then is gone */
+    }
+    c->n_runs = n;
+    return 0;
+}
+
+/* Slots, timeline and unfinished patch from the snapshot. */
+static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
+{
+    struct md_course *c = &s->course;
+    char reterr[SSM_ERR] = "";
+    struct md_saved_parts parts;
+    int r = md_restored_parts(&c->restored, &parts);
+
+    for (uint32_t i = 0; i < s->channels && r == 0; i++) {
+        bool exact;
+        r = ssm_slot_restore(sch->engine, c->slots[i], parts.slots + i * parts.slot_stride,
+                             (size_t)c->restored.saved->slot_bytes, &exact, reterr);
+    }
+    if (r == 0)
+        r = keep_runs(c, parts.runs, c->restored.saved->n_runs);
+    if (r == 0) {
+        c->time = c->restored.saved->time;
+        return 0;
+    }
+    md_log(MD_WARN, s->id, "cannot go on from the snapshot: %s", reterr[0] ? reterr : strerror(-r));
+    for (uint32_t i = 0; i < s->channels; i++)
+        ssm_slot_reset(sch->engine, c->slots[i]);
+    return r;
+}
+
+static void begin_stream(struct md_scheduler *sch, struct io_stream *s)
+{
+    struct md_course *c = &s->course;
+
+    c->n_runs = 0;
+    c->resumed = c->restored.open && resume_stream(sch, s) == 0;
+    if (c->restored.open && !c->resumed)
+        c->lost = c->time.next;
+    if (!c->resumed)
+        md_timeline_start(&c->time, c->returning);
+    c->restored = (struct md_restored){0};
+    c->returning = true;
+}
+
 static int open_stream(struct md_scheduler *sch, struct io_stream *s)
 {
     struct md_course *c = &s->course;
@@ -115,9 +179,7 @@ static int open_stream(struct md_scheduler *sch, struct io_stream *s)
     if (take_slots(sch, s))
         return -ENOMEM;
     c->refused = false;
-    md_timeline_start(&c->time, c->returning);
-    c->returning = true;
-    c->n_runs = 0;
+    begin_stream(sch, s);
     c->silent = c->greeted = c->end_due = false;
     c->last_ns = md_now_ns();
     c->prev_open = NULL;
@@ -136,12 +198,15 @@ void md_course_close(struct md_scheduler *sch, struct io_stream *s)
 {
     struct md_course *c = &s->course;
 
+    md_cut_leaves(sch, s);
     for (uint32_t i = 0; i < s->channels; i++)
         ssm_slot_give(sch->engine, c->slots[i]);
     free(c->slots);
-    c->slots = NULL;
     c->n_runs = 0;
     c->end_due = false;
+    pthread_mutex_lock(&s->input->registry->lock); /* from here on that is whose lock guards it */
+    c->slots = NULL;
+    pthread_mutex_unlock(&s->input->registry->lock);
     if (c->prev_open)
         c->prev_open->course.next_open = c->next_open;
     else
@@ -316,6 +381,8 @@ static bool drop_first(struct md_scheduler *sch, struct md_batch *b, struct io_s
     bool end = block->flags & IO_END;
 
     c->at = 0;
+    if (block->seq != IO_SEQ_NONE)
+        c->judged = block->seq + block->n;
     if (end && c->held) { /* what waits comes before the end */
         block->n = block->lost = 0;
         md_reorder_release(sch, s, true);
@@ -380,6 +447,7 @@ int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream
     struct md_entry *e;
     bool end;
 
+    md_cut_touch(sch, s);
     if (!s->course.slots && open_stream(sch, s))
         return refuse_stream(sch, s);
     if (md_batch_begin(b, s, &e))
@@ -399,6 +467,7 @@ static int announce(struct md_scheduler *sch, struct md_batch *b, struct io_stre
 {
     struct md_entry *e;
 
+    md_cut_touch(sch, s);
     if (md_batch_begin(b, s, &e))
         return -ENOMEM;
     if (idle) {

@@ -8,6 +8,7 @@
  * epoch.
  */
 #include "daemon/assembly.h"
+#include "daemon/restore.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -51,6 +52,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
         .weights = conf->weights_stored ? info->stored : conf->weights,
         .state = conf->state,
         .deterministic = conf->deterministic,
+        .adapt = md_config_adapts(d->config) && ssm_model_adapts(info),
         .slots = conf->slots,
         .threads = conf->threads,
     };
@@ -61,6 +63,10 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
     m->scheduler.info = info;
     m->scheduler.exact = ssm_engine_exact(m->scheduler.engine);
     m->scheduler.publisher = &d->publisher;
+    if (d->config->state_dir) {
+        m->scheduler.cut = &d->snapshots.cut;
+        m->hash = ssm_model_hash(m->model);
+    }
     m->scheduler.max_delay_ns = d->config->max_delay_ns;
     m->scheduler.max_streams = d->config->max_streams;
     m->made = md_scheduler_init(&m->scheduler, conf->slots, d->pool) == 0;
@@ -104,8 +110,10 @@ static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
         const struct ssm_model_info *info = d->models[i].scheduler.info;
         if (info->horizon > d->env.horizon_max || !d->env.quantiles)
             d->env.quantiles = info->quantiles;
-        if (info->horizon > d->env.horizon_max)
-            d->env.horizon_max = info->horizon;
+        uint32_t adapted = ssm_model_adapts(info) ? md_config_adapts(d->config) : 0;
+        uint32_t horizon = info->horizon > adapted ? info->horizon : adapted;
+        if (horizon > d->env.horizon_max)
+            d->env.horizon_max = horizon;
         if (info->n_quantiles > d->env.quantiles_max)
             d->env.quantiles_max = info->n_quantiles;
         if (info->embedding > d->env.embedding_max)
@@ -171,6 +179,7 @@ static void drain_engines(void *arg)
 {
     struct md_daemon *d = arg;
 
+    md_snapshots_drained(&d->snapshots);
     for (unsigned i = 0; i < d->n_models; i++)
         if (d->models[i].made)
             md_inbox_drain(&d->models[i].scheduler.inbox, false);
@@ -200,7 +209,6 @@ static int make_feeders(struct md_daemon *d)
         d->inputs[i].wake_fd = f->wake_fd;
     }
     for (unsigned i = 0; i < d->n_feeders; i++) {
-        d->feeders[i].env = &d->env;
         d->feeders[i].nap_ns = d->config->max_delay_ns / 2 < NAP_MAX_NS ? d->config->max_delay_ns / 2 : NAP_MAX_NS;
         d->feeders[i].finite_left = &d->finite_left;
         d->feeders[i].finished = drain_engines;
@@ -214,7 +222,9 @@ static int open_all(struct md_daemon *d, char *reterr)
     char text[IO_ERR] = "";
 
     for (unsigned i = 0; i < d->n_outputs; i++) {
-        int r = d->outputs[i].wake_fd < 0 ? md_output_open(&d->outputs[i], &d->env, text) : 0;
+        d->outputs[i].env = d->env;
+        d->outputs[i].env.position = md_restored_position(&d->restored, d->outputs[i].conf->id);
+        int r = d->outputs[i].wake_fd < 0 ? md_output_open(&d->outputs[i], text) : 0;
         if (r)
             return refuse(reterr, md_output_code(&d->outputs[i], r), "output", d->outputs[i].conf->id, text);
     }
@@ -261,6 +271,7 @@ static void describe_publisher(struct md_daemon *d)
     d->publisher.outputs = d->outputs;
     d->publisher.n_outputs = d->n_outputs;
     d->publisher.registry = &d->registry;
+    d->publisher.cut = d->config->state_dir ? &d->snapshots.cut : NULL;
     d->publisher.forget_ns = d->config->state_dir ? d->config->state_forget_after_ns : forget_default_ns;
     d->publisher.n_engines = d->n_models;
     d->publisher.finished_fd = d->finished_fd;
@@ -280,6 +291,8 @@ static void free_all(struct md_daemon *d)
         ssm_model_close(&d->models[i].model);
     }
     md_publisher_done(&d->publisher);
+    md_snapshots_done(&d->snapshots);
+    md_snapshot_close(&d->restored);
     io_pool_free(&d->pool);
     if (d->finished_fd >= 0)
         close(d->finished_fd);
@@ -309,6 +322,8 @@ static int start_threads(struct md_daemon *d)
 
     for (unsigned i = 0; i < d->n_models && r == 0; i++)
         r = md_scheduler_start(&d->models[i].scheduler);
+    if (r == 0)
+        r = md_snapshots_start(&d->snapshots);
     for (unsigned i = 0; i < d->n_feeders && r == 0; i++)
         md_feeder_go(&d->feeders[i]);
     return r;
@@ -323,9 +338,29 @@ static uint64_t start_number(void)
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+/* The newest snapshot, and the folder of the next. `run` rises whatever the clock does. */
+static int open_state(struct md_daemon *d, char *reterr)
+{
+    char text[MD_SNAPSHOT_ERR] = "";
+    int r;
+
+    if (!d->config->state_dir)
+        return 0;
+    r = md_restore_open(d, reterr);
+    if (r)
+        return r;
+    if (d->run <= d->restored.head.run)
+        d->run = d->restored.head.run + 1;
+    if (md_snapshots_init(&d->snapshots, d, text) == 0)
+        return 0;
+    snprintf(reterr, IO_ERR, "state: %.480s", text);
+    return EX_IOERR;
+}
+
 int md_daemon_start(const struct md_config *config, unsigned flags, struct md_daemon **ret, char *reterr)
 {
     struct md_daemon *d = calloc(1, sizeof *d);
+    char text[MD_SNAPSHOT_ERR] = "";
     int r;
 
     if (!d) {
@@ -343,11 +378,22 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
     r = open_models(d, flags, reterr);
     if (r)
         goto fail;
+    r = open_state(d, reterr);
+    if (r)
+        goto fail;
     describe_publisher(d);
     describe_inputs(d, flags);
+    r = md_restore_streams(d);
+    if (r)
+        goto fail;
     r = make_feeders(d) ? EX_UNAVAILABLE : open_all(d, reterr);
     if (r)
         goto fail;
+    if (md_snapshots_first(&d->snapshots, text)) {
+        snprintf(reterr, IO_ERR, "state: %.480s", text);
+        r = EX_IOERR;
+        goto fail;
+    }
     if (start_threads(d)) {
         fprintf(stderr, "mambad: cannot start threads\n");
         abort(); /* half of them run: there is no way back */
@@ -358,6 +404,11 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
 fail:
     abandon(d);
     return r;
+}
+
+uint64_t md_daemon_snapshot(struct md_daemon *d)
+{
+    return md_snapshots_ask(&d->snapshots);
 }
 
 int md_daemon_fd(const struct md_daemon *d)
@@ -395,11 +446,17 @@ static int drain(struct md_daemon *d, int64_t deadline)
     return finished_within(d, grace_ns) ? 1 : -1;
 }
 
-static void end_threads(struct md_daemon *d, int64_t deadline)
+static void end_threads(struct md_daemon *d, int64_t deadline, bool clean)
 {
+    char text[MD_SNAPSHOT_ERR] = "";
+
     md_publisher_join(&d->publisher);
     for (unsigned i = 0; i < d->n_models; i++)
         md_scheduler_join(&d->models[i].scheduler);
+    if (clean && md_snapshots_last(&d->snapshots, text)) {
+        md_log(MD_ERROR, NULL, "no snapshot at the end: %s; the one before stays", text);
+        atomic_compare_exchange_strong(&d->code, &(int){0}, EX_IOERR);
+    }
     for (unsigned i = 0; i < d->n_feeders; i++) {
         int64_t left = deadline - md_now_ns();
         md_feeder_quit(&d->feeders[i], left > 0 ? left : 0);
@@ -421,6 +478,7 @@ int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
         return 0;
     *daemon = NULL;
     atomic_store(&d->draining, true);
+    md_snapshots_stop(&d->snapshots);
     r = drain(d, deadline);
     if (r < 0) {
         md_log(MD_ERROR, NULL, "an output does not take its messages: given up after %.1f s",
@@ -429,7 +487,7 @@ int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
     }
     if (r > 0 && timeout_ns > 0)
         md_log(MD_WARN, NULL, "not drained within %.1f s: queued samples are lost", 1e-9 * (double)timeout_ns);
-    end_threads(d, deadline);
+    end_threads(d, deadline, r == 0);
     if (atomic_load(&d->code) == EX_IOERR)
         r = 1;
     free_all(d);

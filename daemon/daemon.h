@@ -28,6 +28,10 @@ int md_daemon_fd(const struct md_daemon *d);
 /* 0, or the sysexits code of the fatal failure or of the first input that failed. */
 int md_daemon_status_code(const struct md_daemon *d);
 
+/* Asks for a snapshot: its number, which the status' snapshots.answered reaches when it is on the disk or has failed; 0:
+ * the configuration has no section `state`. Any thread. */
+uint64_t md_daemon_snapshot(struct md_daemon *d);
+
 /* Stops the sources, drains what is queued, flushes the sinks, within timeout_ns; frees all. Returns 0 or 74.
  * 0: what is queued is given up without a word. */
 int md_daemon_stop(struct md_daemon **d, int64_t timeout_ns);

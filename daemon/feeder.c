@@ -70,7 +70,7 @@ static void open_all(struct md_feeder *f)
     char text[IO_ERR] = "";
 
     for (unsigned i = 0; i < f->n_outputs && !f->failed; i++) {
-        int r = md_output_open(f->outputs[i], f->env, text);
+        int r = md_output_open(f->outputs[i], text);
         if (r)
             name_failure(f, md_output_code(f->outputs[i], r), "output", f->outputs[i]->conf->id, text);
     }

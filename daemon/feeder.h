@@ -30,7 +30,6 @@ struct md_feeder {
     void (*finished)(void *); /* the last of them did */
     void *arg;
     _Atomic bool mute, quit; /* mute: no more turns for sources; quit: end when the sinks have nothing left */
-    const struct io_sink_env *env;
     sem_t opened, go, muted; /* posted once each: all is open or `failed` is set; begin; the last turn is over */
     bool ack;                /* muted was posted */
     int failed;              /* sysexits code of what could not be opened; `reterr` names it */

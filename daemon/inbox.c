@@ -273,12 +273,12 @@ void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int
         if (since < nap_ns && nap_ns < due)
             due = nap_ns;
         cut = cut_now(in, full, now, due);
-        if (cut != MD_CUTS || now >= until_ns)
+        if (cut != MD_CUTS || now >= until_ns || in->cut != ret->line)
             break;
         in->wake_at = in->n_ready == 0 && now >= nap_ns ? 1 : in->n_live < full ? in->n_live : full;
         sleep_until(in, due < until_ns ? due : until_ns);
     }
-    *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, in->n_ready, in->draining, in->stopping};
+    *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, in->n_ready, in->draining, in->stopping, in->cut};
     pthread_mutex_unlock(&in->lock);
 }
 
@@ -372,6 +372,29 @@ bool md_inbox_claim(struct md_inbox *in, struct io_stream *s)
     s->queue.ready = true;
     pthread_mutex_unlock(&in->lock);
     return resting;
+}
+
+void md_inbox_cut(struct md_inbox *in, uint32_t number)
+{
+    pthread_mutex_lock(&in->lock);
+    in->cut = number;
+    pthread_cond_signal(&in->wake);
+    pthread_mutex_unlock(&in->lock);
+}
+
+bool md_inbox_retract(struct md_inbox *in, struct io_stream *s)
+{
+    struct md_queue *q = &s->queue;
+
+    pthread_mutex_lock(&in->lock);
+    bool nothing = q->live && !q->ready && !q->head && !q->ending;
+    if (nothing) {
+        q->live = q->held = false;
+        in->free_slots += s->channels;
+        in->n_live--;
+    }
+    pthread_mutex_unlock(&in->lock);
+    return nothing;
 }
 
 void md_inbox_drain(struct md_inbox *in, bool stop)

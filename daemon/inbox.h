@@ -17,6 +17,7 @@ struct md_inbox {
     bool pressed;     /* a queue is full: do not wait for more */
     bool draining;    /* no more pushes; the engine stops when all is done */
     bool stopping;    /* give up what is queued */
+    uint32_t cut;     /* number of the cut that is asked for */
 };
 
 int md_inbox_init(struct md_inbox *in, uint32_t slots, struct io_pool *pool);
@@ -29,11 +30,12 @@ int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);
 void md_inbox_end(struct md_inbox *in, struct io_stream *s);
 
 /* Engine side. Waits until a batch is worth while: `full` streams ready, the oldest ready for max_delay_ns, all live
- * ones ready, a queue full, draining, or until_ns. */
+ * ones ready, a queue full, draining, another cut asked for than ret->line, or until_ns. */
 struct md_wake {
     enum md_cut cut; /* what closed the batch */
     uint32_t ready;  /* streams, now */
     bool draining, stopping;
+    uint32_t line; /* number of the snapshot's cut that is asked for; in: the last one drawn */
 };
 void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int64_t until_ns, struct md_wake *ret);
 
@@ -48,5 +50,9 @@ bool md_inbox_leave(struct md_inbox *in, struct io_stream *s);
 bool md_inbox_claim(struct md_inbox *in, struct io_stream *s);
 
 void md_inbox_drain(struct md_inbox *in, bool stop);
+/* Asks the engine for a cut, soon. */
+void md_inbox_cut(struct md_inbox *in, uint32_t number);
+/* Source: a stream of which nothing has come, and nothing will, is not live after all. False: something has come. */
+bool md_inbox_retract(struct md_inbox *in, struct io_stream *s);
 
 #endif

@@ -94,14 +94,66 @@ static int host_stream(void *self, const struct io_stream_desc *desc, struct io_
     return r ? refuse(in, r, desc) : 0;
 }
 
+/* ---- a source that begins again from its first row --------------------------------------------------------------- */
+
+/* The block's first n rows go; the time of those that stay follows from what the stream knows. */
+static void cut_rows(struct io_block *b, uint32_t n)
+{
+    size_t row = b->channels * io_sample_bytes(b->type), left = b->n - n;
+    const int64_t *times = io_block_times(b) + n;
+    int64_t *to;
+
+    memmove(b->data, b->data + n * row, left * row);
+    b->n = (uint32_t)left;
+    b->seq += n;
+    b->t_ns = IO_T_NONE;
+    if (!b->timed)
+        return;
+    to = io_block_times(b); /* to the left of where they were */
+    memmove(to, times, left * sizeof *to);
+    b->t_ns = to[0];
+}
+
+/* Whether all of the block was taken before the snapshot. Else nothing more is held back. */
+static bool seen_before(struct io_stream *s, struct io_block *b)
+{
+    struct md_replay *r = &s->replay;
+    bool anew = b->flags & (IO_START | IO_RESET);
+
+    if (r->from == IO_SEQ_NONE || (b->flags & MD_NOTE))
+        return false;
+    if (!anew && b->seq != IO_SEQ_NONE && b->seq + b->n <= r->from && !(b->flags & IO_END))
+        return true;
+    if (!anew && b->seq != IO_SEQ_NONE && b->seq < r->from)
+        cut_rows(b, (uint32_t)(r->from - b->seq < b->n ? r->from - b->seq : b->n));
+    return false;
+}
+
 static int host_push(void *self, struct io_stream *s, struct io_block *b)
 {
-    return md_inbox_push(s->inbox, s, b);
+    struct md_input *in = self;
+    int r;
+
+    if (seen_before(s, b)) {
+        io_block_put(in->host.pool, b);
+        return 0;
+    }
+    r = md_inbox_push(s->inbox, s, b);
+    if (r == 0)
+        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    return r;
 }
 
 static void host_end(void *self, struct io_stream *s)
 {
-    md_inbox_end(s->inbox, s);
+    if (!s->replay.quiet || !md_inbox_retract(s->inbox, s))
+        md_inbox_end(s->inbox, s);
+    s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+}
+
+static int64_t host_resume(void *self, struct io_stream *s)
+{
+    return s->replay.from == IO_SEQ_NONE ? 0 : s->replay.from;
 }
 
 /* The event travels as a block, so that it keeps its place among the rows. Without memory for it, it is lost: the log
@@ -149,6 +201,7 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .stream = host_stream,
         .push = host_push,
         .end = host_end,
+        .resume = host_resume,
         .discard = host_discard,
         .note = host_note,
         .received = host_received,

@@ -32,7 +32,7 @@ static const char help[] =
     "      --help              print this text and end\n"
     "\n"
     "Signals: SIGTERM and SIGINT drain what is queued and end within server.shutdown_timeout, a second one ends at\n"
-    "once. SIGHUP (reload) and SIGUSR1 (snapshot) are not in this version and change nothing.\n"
+    "once. SIGUSR1 makes a snapshot. SIGHUP (reload) is not in this version and changes nothing.\n"
     "\n"
     "Exit codes: 0 done, 64 usage, 65 bad input data, 66 no configuration or input file, 69 device, socket or address\n"
     "unavailable, 70 bug, 74 input/output error, 78 wrong configuration or model folder.\n";
@@ -140,7 +140,7 @@ static void let_signals_kill(void)
 }
 
 /* Whether the signal ends the daemon. */
-static bool take_signal(int fd, struct md_control *control)
+static bool take_signal(int fd, struct md_daemon *daemon, struct md_control *control)
 {
     struct signalfd_siginfo info;
 
@@ -148,12 +148,14 @@ static bool take_signal(int fd, struct md_control *control)
         return false;
     if (info.ssi_signo == SIGHUP) {
         md_log(MD_WARN, NULL, "SIGHUP: reload is not in this version; the configuration stays");
-        md_control_count(control, MD_REFUSED_RELOAD);
+        md_control_count_reload(control);
         return false;
     }
     if (info.ssi_signo == SIGUSR1) {
-        md_log(MD_WARN, NULL, "SIGUSR1: snapshots are not in this version; nothing is written");
-        md_control_count(control, MD_REFUSED_SNAPSHOT);
+        if (md_daemon_snapshot(daemon))
+            md_log(MD_INFO, NULL, "SIGUSR1: snapshot");
+        else
+            md_log(MD_WARN, NULL, "SIGUSR1: the configuration has no section `state`: nothing is written");
         return false;
     }
     md_log(MD_INFO, NULL, "%s: draining", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
@@ -171,7 +173,7 @@ static bool wait_for_end(struct md_daemon *daemon, struct md_control *control, i
 
         if (n > 0 && fds[1].revents)
             return true;
-        if (n > 0 && fds[0].revents && take_signal(signals, control))
+        if (n > 0 && fds[0].revents && take_signal(signals, daemon, control))
             return false;
         md_log_flush(false);
     }

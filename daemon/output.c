@@ -36,9 +36,14 @@ static void failed(struct md_output *o, const char *what, int err)
     md_log(MD_ERROR, o->conf->id, "%s failed: %s", what, strerror(-err));
 }
 
-int md_output_open(struct md_output *o, const struct io_sink_env *env, char *reterr)
+int md_output_open(struct md_output *o, char *reterr)
 {
-    return o->conf->class_->open(o->conf->conf, env, &o->sink, reterr);
+    const struct io_sink_class *c = o->conf->class_;
+    int r = c->open(o->conf->conf, &o->env, &o->sink, reterr);
+
+    if (r == 0 && o->on_mark && c->mark)
+        o->marked = c->mark(o->sink, &o->position);
+    return r;
 }
 
 int md_output_code(const struct md_output *o, int err)
@@ -88,6 +93,17 @@ void md_output_flush(struct md_output *o)
     r = o->conf->class_->flush(o->sink);
     if (r && r != -EAGAIN)
         failed(o, "flush", r);
+}
+
+enum { MARK = IO_FAMILIES }; /* the family of a message that is a mark */
+
+static void take_mark(struct md_output *o)
+{
+    memset(&o->position, 0, sizeof o->position);
+    o->marked = o->conf->class_->mark(o->sink, &o->position);
+    if (o->marked)
+        failed(o, "mark", o->marked);
+    o->on_mark(o->on_mark_arg);
 }
 
 /* ---- queue: each message as [bytes][struct io_message][payload][texts], 8-aligned -------------------------------- */
@@ -221,7 +237,10 @@ bool md_output_serve(struct md_output *o)
     for (size_t at = 0; at < side.n; at += n) {
         memcpy(&n, side.bytes + at, sizeof n);
         unpack(side.bytes + at + 8, &m);
-        deliver(o, &m);
+        if ((int)m.family == MARK)
+            take_mark(o);
+        else
+            deliver(o, &m);
     }
     settle(o, sync);
     return side.n > 0;
@@ -249,6 +268,18 @@ void md_output_write(struct md_output *o, const struct io_message *m)
     pthread_mutex_unlock(&o->lock);
     if (wake)
         wake_server(o);
+}
+
+bool md_output_mark(struct md_output *o)
+{
+    const struct io_message mark = {.family = (enum io_family)MARK};
+    bool keeps = o->conf->class_->mark && o->sink;
+
+    if (keeps && o->wake_fd < 0)
+        take_mark(o);
+    else if (keeps)
+        md_output_write(o, &mark);
+    return keeps;
 }
 
 void md_output_sync(struct md_output *o)

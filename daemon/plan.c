@@ -16,7 +16,7 @@ static bool publish_equal(const struct md_publish *a, const struct md_publish *b
 
 static bool policy_equal(const struct md_policy *a, const struct md_policy *b)
 {
-    bool equal = a->nan == b->nan && a->gap_max_ns == b->gap_max_ns && a->late == b->late &&
+    bool equal = a->nan == b->nan && a->adapt == b->adapt && a->gap_max_ns == b->gap_max_ns && a->late == b->late &&
                  a->silence_ns == b->silence_ns && a->idle_ns == b->idle_ns && a->alarm_p == b->alarm_p;
 
     for (unsigned f = 0; equal && f < IO_FAMILIES; f++)
@@ -38,8 +38,11 @@ static void choose_forecast(struct md_plan *p)
 {
     const struct md_publish *want = &p->policy.publish[IO_PREDICTION];
     const struct ssm_model_info *info = p->info;
+    uint32_t most;
 
-    p->horizon = want->horizon && want->horizon < info->horizon ? want->horizon : info->horizon;
+    p->adapt = p->policy.adapt == MD_ADAPT_LINEAR && ssm_model_adapts(info);
+    most = p->adapt ? SSM_HORIZON_MAX : info->horizon;
+    p->horizon = !want->horizon ? info->horizon : want->horizon < most ? want->horizon : most;
     p->n_q = want->n_quantiles ? want->n_quantiles : info->n_quantiles;
     for (uint32_t i = 0; i < p->n_q; i++) {
         p->q[i] = (uint8_t)(want->n_quantiles ? nearest_quantile(info, want->quantiles[i]) : i);

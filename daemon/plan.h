@@ -12,6 +12,7 @@ struct md_plan {
     enum ssm_nan nan; /* what the engine is told; under nan: reset it never sees a missing value */
     bool nan_reset;
     uint32_t every[IO_FAMILIES]; /* 0: the family is off */
+    bool adapt;
     uint32_t horizon, n_q;
     uint8_t q[SSM_QUANTILES_MAX]; /* into info->quantiles */
     float quantiles[SSM_QUANTILES_MAX];

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/cut.h"
+
 enum { FLUSH_NS = 1000000000, BEAT_NS = 1000000000, FORGET_BEATS = 60 };
 
 void md_publisher_push(struct md_publisher *p, struct md_batch *b)
@@ -79,7 +81,7 @@ static void beat(struct md_publisher *p, int64_t now)
         return;
     p->beat_ns = now - p->beat_ns > BEAT_NS ? now + BEAT_NS : p->beat_ns + BEAT_NS;
     md_publish(p, &m);
-    if (++p->beats % FORGET_BEATS == 0)
+    if (++p->beats % FORGET_BEATS == 0 && !(p->cut && atomic_load(&p->cut->under_way)))
         md_registry_forget(p->registry, now - p->forget_ns);
 }
 
@@ -119,6 +121,64 @@ static void publish_batch(struct md_publisher *p, struct md_batch *b)
     md_scheduler_give(b->owner, b);
 }
 
+/* ---- cuts: what is behind a line waits until every engine has drawn its own ---------------------------------------
+ */
+
+static bool copy_voice(struct io_stream *s, void *arg)
+{
+    s->cut_voice = s->voice;
+    return true;
+}
+
+/* All that was published so far, and nothing else, belongs to the cut. */
+static void draw_line(struct md_publisher *p)
+{
+    unsigned marks = 0;
+
+    md_registry_each(p->registry, copy_voice, NULL);
+    for (unsigned i = 0; i < p->n_outputs; i++)
+        marks += md_output_mark(&p->outputs[i]);
+    p->lines = 0;
+    pthread_mutex_lock(&p->cut->lock);
+    p->cut->voiced = true;
+    p->cut->outputs_left += marks; /* marks that are there already have taken theirs away */
+    pthread_cond_signal(&p->cut->wake);
+    pthread_mutex_unlock(&p->cut->lock);
+}
+
+static void release(struct md_publisher *p)
+{
+    struct md_batch *b = p->held, *next;
+
+    p->held = NULL;
+    p->held_last = &p->held;
+    for (; b; b = next) {
+        next = b->next;
+        b->owner->past_line = false;
+        publish_batch(p, b);
+    }
+}
+
+/* In the order in which they came. */
+static void take_batch(struct md_publisher *p, struct md_batch *b)
+{
+    if (b->cut) {
+        b->owner->past_line = true;
+        p->lines++;
+    }
+    if (!b->owner->past_line) {
+        publish_batch(p, b);
+        return;
+    }
+    b->next = NULL;
+    *p->held_last = b;
+    p->held_last = &b->next;
+    if (p->lines < p->all_engines)
+        return;
+    draw_line(p);
+    release(p);
+}
+
 static void *run(void *arg)
 {
     struct md_publisher *p = arg;
@@ -134,7 +194,7 @@ static void *run(void *arg)
             publish_notice(p, &notices[i]);
         for (; b; b = next) {
             next = b->next;
-            publish_batch(p, b);
+            take_batch(p, b);
         }
         now = md_now_ns();
         beat(p, now);
@@ -161,6 +221,8 @@ int md_publisher_start(struct md_publisher *p)
     pthread_condattr_destroy(&clock);
     pthread_mutex_init(&p->lock, NULL);
     p->beat_ns = p->started_ns;
+    p->held_last = &p->held;
+    p->all_engines = p->n_engines;
     p->times = malloc(MD_MESSAGE_FLOATS * sizeof *p->times); /* pages that no irregular stream needs stay untouched */
     r = p->times ? -pthread_create(&p->thread, NULL, run, p) : -ENOMEM;
     p->running = r == 0;

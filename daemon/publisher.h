@@ -20,6 +20,7 @@ struct md_publisher {
     struct md_output *outputs;
     unsigned n_outputs;
     struct md_registry *registry;
+    struct md_snapshot_cut *cut; /* NULL: no snapshots are made */
     int64_t forget_ns;
     unsigned n_engines; /* that will say their last batch */
     int finished_fd;    /* eventfd: all engines have drained and all is flushed */
@@ -38,6 +39,9 @@ struct md_publisher {
     int64_t beat_ns; /* of the next heartbeat */
     uint64_t beats;
     uint64_t totals[IO_FAMILIES]; /* rows published */
+    struct md_batch *held, **held_last; /* behind the line of a cut that other engines have not drawn yet */
+    unsigned lines;                     /* engines that have */
+    unsigned all_engines;               /* n_engines at the start */
     int64_t *times;               /* [MD_MESSAGE_FLOATS] of the rows of an irregular stream's message */
     md_count notices_lost;
     struct md_hist latency; /* arrival of a message's first row's last sample to hand-over */

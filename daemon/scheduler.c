@@ -9,6 +9,7 @@
 #include <errno.h>
 
 #include "daemon/course.h"
+#include "daemon/cut.h"
 #include "daemon/log.h"
 #include "daemon/publisher.h"
 
@@ -17,7 +18,8 @@ enum {
     BATCH_SAMPLES = 1 << 20, /* of all streams in a batch */
     BATCH_OUT = 1 << 23,     /* floats of results of all streams */
     SWEEP_STREAM_NS = 10000, /* least time between sweeps per open stream: they cost at most 1 % of a core */
-    SWEEP_MIN_NS = 5000000
+    SWEEP_MIN_NS = 5000000,
+    SWEEP_PAUSE_NS = 200000 /* between portions of a cut's copies while nothing else is to do */
 };
 
 int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *pool)
@@ -168,11 +170,23 @@ static void count(struct md_scheduler *s, const struct md_batch *b, enum md_cut 
     md_bump(&s->counters.cut[cut], 1);
 }
 
+/* When the engine is to look again although nothing has come. */
+static int64_t look_again(const struct md_scheduler *s)
+{
+    return s->flying ? 0 : s->sweeping ? md_now_ns() + SWEEP_PAUSE_NS : s->next_sweep_ns;
+}
+
 /* Fills `b` from what is ready; with a batch under way it does not wait for more. */
 static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *wake)
 {
-    md_inbox_wait(&s->inbox, s->max_streams, s->max_delay_ns, s->flying ? 0 : s->next_sweep_ns, wake);
+    wake->line = s->cut_number;
+    md_inbox_wait(&s->inbox, s->max_streams, s->max_delay_ns, look_again(s), wake);
     s->draining = wake->draining;
+    if (wake->line != s->cut_number && b->entries.n == 0) {
+        land(s);
+        md_cut_line(s, wake->line);
+        b->cut = wake->line;
+    }
     if (wake->stopping)
         return;
     if (!s->flying)
@@ -192,9 +206,10 @@ static void *run(void *arg)
         do {
             gather(s, b, &wake);
             bool idle = b->entries.n == 0 && !s->flying;
-            last = wake.stopping || (wake.draining && wake.ready == 0 && idle);
             land(s);
-        } while (b->entries.n == 0 && !last);
+            bool swept = md_cut_sweep(s);
+            last = wake.stopping || (wake.draining && wake.ready == 0 && idle && swept && wake.line == s->cut_number);
+        } while (b->entries.n == 0 && !last && !b->cut);
         b->last = last;
         if (b->entries.n)
             count(s, b, wake.cut);

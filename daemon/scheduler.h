@@ -18,6 +18,7 @@ struct md_scheduler {
     const struct ssm_model_info *info;
     bool exact; /* ssm_engine_exact() */
     struct md_publisher *publisher;
+    struct md_snapshot_cut *cut; /* NULL: no snapshots are made */
     int64_t max_delay_ns;
     uint32_t max_streams;
     /* its own */
@@ -30,6 +31,10 @@ struct md_scheduler {
     bool draining;
     bool struck;             /* a batch failed while the next one was filled */
     struct md_batch *flying; /* under way on the device */
+    uint32_t cut_number;     /* of the last cut drawn here */
+    struct io_stream *sweep_at;
+    bool sweeping;   /* streams from sweep_at on are still to be copied for it */
+    bool past_line;  /* the publisher's: batches come from behind the line of the cut that it waits for */
     pthread_t thread;
     bool running;
     /* batches that the publisher has given back */

@@ -94,6 +94,8 @@ json_t *md_daemon_status(struct md_daemon *d)
     json_object_set_new(o, "outputs", outputs);
     json_object_set_new(o, "blocks", pool_status(d));
     json_object_set_new(o, "end_to_end_latency_seconds", md_hist_json(&d->publisher.latency));
+    if (d->config->state_dir)
+        json_object_set_new(o, "snapshots", md_snapshots_json(&d->snapshots));
     set_int(o, "notices_dropped_total", md_read(&d->publisher.notices_lost));
     return o;
 }

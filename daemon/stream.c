@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "daemon/input.h"
+#include "io/wire.h"
 
 enum { TABLE_MIN = 256 };
 
@@ -146,6 +147,7 @@ static struct io_stream *make(struct md_registry *r, struct md_input *input, con
     if (!s)
         return NULL;
     memset(s, 0, sizeof *s);
+    s->course.judged = s->course.lost = s->replay.from = IO_SEQ_NONE;
     s->id = strdup(desc->id);
     s->hash = hash_id(r, desc->id);
     s->inbox = input->inbox;
@@ -191,6 +193,7 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
         return -EINVAL;
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
+    s->course.restored = (struct md_restored){0};     /* it is not what it was */
     return identify(r, s, input, desc);
 }
 
@@ -212,12 +215,47 @@ int md_registry_open(struct md_registry *r, struct md_input *input, const struct
         err = md_inbox_enter(s->inbox, s);
     if (err == 0 && made)
         insert(r, made);
+    if (err == 0 && desc->anew) {
+        if (s->course.restored.open)
+            s->course.lost = s->course.time.next;
+        s->course.restored = (struct md_restored){0};
+        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    }
     pthread_mutex_unlock(&r->lock);
     if (err == 0)
         *ret = s;
     else if (made)
         stream_free(made); /* a refused id leaves nothing behind */
     return err;
+}
+
+int md_registry_restore(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,
+                        struct io_stream **ret)
+{
+    struct io_stream *s;
+
+    if (desc->channels == 0 || desc->channels > SSM_CHANNELS_MAX || !io_id_valid(desc->id, strlen(desc->id)))
+        return -EINVAL;
+    if (find(r, desc->id, hash_id(r, desc->id)))
+        return -EEXIST;
+    s = make(r, input, desc);
+    if (!s)
+        return -ENOMEM;
+    atomic_store_explicit(&s->seen.last_ns, md_now_ns(), memory_order_relaxed);
+    insert(r, s);
+    *ret = s;
+    return 0;
+}
+
+struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32_t len)
+{
+    char name[IO_ID_MAX + 1];
+
+    if (len > IO_ID_MAX)
+        return NULL;
+    memcpy(name, id, len);
+    name[len] = '\0';
+    return find(r, name, hash_id(r, name));
 }
 
 static bool forgotten(struct io_stream *s, int64_t before_ns)

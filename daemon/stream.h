@@ -7,7 +7,8 @@
  *   identity   written under the registry's lock while the stream is not live and not in flight; then read by all
  *   queue      the lock of its inbox (inbox.h)
  *   course     the engine thread (scheduler.h)
- *   voice      the publisher thread
+ *   voice      the publisher thread; cut_voice: its copy at the last cut, read by the snapshot's thread
+ *   replay     the source's thread
  *   seen       relaxed atomics, for the status */
 #ifndef MD_STREAM_H
 #define MD_STREAM_H
@@ -42,6 +43,13 @@ struct md_run {
     uint32_t n;
 };
 
+/* What a snapshot has of a stream that has not begun again; points into the file's map. */
+struct md_restored {
+    const struct md_saved_stream *saved; /* cut.h; NULL: nothing */
+    size_t bytes;
+    bool open; /* its slots go on where they were; false: what is remembered of an ended stream */
+};
+
 struct md_course {
     struct md_timeline time;
     struct md_time_rules rules;
@@ -52,12 +60,24 @@ struct md_course {
     struct io_stream *prev_open, *next_open; /* list of the engine's open streams */
     struct md_run *runs;                     /* rows of the unfinished patch */
     int64_t last_ns;                         /* when the last block came */
+    struct md_restored restored;
+    int64_t lost;   /* a snapshot that ends here could not be gone on from: that is said as a gap; or IO_SEQ_NONE */
+    int64_t judged; /* the row behind the last one of a finished block, by the source's numbers, or IO_SEQ_NONE */
     uint32_t at, held_rows, n_runs, cap_runs;
+    uint32_t cut; /* number of the last cut that this stream was copied for */
     bool silent;
     bool end_due;   /* after what is in `mine` */
     bool greeted;   /* `start` was announced */
     bool refused;   /* could not be opened: its error was announced */
     bool returning; /* the id has been live before */
+    bool resumed;   /* it goes on from a snapshot: that is said instead of `start` */
+};
+
+/* A replayable source that begins again from its first row: rows up to where the snapshot was are let through
+ * unseen. */
+struct md_replay {
+    int64_t from; /* first row that is wanted, or IO_SEQ_NONE: all */
+    bool quiet;   /* the stream had ended; unless more rows come its end is none */
 };
 
 struct md_voice {
@@ -89,7 +109,8 @@ struct io_stream {
 
     struct md_queue queue;
     struct md_course course;
-    struct md_voice voice;
+    struct md_voice voice, cut_voice;
+    struct md_replay replay;
     struct md_seen seen;
 };
 
@@ -109,6 +130,11 @@ void md_registry_done(struct md_registry *r); /* frees all streams; their slots 
  * input, or twice in a replayable one; −EINVAL: unlike the live one; −ENOSPC: no slots; −ENOMEM. */
 int md_registry_open(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,
                      struct io_stream **ret);
+
+/* A stream that a snapshot remembers: a record, not live. Before the daemon's threads. −EEXIST; −EINVAL; −ENOMEM. */
+int md_registry_restore(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,
+                        struct io_stream **ret);
+struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32_t len); /* likewise; or NULL */
 
 /* Frees the records of streams that ended before that time and that no source holds. */
 void md_registry_forget(struct md_registry *r, int64_t before_ns);

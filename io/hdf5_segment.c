@@ -11,9 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "io/hdf5_error.h"
 #include "io/hdf5_rows.h"
+
+enum { OTHERS = 5 }; /* tables beside those of the families */
+_Static_assert(OTHERS + IO_FAMILIES <= IO_POSITION_COUNTS, "a position has a count for every table");
 
 /* ---- name ------------------------------------------------------------------------------------------------- */
 
@@ -29,29 +33,46 @@ static unsigned long segment_number(const char *name, const char *stem)
     return strcmp(end, ".h5") == 0 ? number : 0;
 }
 
+/* The highest number there. */
+static int last_segment(const char *base, unsigned long *ret, char *reterr)
+{
+    const char *slash = strrchr(base, '/'), *stem = slash ? slash + 1 : base;
+    char path[PATH_MAX];
+
+    *ret = 0;
+    snprintf(path, PATH_MAX, "%.*s", slash ? (int)(slash - base) + 1 : 1, slash ? base : ".");
+    DIR *dir = opendir(path);
+    if (!dir) {
+        int err = errno;
+        snprintf(reterr, IO_ERR, "%.300s: %s", path, strerror(err));
+        return -err;
+    }
+    for (struct dirent *e = readdir(dir); e; e = readdir(dir)) {
+        unsigned long number = segment_number(e->d_name, stem);
+        *ret = number > *ret ? number : *ret;
+    }
+    closedir(dir);
+    return 0;
+}
+
+static int segment_path(const char *base, unsigned long number, char path[PATH_MAX])
+{
+    return snprintf(path, PATH_MAX, "%s-%06lu.h5", base, number);
+}
+
 static int name_segment(const char *base, char path[PATH_MAX], char *reterr)
 {
     size_t len = strlen(base);
-    const char *slash = strrchr(base, '/'), *stem = slash ? slash + 1 : base;
-    unsigned long last = 0;
+    unsigned long last;
     int n;
 
     if (len > 3 && strcmp(base + len - 3, ".h5") == 0) {
         n = snprintf(path, PATH_MAX, "%s", base);
     } else {
-        snprintf(path, PATH_MAX, "%.*s", slash ? (int)(slash - base) + 1 : 1, slash ? base : ".");
-        DIR *dir = opendir(path);
-        if (!dir) {
-            n = errno;
-            snprintf(reterr, IO_ERR, "%.300s: %s", path, strerror(n));
-            return -n;
-        }
-        for (struct dirent *e = readdir(dir); e; e = readdir(dir)) {
-            unsigned long number = segment_number(e->d_name, stem);
-            last = number > last ? number : last;
-        }
-        closedir(dir);
-        n = snprintf(path, PATH_MAX, "%s-%06lu.h5", base, last + 1);
+        n = last_segment(base, &last, reterr);
+        if (n)
+            return n;
+        n = segment_path(base, last + 1, path);
     }
     if (n < PATH_MAX)
         return 0;
@@ -159,6 +180,101 @@ int io_hdf5_segment_write(struct io_hdf5_segment *s, bool sync, char *reterr)
         r = io_hdf5_fail(why, "flush");
     if (r)
         snprintf(reterr, IO_ERR, "%.250s: %.250s", s->path, why);
+    return r;
+}
+
+/* In the order of a position's counts. */
+static struct io_hdf5_table *table_at(struct io_hdf5_segment *s, unsigned i)
+{
+    struct io_hdf5_table *first[] = {&s->streams, &s->stream_info, &s->quantiles, &s->predictions, &s->embeddings};
+
+    return i < OTHERS ? first[i] : &s->tables[i - OTHERS];
+}
+
+static const char *table_name(unsigned i)
+{
+    static const char *const first[] = {"streams", "stream_info", "quantiles", "prediction_values", "embedding_values"};
+
+    return i < OTHERS ? first[i] : io_family_name((enum io_family)(i - OTHERS));
+}
+
+int io_hdf5_segment_mark(struct io_hdf5_segment *s, struct io_position *ret, char *reterr)
+{
+    void *fd = NULL;
+    int r = io_hdf5_segment_write(s, true, reterr);
+
+    if (r == 0 && H5Fget_vfd_handle(s->file, H5P_DEFAULT, &fd) >= 0 && fdatasync(*(int *)fd)) {
+        snprintf(reterr, IO_ERR, "%.300s: %s", s->path, strerror(errno));
+        return -errno;
+    }
+    for (unsigned i = 0; i < OTHERS + IO_FAMILIES; i++)
+        ret->counts[i] = table_at(s, i)->written;
+    snprintf(ret->path, sizeof ret->path, "%s", s->path);
+    return r;
+}
+
+static int cut_table(hid_t file, const char *path, const char *name, uint64_t rows, char *reterr)
+{
+    hid_t set = H5Dopen2(file, name, H5P_DEFAULT), space = set < 0 ? -1 : H5Dget_space(set);
+    hsize_t size[3] = {0};
+    int r = space < 0 || H5Sget_simple_extent_dims(space, size, NULL) < 0 ? io_hdf5_fail(reterr, path) : 0;
+
+    if (r == 0 && size[0] > rows) {
+        size[0] = rows;
+        r = H5Dset_extent(set, size) < 0 ? io_hdf5_fail(reterr, path) : 0;
+    }
+    if (space >= 0)
+        H5Sclose(space);
+    if (set >= 0)
+        H5Dclose(set);
+    return r;
+}
+
+/* A writer that was killed has left its mark in the superblock, which keeps others out; it is gone, so that goes too.
+ */
+static hid_t open_left(const char *path)
+{
+    const hbool_t clear = 1;
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+
+    H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+    H5Pset(access, "clear_status_flags", &clear);
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, access);
+    H5Pclose(access);
+    return file;
+}
+
+static int cut_file(hid_t file, const char *path, const uint64_t *counts, char *reterr)
+{
+    int r = file < 0 ? io_hdf5_fail(reterr, path) : 0;
+
+    for (unsigned i = 0; i < OTHERS + IO_FAMILIES && r == 0; i++)
+        r = cut_table(file, path, table_name(i), counts[i], reterr);
+    if (file >= 0 && H5Fclose(file) < 0 && r == 0)
+        r = io_hdf5_fail(reterr, path);
+    return r;
+}
+
+int io_hdf5_segment_cut(const char *base, const struct io_position *position, char *reterr)
+{
+    const char *slash = strrchr(base, '/'), *stem = slash ? slash + 1 : base;
+    const char *name = strrchr(position->path, '/') ? strrchr(position->path, '/') + 1 : position->path;
+    unsigned long number = segment_number(name, stem), last;
+    char path[PATH_MAX];
+    const uint64_t none[IO_POSITION_COUNTS] = {0};
+    int r = access(position->path, F_OK) == 0
+                ? cut_file(open_left(position->path), position->path, position->counts, reterr)
+                : 0;
+
+    if (r || !number)
+        return r;
+    r = last_segment(base, &last, reterr);
+    for (number++; r == 0 && number <= last; number++) {
+        segment_path(base, number, path);
+        hid_t file = open_left(path);
+        if (file >= 0) /* else it is not there, or was torn while it was made */
+            r = cut_file(file, path, none, reterr);
+    }
     return r;
 }
 

@@ -333,6 +333,16 @@ static int sink_flush(void *self)
     return s->failed;
 }
 
+static int sink_mark(void *self, struct io_position *ret)
+{
+    struct sink *s = self;
+
+    io_hdf5_quiet();
+    if (!s->failed)
+        s->failed = io_hdf5_segment_mark(&s->seg, ret, s->why);
+    return s->failed;
+}
+
 static int sink_close(void *self, int64_t linger_ns, char *reterr)
 {
     struct sink *s = self;
@@ -361,7 +371,9 @@ static int sink_open(const void *conf, const struct io_sink_env *env, void **ret
     s->horizon_max = env->horizon_max ? env->horizon_max : 1;
     s->quantiles_max = env->quantiles_max ? env->quantiles_max : 1;
     s->embedding_max = env->embedding_max ? env->embedding_max : 1;
-    r = io_hdf5_segment_make(&s->seg, c->path, env, reterr);
+    r = env->position ? io_hdf5_segment_cut(c->path, env->position, reterr) : 0;
+    if (r == 0)
+        r = io_hdf5_segment_make(&s->seg, c->path, env, reterr);
     if (r) {
         free(s);
         return r;
@@ -384,6 +396,7 @@ const struct io_sink_class io_sink_hdf5 = {
     .check = check,
     .open = sink_open,
     .write = sink_write,
+    .mark = sink_mark,
     .flush = sink_flush,
     .close = sink_close,
 };

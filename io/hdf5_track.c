@@ -275,9 +275,10 @@ static int start(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_
 {
     struct io_stream_desc desc = {
         .id = t->id,
-        .channels = t->pending->channels,
+        .channels = t->data.channels,
         .rate = t->rate,
         .irregular = is_irregular(in),
+        .anew = in->conf->from != IO_HDF5_RESUME,
     };
     int r = t->stream ? 0 : in->host.stream(in->host.self, &desc, &t->stream);
 
@@ -315,6 +316,17 @@ static int push(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_t
     return -EAGAIN;
 }
 
+/* Where a restart goes on. A file that is shorter than what was read of it is another one. */
+static void resume(struct io_hdf5_track *t, const struct io_hdf5_input *in)
+{
+    uint64_t row = in->host.resume ? (uint64_t)in->host.resume(in->host.self, t->stream) : 0;
+
+    if (t->next == 0)
+        t->next = row;
+    if (t->next > t->end)
+        io_hdf5_track_restart(t, in, "truncation");
+}
+
 int io_hdf5_track_pump(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_t now_ns, char *reterr)
 {
     while (!t->pending) {
@@ -323,6 +335,13 @@ int io_hdf5_track_pump(struct io_hdf5_track *t, const struct io_hdf5_input *in, 
         if (t->given_up) {
             io_hdf5_track_give_up(t, in, t->why, "left out like the rows before");
             return 0;
+        }
+        if (!t->stream) {
+            int r = start(t, in, now_ns);
+            if (r)
+                return r == -ECANCELED ? 0 : r;
+            resume(t, in);
+            continue;
         }
         int r = read_next(t, in, now_ns, reterr);
         if (r)

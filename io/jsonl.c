@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { BUFFER = 256 << 10, NUMBER = 26 /* a comma and io_float_write()'s longest */ };
@@ -61,9 +62,24 @@ static void end_torn_line(struct sink *s, const char *path)
         close(fd);
 }
 
+enum { HELD_BYTES, IS_FILE }; /* counts of a position */
+
+/* What was written after the snapshot will be written again. A shorter file is another one (it was rotated): it goes on
+ * as it is. */
+static int cut_back(const struct conf *c, int fd, const struct io_position *to, char *reterr)
+{
+    off_t end = lseek(fd, 0, SEEK_END), want = (off_t)to->counts[HELD_BYTES];
+
+    if (!to->counts[IS_FILE] || end <= want || ftruncate(fd, want) == 0)
+        return 0;
+    snprintf(reterr, IO_ERR, "%s: cannot be cut back to the snapshot: %s", c->path, strerror(errno));
+    return -errno;
+}
+
 static int open_sink(const void *config, const struct io_sink_env *env, void **ret_self, char *reterr)
 {
     const struct conf *c = config;
+    const struct io_position *position = env->position;
     struct sink *s = malloc(sizeof *s);
     int r;
 
@@ -73,15 +89,21 @@ static int open_sink(const void *config, const struct io_sink_env *env, void **r
     }
     s->len = s->whole = 0;
     s->is_stdout = !strcmp(c->path, "-");
+    bool append = c->append || position;
     s->fd = s->is_stdout ? STDOUT_FILENO
-                         : open(c->path, O_WRONLY | O_CREAT | O_CLOEXEC | (c->append ? O_APPEND : O_TRUNC), 0644);
+                         : open(c->path, O_WRONLY | O_CREAT | O_CLOEXEC | (append ? O_APPEND : O_TRUNC), 0644);
     if (s->fd < 0) {
         r = -errno;
         snprintf(reterr, IO_ERR, "%s: %s", c->path, strerror(errno));
         free(s);
         return r;
     }
-    if (!s->is_stdout && c->append)
+    if (!s->is_stdout && position && (r = cut_back(c, s->fd, position, reterr))) {
+        close(s->fd);
+        free(s);
+        return r;
+    }
+    if (!s->is_stdout && append)
         end_torn_line(s, c->path);
     *ret_self = s;
     return 0;
@@ -187,6 +209,23 @@ static int flush(void *self)
     return write_out(s, s->len);
 }
 
+static int mark(void *self, struct io_position *ret)
+{
+    struct sink *s = self;
+    struct stat st;
+    int r = flush(s);
+
+    if (r)
+        return r;
+    if (s->is_stdout || fstat(s->fd, &st) || !S_ISREG(st.st_mode))
+        return 0; /* what went into a pipe is not taken back */
+    if (fdatasync(s->fd))
+        return -errno;
+    ret->counts[HELD_BYTES] = (uint64_t)st.st_size;
+    ret->counts[IS_FILE] = 1;
+    return 0;
+}
+
 static int close_sink(void *self, int64_t linger_ns, char *reterr)
 {
     struct sink *s = self;
@@ -209,6 +248,7 @@ const struct io_sink_class io_sink_jsonl = {
     .check = check,
     .open = open_sink,
     .write = write_message,
+    .mark = mark,
     .flush = flush,
     .close = close_sink,
 };

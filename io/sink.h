@@ -38,11 +38,19 @@ struct io_message {
     const uint64_t *last_out_seq; /* [IO_FAMILIES], or NULL */
 };
 
+/* What an output holds, so that it can be cut back to that: bytes of a file, rows of tables. Plain data. */
+enum { IO_POSITION_COUNTS = 16 };
+struct io_position {
+    uint64_t counts[IO_POSITION_COUNTS];
+    char path[4096]; /* of the file that the counts are about, where it may be another than the configured one */
+};
+
 /* What a sink may have to know when it is opened: the widest row of each family over all models and streams. */
 struct io_sink_env {
     uint64_t run;
     uint32_t horizon_max, quantiles_max, embedding_max;
     const float *quantiles; /* of the widest forecast */
+    const struct io_position *position; /* of this output, in the snapshot that is gone on from; NULL: none */
 };
 
 struct io_sink_class {
@@ -56,6 +64,8 @@ struct io_sink_class {
     int (*open)(const void *conf, const struct io_sink_env *env, void **ret_self, char *reterr);
     /* 0; -EAGAIN: not now (the peer is slow; the message counts as dropped, reason "slow"); other: the sink failed. */
     int (*write)(void *self, const struct io_message *m);
+    /* Optional. Everything written so far is on the disk: where that ends. open() with that position cuts back to it. */
+    int (*mark)(void *self, struct io_position *ret);
     int (*flush)(void *self); /* to the kernel or the socket; when what waited is written, at the earliest after flush_ns */
     int (*close)(void *self, int64_t linger_ns, char *reterr); /* frees even when it fails */
 };

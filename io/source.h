@@ -79,6 +79,7 @@ struct io_stream_desc {
     uint32_t channels;
     double rate;       /* Hz after resampling; 0 irregular or unknown */
     bool irregular;    /* every row has its own time */
+    bool anew;         /* its rows cannot be had again, or are not wanted: not to be gone on with from a snapshot */
     uint64_t samples;  /* at hand, and lost where the stream is refused; 0: it will be asked for again */
 };
 
@@ -103,6 +104,9 @@ struct io_host {
     /* An event to be published on the stream: "gap", "restore", "error", … */
     void (*note)(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from, int64_t to);
     void (*received)(void *self, uint64_t messages, uint64_t bytes);
+    /* First row that is wanted of a stream that stream() has just given: those before it were taken before a restart and
+     * are let through unseen. 0: all. A source that can go there at once may; the others begin at row 0. */
+    int64_t (*resume)(void *self, struct io_stream *stream);
 };
 
 /* ---- the adapter's side ----------------------------------------------------------------------------------- */

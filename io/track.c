@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 
 enum { STEP_BYTES = 64 << 10 }; /* payload that one step aims to stay below */
 static const int64_t pool_retry_ns = 5000000, quantum_ns = 20000000;
@@ -117,6 +118,8 @@ static int find_stream(struct io_track *t)
     const struct io_host *h = &t->shared->host;
     struct io_stream_desc desc = {.id = t->id, .channels = t->format.channels, .rate = t->rate};
     desc.irregular = t->format.timed && t->rate <= 0;
+    struct stat st;
+    desc.anew = strcmp(t->path, "-") == 0 || stat(t->path, &st) || !S_ISREG(st.st_mode);
     return h->stream(h->self, &desc, &t->stream);
 }
 

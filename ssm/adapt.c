@@ -1,4 +1,4 @@
-/* adapt.c: the online linear read-out (docs/signal-model.md, sec. 7). Scalar double arithmetic in a fixed order on the
+/* adapt.c: the online linear read-out (docs/signal-model.md, sec. 8). Scalar double arithmetic in a fixed order on the
  * slot's own state, by whichever thread has the slot; nothing is allocated.
  *
  * The history is a ring of the last samples. From it, for any origin in it, come a few features: the last samples,
@@ -806,17 +806,23 @@ bool ssm_adapt_wants_model(uint64_t step)
     return step < 64 || (step < 256 && step % 2 == 0) || step % 16 == 0 || step % 16 == 4 || step % 16 == 9;
 }
 
-void ssm_adapt_learn(const struct ssm_adapt_shape *a, void *state, const double *x)
+static void learn_sample(const struct ssm_adapt_shape *a, struct adapt *s, double x)
+{
+    if (s->n == 0 && !isfinite(x))
+        return;
+    append(s, x);
+    note_sample(a, s, s->n - 1);
+    learn_targets(s);
+    sweep(s);
+}
+
+void ssm_adapt_learn(const struct ssm_adapt_shape *a, void *state, uint32_t gap, const double *x)
 {
     struct adapt *s = state;
-    for (uint32_t i = 0; i < a->patch; i++) {
-        if (s->n == 0 && !isfinite(x[i]))
-            continue;
-        append(s, x[i]);
-        note_sample(a, s, s->n - 1);
-        learn_targets(s);
-        sweep(s);
-    }
+    for (uint32_t i = 0; i < gap && i < RING; i++) /* of a longer one nothing older is left */
+        learn_sample(a, s, (double)NAN);
+    for (uint32_t i = 0; i < a->patch; i++)
+        learn_sample(a, s, x[i]);
     s->step++;
     if (s->misses >= WARM && s->move > 0.0 && ssm_adapt_wants_model(s->step))
         queue_forecasts(s);
@@ -897,7 +903,7 @@ bool ssm_adapt_forecast(const struct ssm_adapt_shape *a, const void *state, cons
     struct origin f;
     struct mixture m;
     double point[OWN];
-    assert(horizon <= SSM_ADAPT_HORIZON);
+    assert(horizon <= SSM_HORIZON_MAX);
     if (s->n == 0)
         return false;
     see_origin(s, s->n - 1, oldest(s->n), &f);

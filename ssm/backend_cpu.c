@@ -84,14 +84,14 @@ static int open_workers(struct cpu *c, uint32_t threads, char *reterr)
 }
 
 /* The kernel gives a slot's memory when it is first touched. */
-static int open_slab(struct cpu *c, uint32_t slots, char *reterr)
+static int open_slab(struct cpu *c, const struct ssm_engine_opts *opts, char *reterr)
 {
-    ssm_layout_init(&c->layout, c->model, true);
-    c->slab_bytes = slots * c->layout.stride;
+    ssm_layout_init(&c->layout, c->model, true, opts->adapt);
+    c->slab_bytes = opts->slots * c->layout.stride;
     void *slab = mmap(NULL, c->slab_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (slab == MAP_FAILED)
         return ssm_fail(reterr, -ENOMEM, "%s: no address space for %u slots of %zu bytes",
-                        ssm_model_info(c->model)->name, slots, c->layout.stride);
+                        ssm_model_info(c->model)->name, opts->slots, c->layout.stride);
     c->slab = slab;
     return 0;
 }
@@ -137,7 +137,7 @@ static int cpu_open(const struct ssm_model *model, const struct ssm_engine_opts 
         goto fail;
     c->model = model;
     if ((err = ssm_weights_pack(model, ops, opts->weights, &c->w, reterr)) ||
-        (err = open_slab(c, opts->slots, reterr)) || (err = open_workers(c, opts->threads, reterr)))
+        (err = open_slab(c, opts, reterr)) || (err = open_workers(c, opts->threads, reterr)))
         goto fail;
     c->work = ssm_model_info(model)->n_params;
     *ret_self = c;

@@ -142,7 +142,7 @@ int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts 
 {
     struct ssm_engine *e = calloc(1, sizeof *e);
     int err = -ENOMEM;
-    assert(opts->slots >= 1);
+    assert(opts->slots >= 1 && (!opts->adapt || ssm_model_adapts(ssm_model_info(model))));
     if (!e || !(e->generations = calloc(opts->slots, sizeof *e->generations)) ||
         !(e->given = calloc(opts->slots, sizeof *e->given))) {
         ssm_fail(reterr, err, "out of memory for %u slots", opts->slots);

@@ -21,10 +21,12 @@ struct normaliser {
 };
 
 struct patch {
-    int64_t elapsed; /* ticks since the last step taken */
-    uint32_t fill;   /* samples in x */
-    uint32_t begun;  /* a step was taken since the reset */
-    double x[];      /* [patch], raw: NaN where missing */
+    int64_t elapsed;  /* ticks since the last step taken */
+    int64_t seen;     /* … of them, up to the end of the last patch */
+    uint32_t fill;    /* samples in x */
+    uint16_t begun;   /* a step was taken since the reset */
+    uint16_t patches; /* a patch was complete since the reset */
+    double x[];       /* [patch], raw: NaN where missing */
 };
 
 size_t ssm_front_bytes(const struct ssm_front *f, size_t *ret_normaliser, size_t *ret_patch)
@@ -131,6 +133,12 @@ static float gap_factor(const struct ssm_front *f, const struct patch *p, int64_
     return (float)((double)p->elapsed / (double)reference);
 }
 
+static uint32_t missing_before(const struct ssm_front *f, const struct patch *p, int64_t interval)
+{
+    double room = rint((double)(p->elapsed - p->seen) / (double)interval) - (double)f->patch;
+    return p->patches ? (uint32_t)fmax(0.0, fmin(room, (double)UINT32_MAX)) : 0;
+}
+
 static void push(struct patch *p, const struct ssm_item *item, uint32_t i)
 {
     double x = item->x[i * item->x_stride];
@@ -158,6 +166,8 @@ uint32_t ssm_front_run(const struct ssm_front *f, void *normaliser, void *patch,
         double before = s->n ? s->last : (double)NAN;
         bool taken = absorb(f, s, item->nan, p->x);
         frames[k] = frame_of(s, taken);
+        frames[k].missing = missing_before(f, p, item->interval);
+        p->patches = 1;
         memset(features + k * ldf, 0, f->features * sizeof *features);
         g[k] = gap_factor(f, p, item->interval);
         if (taken) {
@@ -165,6 +175,7 @@ uint32_t ssm_front_run(const struct ssm_front *f, void *normaliser, void *patch,
             p->begun = 1;
             p->elapsed = 0;
         }
+        p->seen = p->elapsed;
         k++;
     }
     return k;

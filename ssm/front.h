@@ -22,6 +22,7 @@ struct ssm_frame {
     double mean, scale; /* of the stream, up to and with this step's last sample */
     double last;        /* last finite sample */
     double step;        /* scale of first differences */
+    uint32_t missing;   /* whole samples that time has room for between the patch before and this one */
     bool taken;         /* false: the step was skipped, its rows are NaN */
     bool blank;         /* no finite sample has ever been seen */
 };

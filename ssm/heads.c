@@ -14,7 +14,7 @@ static bool wants_far(const struct ssm_tile *t, const struct ssm_entry *e, uint3
 static uint32_t outputs_of(const struct ssm_tile *t, const struct ssm_entry *e)
 {
     const struct ssm_config *c = &t->layout->model->config;
-    return c->input == SSM_TOKENS ? c->vocab : e->item->out.horizon * c->n_quantiles;
+    return c->input == SSM_TOKENS ? c->vocab : ssm_signal_far(c, e->item) * c->n_quantiles;
 }
 
 void ssm_heads_pick(struct ssm_tile *t)

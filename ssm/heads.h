@@ -23,7 +23,9 @@ static inline bool ssm_chosen(uint64_t step, uint32_t every)
     return every <= 1 || step % every == 0;
 }
 
-/* Whether row k of an entry has a forecast to publish whose far part the head must compute. */
+/* Whether the head must compute the far part of row k of an entry, for a forecast that is published or for the online
+ * adaptation, and how many steps ahead. */
 bool ssm_signal_wants_far(const struct ssm_tile *t, const struct ssm_entry *e, uint32_t k);
+uint32_t ssm_signal_far(const struct ssm_config *c, const struct ssm_item *item);
 
 #endif

@@ -1,7 +1,8 @@
-/* heads_signal.c: what a signal model says about its rows, in time order per entry (docs/signal-model.md, sec. 4–6). A
- * patch is scored under the forecast of the step before it, then that step's own forecast takes its place in the slot.
- * Runs on the worker that has the entry; the slot's forecast and calibrator are touched here only. Trap: after a step
- * that was not taken there is no forecast for the next patch, which stays unscored. */
+/* heads_signal.c: what a signal model says about its rows, in time order per entry (docs/signal-model.md, sec. 4–8). A
+ * patch is scored under the forecast of the step before it, then learnt by the online adaptation, where that is on;
+ * then the step's own forecast takes its place in the slot. Runs on the worker that has the entry; the slot's forecast
+ * and calibrator are touched here only. Trap: after a step that was not taken there is no forecast for the next patch,
+ * which stays unscored. */
 #include "ssm/heads.h"
 
 #include <math.h>
@@ -23,14 +24,24 @@ struct step {
     const struct ssm_out *out;
     struct ssm_carried *carried;
     void *calibrator;
+    void *adapt; /* NULL: the model's forecasts as they are */
+    const struct ssm_adapt_shape *shape;
+    uint32_t n_model; /* steps ahead that the head computed */
 };
 
 bool ssm_signal_wants_far(const struct ssm_tile *t, const struct ssm_entry *e, uint32_t k)
 {
     const struct ssm_out *out = &e->item->out;
     const struct ssm_frame *frame = &t->frames[e->row + k];
-    return out->forecast && out->horizon > ssm_near(&t->layout->model->config) && frame->taken && !frame->blank &&
-           ssm_chosen(e->step + k + 1, out->forecast_every);
+    uint64_t step = e->step + k + 1;
+    bool published =
+        out->forecast && out->horizon > ssm_near(&t->layout->model->config) && ssm_chosen(step, out->forecast_every);
+    return frame->taken && !frame->blank && (published || (e->item->adapt && ssm_adapt_wants_model(step)));
+}
+
+uint32_t ssm_signal_far(const struct ssm_config *c, const struct ssm_item *item)
+{
+    return item->adapt ? c->horizon : item->out.horizon;
 }
 
 /* Where this step's row goes, or NULL if the step is not chosen. */
@@ -77,20 +88,65 @@ static void score_patch(const struct step *s)
     }
 }
 
-static void carry_forecast(const struct step *s)
+/* The model's own of samples from … to ahead, counted from 0. */
+static void model_quantiles(const struct step *s, uint32_t from, uint32_t to, double *out)
 {
     uint32_t near = ssm_near(s->c), Q = s->c->n_quantiles;
+    for (uint32_t h = from; h < to; h++, out += Q)
+        ssm_forecast_quantiles(s->frame, h + 1, (h < near ? s->near : s->far) + h * Q, Q, out);
+}
+
+/* Combined with the online ones. `model`: scratch for the model's own. */
+static void adapted_quantiles(const struct step *s, uint32_t n, double *model, double *out)
+{
+    uint32_t near = ssm_near(s->c), n_model = n <= near ? near : s->c->horizon;
+    model_quantiles(s, 0, n_model, model);
+    ssm_adapt_forecast(s->shape, s->adapt, model, n, out);
+}
+
+static void learn_patch(const struct step *s)
+{
+    double model[SSM_HORIZON_MAX * SSM_QUANTILES_MAX];
+    if (s->number == 1)
+        ssm_adapt_reset(s->shape, s->adapt);
+    ssm_adapt_learn(s->shape, s->adapt, s->frame->missing, s->patch);
+    if (!ssm_adapt_wants_model(s->number) || !s->frame->taken || s->frame->blank)
+        return;
+    model_quantiles(s, 0, s->c->horizon, model);
+    ssm_adapt_note_model(s->shape, s->adapt, model);
+}
+
+static void carry_forecast(const struct step *s)
+{
+    double model[SSM_HORIZON_MAX * SSM_QUANTILES_MAX];
     s->carried->valid = s->frame->taken && !s->frame->blank;
     s->carried->scale = s->frame->scale;
-    for (uint32_t h = 0; s->carried->valid && h < near; h++)
-        ssm_forecast_quantiles(s->frame, h + 1, s->near + h * Q, Q, s->carried->q + h * Q);
+    if (!s->carried->valid)
+        return;
+    if (s->adapt)
+        adapted_quantiles(s, ssm_near(s->c), model, s->carried->q);
+    else
+        model_quantiles(s, 0, ssm_near(s->c), s->carried->q);
+}
+
+static void write_quantiles(const struct ssm_out *out, const double *q, float **row)
+{
+    for (uint32_t i = 0; i < out->n_q; i++)
+        *(*row)++ = (float)q[out->q[i]];
+}
+
+static void write_adapted(const struct step *s, float *row)
+{
+    double model[SSM_HORIZON_MAX * SSM_QUANTILES_MAX], q[SSM_HORIZON_MAX * SSM_QUANTILES_MAX];
+    adapted_quantiles(s, s->out->horizon, model, q);
+    for (uint32_t h = 0; h < s->out->horizon; h++)
+        write_quantiles(s->out, q + (size_t)h * s->c->n_quantiles, &row);
 }
 
 static void write_forecast(const struct step *s)
 {
     const struct ssm_out *out = s->out;
     float *row = row_of(s, out->forecast, out->forecast_stride, out->forecast_every, 1);
-    uint32_t near = ssm_near(s->c), Q = s->c->n_quantiles;
     double own[SSM_QUANTILES_MAX];
     if (!row)
         return;
@@ -98,12 +154,13 @@ static void write_forecast(const struct step *s)
         fill_nan(row, (size_t)out->horizon * out->n_q);
         return;
     }
+    if (s->adapt) {
+        write_adapted(s, row);
+        return;
+    }
     for (uint32_t h = 0; h < out->horizon; h++) {
-        const double *q = h < near ? s->carried->q + h * Q : own;
-        if (h >= near)
-            ssm_forecast_quantiles(s->frame, h + 1, s->far + h * Q, Q, own);
-        for (uint32_t i = 0; i < out->n_q; i++)
-            *row++ = (float)q[out->q[i]];
+        model_quantiles(s, h, h + 1, own);
+        write_quantiles(out, own, &row);
     }
 }
 
@@ -118,10 +175,12 @@ static void write_embedding(const struct step *s)
 static void write_step(const struct step *s)
 {
     bool warming = s->c->anomaly && !ssm_calibrate_warm(&s->c->calibration, s->calibrator); /* so its rows are NaN */
-    if (s->c->anomaly) {
+    if (s->c->anomaly)
         score_patch(s);
+    if (s->adapt)
+        learn_patch(s);
+    if (s->c->anomaly)
         carry_forecast(s);
-    }
     write_forecast(s);
     write_embedding(s);
     if (s->out->warmup)
@@ -138,6 +197,8 @@ void ssm_signal_write(struct ssm_tile *t, const struct ssm_entry *e)
         .out = &e->item->out,
         .carried = (struct ssm_carried *)(e->slot + t->layout->at[SSM_PART_FORECAST]),
         .calibrator = e->slot + t->layout->at[SSM_PART_CALIBRATOR],
+        .adapt = e->item->adapt ? e->slot + t->layout->at[SSM_PART_ADAPT] : NULL,
+        .shape = &t->layout->adapt,
     };
     for (uint32_t k = 0; k < e->T; k++) {
         uint32_t row = e->row + k, line = t->lines ? t->lines[row] : row;

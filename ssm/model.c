@@ -324,3 +324,24 @@ uint64_t ssm_model_shape_hash(const struct ssm_model *m)
     uint64_t hash = ssm_checksum(0, shape, sizeof shape);
     return ssm_checksum(hash, c->quantiles, sizeof c->quantiles);
 }
+
+static uint64_t hash_tensor(uint64_t hash, const struct ssm_tensor *t)
+{
+    uint64_t made[] = {t->key, t->fill, t->rows, t->cols, t->dtype};
+    hash = ssm_checksum(hash, made, sizeof made);
+    return t->data ? ssm_checksum(hash, t->data, (size_t)t->rows * t->cols * ssm_dtype_bytes(t->dtype)) : hash;
+}
+
+uint64_t ssm_model_hash(const struct ssm_model *m)
+{
+    const struct ssm_tensor *ends[] = {&m->embedding, &m->input, &m->input_bias, &m->norm_f, &m->head, &m->head_bias};
+    uint64_t hash = ssm_model_shape_hash(m);
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        hash = hash_tensor(hash, ends[i]);
+    for (uint32_t l = 0; l < m->config.L; l++) {
+        const struct ssm_tensor *t = (const struct ssm_tensor *)&m->layers[l];
+        for (size_t i = 0; i < sizeof m->layers[l] / sizeof *t; i++)
+            hash = hash_tensor(hash, &t[i]);
+    }
+    return hash;
+}

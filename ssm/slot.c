@@ -9,7 +9,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "saved slots are little-endian memory images");
 
-static const char *const names[SSM_PARTS] = {"steps", "normaliser", "patch", "forecast", "calibrator", "conv", "ssm"};
+static const char *const names[SSM_PARTS] = {"steps", "normaliser", "patch", "forecast", "calibrator",
+                                         "adapt", "conv", "ssm"};
 
 /* Rows of D channels in a part: the padded ones. 0: plain bytes. */
 static size_t rows_of(const struct ssm_config *c, enum ssm_part part)
@@ -37,12 +38,14 @@ static bool is_live(const struct ssm_layout *l, enum ssm_part p)
     return l->states || (p != SSM_PART_CONV && p != SSM_PART_SSM);
 }
 
-void ssm_layout_init(struct ssm_layout *l, const struct ssm_model *model, bool states)
+void ssm_layout_init(struct ssm_layout *l, const struct ssm_model *model, bool states, bool adapt)
 {
     const struct ssm_config *c = &model->config;
     size_t live = 0, saved = 0, row = SSM_PADDED(c->D) * sizeof(float);
     *l = (struct ssm_layout){.model = model, .states = states};
+    l->adapt = (struct ssm_adapt_shape){c->front.patch, c->horizon, c->n_quantiles, c->quantiles};
     sizes(l, c);
+    l->bytes[SSM_PART_ADAPT] = adapt ? ssm_adapt_bytes() : 0;
     for (enum ssm_part p = 0; p < SSM_PARTS; p++) {
         size_t bytes = rows_of(c, p) ? rows_of(c, p) * row : l->bytes[p];
         l->at[p] = live;
@@ -64,7 +67,11 @@ void ssm_layout_init(struct ssm_layout *l, const struct ssm_model *model, bool s
 void ssm_layout_reset(const struct ssm_layout *l, uint8_t *slot)
 {
     const struct ssm_config *c = &l->model->config;
-    memset(slot, 0, l->stride);
+    size_t adapt = l->at[SSM_PART_ADAPT], rest = l->at[SSM_PART_ADAPT + 1];
+    memset(slot, 0, adapt);
+    if (rest > adapt && *(const uint64_t *)(slot + adapt)) /* its memory is touched by slots that use it only */
+        memset(slot + adapt, 0, rest - adapt);
+    memset(slot + rest, 0, l->stride - rest);
     if (c->input == SSM_SAMPLES)
         ssm_front_reset(&c->front, slot + l->at[SSM_PART_NORMALISER], slot + l->at[SSM_PART_PATCH]);
     if (c->anomaly)

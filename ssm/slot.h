@@ -4,12 +4,14 @@
  *
  *   steps       u64, model steps since the reset           forecast    what the next patch is scored under
  *   normaliser  running statistics                         calibrator  the tail estimate
- *   patch       unfinished patch and ticks                 conv        float [L][K−1][D], oldest first
+ *   patch       unfinished patch and ticks                 adapt       online adaptation
+ *                                                          conv        float [L][K−1][D], oldest first
  *                                                          ssm         float [L][N][D]
  * All numbers are little-endian. */
 #ifndef SSM_SLOT_H
 #define SSM_SLOT_H
 
+#include "ssm/adapt.h"
 #include "ssm/model.h"
 
 enum ssm_part {
@@ -18,6 +20,7 @@ enum ssm_part {
     SSM_PART_PATCH,
     SSM_PART_FORECAST,
     SSM_PART_CALIBRATOR,
+    SSM_PART_ADAPT,
     SSM_PART_CONV,
     SSM_PART_SSM,
     SSM_PARTS
@@ -26,6 +29,7 @@ enum ssm_part {
 struct ssm_layout {
     const struct ssm_model *model;
     bool states;                  /* conv and ssm are in the live slot */
+    struct ssm_adapt_shape adapt; /* of the part of that name, if there is one */
     size_t at[SSM_PARTS];         /* in a live slot */
     size_t saved_at[SSM_PARTS];   /* in a saved one */
     size_t bytes[SSM_PARTS];      /* saved; 0: this model has no such part */
@@ -35,8 +39,9 @@ struct ssm_layout {
     unsigned n_sections;
 };
 
-/* states false: live slots hold all parts but conv and ssm, and those stay untouched in what is saved and restored. */
-void ssm_layout_init(struct ssm_layout *layout, const struct ssm_model *model, bool states);
+/* states false: live slots hold all parts but conv and ssm, and those stay untouched in what is saved and restored.
+ * adapt: the model forecasts. */
+void ssm_layout_init(struct ssm_layout *layout, const struct ssm_model *model, bool states, bool adapt);
 void ssm_layout_reset(const struct ssm_layout *layout, uint8_t *slot);
 void ssm_layout_save(const struct ssm_layout *layout, const uint8_t *slot, uint8_t *buf);
 void ssm_layout_restore(const struct ssm_layout *layout, uint8_t *slot, const uint8_t *buf);

@@ -3,7 +3,7 @@
  *   model   immutable weights, mapped from a model folder; shared by all threads; outlives its engines
  *   engine  one model on one device, with a slab of slots
  *   slot    one stream-channel's whole recurrent state: conv windows, SSM states, normaliser, unfinished
- *           patch, carried forecast, calibrator. A C-channel stream owns C slots.
+ *           patch, carried forecast, calibrator, online adaptation. A C-channel stream owns C slots.
  *
  * Everything a stream needs to go on is in its slots. All work goes through ssm_advance(): a ragged batch of
  * items, each with its slot and n ≥ 1 new samples (or tokens). For one engine the outputs of a slot depend
@@ -28,6 +28,7 @@ extern "C" {
 #endif
 
 enum { SSM_ERR = 512, SSM_QUANTILES_MAX = 32, SSM_CHANNELS_MAX = 1024 };
+enum { SSM_HORIZON_MAX = 1024, SSM_ADAPT_QUANTILES = 12 }; /* of forecasts with online adaptation */
 
 enum ssm_dtype { SSM_F32, SSM_BF16, SSM_F16 };
 
@@ -56,6 +57,13 @@ struct ssm_model_info {
     uint64_t file_bytes;
 };
 
+/* Whether an engine of it can be opened with `adapt`: it forecasts, and neither too far nor too fine. */
+static inline bool ssm_model_adapts(const struct ssm_model_info *info)
+{
+    return info->input == SSM_SAMPLES && info->horizon >= 1 && info->horizon <= SSM_HORIZON_MAX &&
+           info->n_quantiles <= SSM_ADAPT_QUANTILES;
+}
+
 struct ssm_model;
 
 /* Opens a model folder (config.json + model.safetensors or HF's sharded index). A bad folder gives -ENOENT,
@@ -63,21 +71,25 @@ struct ssm_model;
 int ssm_model_open(const char *dir, struct ssm_model **ret, char *reterr);
 void ssm_model_close(struct ssm_model **model);
 const struct ssm_model_info *ssm_model_info(const struct ssm_model *model);
+/* Of its shape and every weight: two models of the same hash continue each other's slots. Reads all weights once. */
+uint64_t ssm_model_hash(const struct ssm_model *model);
 
 /* A model of random weights for benchmarks and tests, by preset name ("sig-128x4", "mamba-130m", …) or as
- * "D×L[,N[,V[,P]]]" (V = 0: a signal model of patches of P samples); seed fixes the weights. The names: ssm_preset_name(i), NULL-terminated. */
+ * "D×L[,N[,V[,P]]]" (V = 0: a signal model of patches of P samples); seed fixes the weights. The names:
+ * ssm_preset_name(i), NULL-terminated. */
 int ssm_model_random(const char *preset, uint64_t seed, struct ssm_model **ret, char *reterr);
 const char *ssm_preset_name(unsigned i);
 
 struct ssm_engine_opts {
-    const char *device;         /* "cpu", "cuda", "cuda:N", "auto"; "null" (benchmarks only): computes nothing */
-    const char *ops;            /* CPU op table by name; NULL: the best that this CPU can run for `weights` */
-    enum ssm_dtype weights;     /* dtype weights are held in; rounding happens once, at open */
-    enum ssm_dtype state;       /* dtype of the SSM state; the CPU holds SSM_F32 only */
-    bool deterministic;         /* false: a GPU may pick the faster arithmetic for each shape; see ssm_engine_exact() */
-    uint32_t slots;             /* capacity of the slab; memory of a slot is touched when it is first taken */
-    uint32_t threads;           /* worker threads incl. the caller, on a GPU for front ends and heads; 0: one per online
-                                   core, on a GPU 16 at most */
+    const char *device;     /* "cpu", "cuda", "cuda:N", "auto"; "null" (benchmarks only): computes nothing */
+    const char *ops;        /* CPU op table by name; NULL: the best that this CPU can run for `weights` */
+    enum ssm_dtype weights; /* dtype weights are held in; rounding happens once, at open */
+    enum ssm_dtype state;   /* dtype of the SSM state; the CPU holds SSM_F32 only */
+    bool deterministic;     /* false: a GPU may pick the faster arithmetic for each shape; see ssm_engine_exact() */
+    bool adapt;             /* slots have room for online adaptation: ssm_item.adapt may be set */
+    uint32_t slots;         /* capacity of the slab; memory of a slot is touched when it is first taken */
+    uint32_t threads;       /* worker threads incl. the caller, on a GPU for front ends and heads; 0: one per online
+                               core, on a GPU 16 at most */
 };
 
 struct ssm_engine;
@@ -86,9 +98,9 @@ int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts 
                     char *reterr);
 void ssm_engine_close(struct ssm_engine **engine);
 const struct ssm_model *ssm_engine_model(const struct ssm_engine *engine);
-const char *ssm_engine_ops(const struct ssm_engine *engine);    /* op table in use, e.g. "avx512" */
-const char *ssm_engine_device(const struct ssm_engine *engine); /* "cpu", "cuda:0", "null" */
-const char *ssm_engine_note(const struct ssm_engine *engine);   /* why device "auto" is the CPU; else "" */
+const char *ssm_engine_ops(const struct ssm_engine *engine);     /* op table in use, e.g. "avx512" */
+const char *ssm_engine_device(const struct ssm_engine *engine);  /* "cpu", "cuda:0", "null" */
+const char *ssm_engine_note(const struct ssm_engine *engine);    /* why device "auto" is the CPU; else "" */
 const char *ssm_engine_failure(const struct ssm_engine *engine); /* what a device that failed said; else "" */
 /* Fixed at open. False only where `deterministic` was false and the device uses it: a slot's outputs then depend on
  * what shares its batches and how they are cut, within the bounds between implementations. */
@@ -109,7 +121,8 @@ uint32_t ssm_slots_used(const struct ssm_engine *engine);
 
 /* One named part of a slot's saved bytes. Sizes are fixed at open. */
 struct ssm_section {
-    const char *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "conv", "ssm", "joint" */
+    const char
+        *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "adapt", "conv", "ssm", "joint" */
     size_t offset, bytes;
 };
 size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
@@ -136,7 +149,7 @@ enum ssm_nan {
 struct ssm_out {
     float *forecast; /* [horizon][n_q] in the input's unit, quantiles ascending, per chosen step */
     size_t forecast_stride;
-    uint32_t forecast_every, horizon; /* horizon ≤ info.horizon */
+    uint32_t forecast_every, horizon; /* horizon ≤ info.horizon; with `adapt` ≤ SSM_HORIZON_MAX */
     uint32_t n_q;
     uint8_t q[SSM_QUANTILES_MAX]; /* indices into info.quantiles, ascending */
 
@@ -165,18 +178,19 @@ struct ssm_out {
  * after a reset has g = 1. dt ≥ 0, interval ≥ 1. */
 struct ssm_item {
     struct ssm_slot slot;
-    uint32_t n;            /* samples or tokens, ≥ 1 */
-    const double *x;       /* SSM_SAMPLES: sample i at x[i*x_stride]; NaN = missing */
+    uint32_t n;      /* samples or tokens, ≥ 1 */
+    const double *x; /* SSM_SAMPLES: sample i at x[i*x_stride]; NaN = missing */
     size_t x_stride;
     const int32_t *tokens; /* SSM_TOKENS: each in [0, vocab) */
     const int64_t *dt;     /* [n] or NULL */
     int64_t interval;
     enum ssm_nan nan;
+    bool adapt; /* forecasts are combined with an online linear one; the same for all items of a slot since its reset */
     struct ssm_out out;
 
-    /* Of a stream's first item: this and the next channels − 1 items are the stream's, alike in n, dt and nan, each with
-     * an anomaly buffer and anomaly_every 1; the rows of the stream as a whole go to `joint`. 0: no such rows. Steps of
-     * a stream have to be asked for with them always or never. */
+    /* Of a stream's first item: this and the next channels − 1 items are the stream's, alike in n, dt and nan, each
+     * with an anomaly buffer and anomaly_every 1; the rows of the stream as a whole go to `joint`. 0: no such rows.
+     * Steps of a stream have to be asked for with them always or never. */
     uint32_t channels;
     float *joint; /* [3] as in out.anomaly, per sample of a step; rows follow each other */
 };
@@ -193,7 +207,7 @@ int ssm_advance(struct ssm_engine *engine, const struct ssm_item *items, uint32_
  * saved and restored in between: that completes the batches under way, whose waits then return at once. */
 int ssm_advance_start(struct ssm_engine *engine, const struct ssm_item *items, uint32_t n_items);
 int ssm_advance_wait(struct ssm_engine *engine);
-bool ssm_advance_done(struct ssm_engine *engine); /* the next wait would not wait for the device */
+bool ssm_advance_done(struct ssm_engine *engine);  /* the next wait would not wait for the device */
 double ssm_engine_busy(struct ssm_engine *engine); /* seconds of work the device has done since open; < 0: unknown */
 
 #ifdef __cplusplus

@@ -18,6 +18,7 @@ static const char help[] =
     "\n"
     "What is judged, one of:\n"
     "  -m, --model DIR         a model folder\n"
+    "      --adapt linear      … with online adaptation (default none)\n"
     "      --baseline NAME     forecast: naive, seasonal, linear; anomaly: gaussian (NAB's windowed Gaussian)\n"
     "      --scores DIR        anomaly: a number a row, higher is more anomalous, in DIR/SERIES.txt (.xz, .gz)\n"
     "On which series:\n"
@@ -99,6 +100,7 @@ enum {
     OPT_PATCH,
     OPT_THRESHOLD,
     OPT_VUS_WINDOW,
+    OPT_ADAPT,
     OPT_DEVICE,
     OPT_THREADS,
     OPT_JSON,
@@ -108,6 +110,7 @@ enum {
 
 static const struct option longs[] = {
     {"model", required_argument, NULL, 'm'},
+    {"adapt", required_argument, NULL, OPT_ADAPT},
     {"baseline", required_argument, NULL, OPT_BASELINE},
     {"scores", required_argument, NULL, OPT_SCORES},
     {"suite", required_argument, NULL, OPT_SUITE},
@@ -209,6 +212,9 @@ static int take_option(struct eval_options *o, int option, const char *value)
     case OPT_PROTOCOL:
         o->ltsf = strcmp(value, "ltsf") == 0;
         return o->ltsf || strcmp(value, "crps") == 0 ? -1 : refuse("no such protocol: ", value);
+    case OPT_ADAPT:
+        o->adapt = strcmp(value, "linear") == 0;
+        return o->adapt || strcmp(value, "none") == 0 ? -1 : refuse("no such adaptation: ", value);
     case OPT_THRESHOLD:
         o->threshold = number(value, 0);
         return o->threshold < 0 ? refuse("not a number for this: --", "threshold") : -1;

@@ -11,7 +11,7 @@ struct eval_options {
     const char *model, *baseline, *scores; /* one of them */
     const char *suite, *data, *only, *device, *plot;
     uint32_t threads, patch; /* patch: of the baselines */
-    bool json, quiet, ltsf;
+    bool json, quiet, ltsf, adapt;
     double threshold; /* a row is detected at this score, −log10 p */
     uint32_t vus_window;
     json_t *entry; /* how files named on the command line are treated */

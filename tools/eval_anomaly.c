@@ -140,7 +140,7 @@ static int score_by_model(struct run *r, char *reterr)
     const struct eval_listener l = {
         .open = open_series, .anomaly = take_anomaly, .close = close_series, .progress = show};
     struct eval_model *m = NULL;
-    int err = eval_model_open(r->o->model, r->o->device, r->o->threads, &m, reterr);
+    int err = eval_model_open(r->o->model, r->o->device, r->o->threads, r->o->adapt, &m, reterr);
     if (err == 0 && !eval_model_info(m)->anomaly) {
         snprintf(reterr, EVAL_ERR, "%s: the model has no anomaly head", r->o->model);
         err = -EINVAL;

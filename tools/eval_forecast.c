@@ -188,7 +188,7 @@ static int run_series(struct run *r, char *reterr)
                                     .close = close_series,
                                     .progress = show};
     struct eval_model *m = NULL;
-    int err = r->o->model ? eval_model_open(r->o->model, r->o->device, r->o->threads, &m, reterr) : 0;
+    int err = r->o->model ? eval_model_open(r->o->model, r->o->device, r->o->threads, r->o->adapt, &m, reterr) : 0;
     if (err == 0)
         err = m ? eval_stream(m, &l, r, reterr) : eval_stream_baseline(r->o->baseline, r->o->patch, &l, r, reterr);
     if (err == 0 && r->err)

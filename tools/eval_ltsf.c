@@ -201,7 +201,7 @@ int eval_ltsf(struct eval_options *o)
         r.v[i].s = &o->series.v[i];
     if (err == 0 && o->baseline)
         err = eval_stream_baseline(o->baseline, o->patch, &l, &r, reterr);
-    else if (err == 0 && (err = eval_model_open(o->model, o->device, o->threads, &m, reterr)) == 0)
+    else if (err == 0 && (err = eval_model_open(o->model, o->device, o->threads, o->adapt, &m, reterr)) == 0)
         err = eval_stream(m, &l, &r, reterr);
     eval_model_close(&m);
     eval_progress(o, 0);

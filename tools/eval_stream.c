@@ -32,6 +32,8 @@ struct eval_model {
     struct ssm_model *model;
     struct ssm_engine *engine;
     const struct ssm_model_info *info;
+    bool adapt;
+    uint32_t horizon; /* most samples ahead */
     uint32_t parallel; /* channels worth having under way */
     uint8_t level[EVAL_LEVELS];
     struct lane lanes[LANES_MAX];
@@ -58,13 +60,15 @@ static int find_levels(struct eval_model *m, char *reterr)
     return 0;
 }
 
-int eval_model_open(const char *dir, const char *device, uint32_t threads, struct eval_model **ret, char *reterr)
+int eval_model_open(const char *dir, const char *device, uint32_t threads, bool adapt, struct eval_model **ret,
+                    char *reterr)
 {
     struct eval_model *m = calloc(1, sizeof *m);
     struct ssm_engine_opts opts = {.device = device,
                                    .weights = SSM_F32,
                                    .state = SSM_F32,
                                    .deterministic = true,
+                                   .adapt = adapt,
                                    .slots = SLOTS,
                                    .threads = threads};
     snprintf(reterr, SSM_ERR, "out of memory");
@@ -77,6 +81,12 @@ int eval_model_open(const char *dir, const char *device, uint32_t threads, struc
     err = m->info->input == SSM_SAMPLES && m->info->horizon ? find_levels(m, reterr) : -EINVAL;
     if (m->info->input != SSM_SAMPLES || !m->info->horizon)
         snprintf(reterr, SSM_ERR, "%s: no signal model with a forecast head", dir);
+    else if (adapt && !ssm_model_adapts(m->info)) {
+        snprintf(reterr, SSM_ERR, "%s: forecasts too far or too finely for adaptation", dir);
+        err = -EINVAL;
+    }
+    m->adapt = adapt;
+    m->horizon = adapt ? SSM_HORIZON_MAX : m->info->horizon;
     if (!err)
         err = ssm_engine_open(m->model, &opts, &m->engine, reterr);
     if (err)
@@ -175,8 +185,8 @@ static int open_lane(struct eval_model *m, struct lane *l, char *reterr)
     l->channels = l->job.parts[0]->channels;
     for (unsigned i = 0; i < l->job.n_parts; i++)
         l->rows += l->job.parts[i]->rows;
-    if (l->job.horizon > m->info->horizon)
-        l->job.horizon = m->info->horizon;
+    if (l->job.horizon > m->horizon)
+        l->job.horizon = m->horizon;
     read_clock(l);
     l->x = malloc(ROWS_MAX * l->channels * sizeof *l->x);
     l->dt = malloc(ROWS_MAX * sizeof *l->dt);
@@ -217,6 +227,7 @@ static struct ssm_item item_of(const struct eval_model *m, const struct eval_lis
     item.dt = l->clock ? l->dt : NULL;
     item.interval = l->clock ? l->interval : 1;
     item.nan = m->info->mask ? SSM_NAN_MASK : SSM_NAN_SKIP;
+    item.adapt = m->adapt;
     if (ls->anomaly) {
         item.out.anomaly = l->anomaly + (size_t)c * ANOMALY;
         item.out.anomaly_stride = (size_t)l->channels * ANOMALY;

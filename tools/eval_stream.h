@@ -11,7 +11,7 @@ struct eval_job {
     void *series;
     const struct eval_table *parts[2]; /* streamed one behind the other, without a reset; channels alike */
     unsigned n_parts;
-    uint32_t horizon; /* wanted; the model may have less */
+    uint32_t horizon; /* wanted; the model may have less, without adaptation */
     size_t season;    /* for the baselines */
 };
 
@@ -31,8 +31,9 @@ struct eval_listener {
 
 struct eval_model;
 
-/* 0, or -errno with reterr; -EINVAL: not a model for this. threads 0: one per core. */
-int eval_model_open(const char *dir, const char *device, uint32_t threads, struct eval_model **ret, char *reterr);
+/* 0, or -errno with reterr; -EINVAL: not a model for this. threads 0: one per core. adapt: with online adaptation. */
+int eval_model_open(const char *dir, const char *device, uint32_t threads, bool adapt, struct eval_model **ret,
+                    char *reterr);
 void eval_model_close(struct eval_model **m);
 const struct ssm_model_info *eval_model_info(const struct eval_model *m);
 

@@ -5,6 +5,7 @@
 
 int ctl_status(int argc, char **argv);
 int ctl_streams(int argc, char **argv);
+int ctl_snapshot(int argc, char **argv);
 int ctl_tail(int argc, char **argv);
 int ctl_feed(int argc, char **argv);
 int ctl_run(int argc, char **argv);

@@ -75,13 +75,13 @@ static int open_device(struct cuda *c, const char *device, char *reterr)
     return 0;
 }
 
-static int open_slots(struct cuda *c, uint32_t slots, char *reterr)
+static int open_slots(struct cuda *c, const struct ssm_engine_opts *opts, char *reterr)
 {
-    ssm_layout_init(&c->layout, c->model, false);
-    size_t bytes = slots * c->layout.stride;
+    ssm_layout_init(&c->layout, c->model, false, opts->adapt);
+    size_t bytes = opts->slots * c->layout.stride;
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED)
-        return ssm_fail(reterr, -ENOMEM, "%s: no address space for %u slots of %zu bytes", c->model->name, slots,
+        return ssm_fail(reterr, -ENOMEM, "%s: no address space for %u slots of %zu bytes", c->model->name, opts->slots,
                         c->layout.stride);
     c->slots = at;
     c->slots_bytes = bytes;
@@ -135,7 +135,7 @@ static int cuda_open(const struct ssm_model *model, const struct ssm_engine_opts
     c->model = model;
     if ((err = open_device(c, opts->device, reterr)) || (err = open_model(c, opts, reterr)) ||
         (err = gpu_slab_open(&c->m, opts->state, opts->slots, &c->slab, reterr)) ||
-        (err = open_slots(c, opts->slots, reterr)) ||
+        (err = open_slots(c, opts, reterr)) ||
         (err = gpu_queue_open(&c->queue, &c->m, &c->slab, &c->layout, opts->state, reterr)) ||
         (err = open_pool(c, opts->threads, reterr))) {
         cuda_close(c);

@@ -114,13 +114,21 @@ static void want(struct gpu_plan *p, uint32_t n_out)
         p->head.n_out = padded;
 }
 
+static bool adapt_wants(const struct ssm_entry *e)
+{
+    for (uint32_t k = 1; k <= e->T; k++)
+        if (ssm_adapt_wants_model(e->step + k))
+            return true;
+    return false;
+}
+
 /* Head outputs and embeddings that an entry needs; the near part of a forecast is needed of every row. */
 static void want_of(struct gpu_plan *p, const struct ssm_entry *e)
 {
     const struct ssm_config *c = &p->tile.layout->model->config;
     const struct ssm_out *out = &e->item->out;
-    if (out->forecast && any_chosen(e->step, e->T, out->forecast_every))
-        want(p, out->horizon * c->n_quantiles);
+    if ((out->forecast && any_chosen(e->step, e->T, out->forecast_every)) || (e->item->adapt && adapt_wants(e)))
+        want(p, ssm_signal_far(c, e->item) * c->n_quantiles);
     if (out->embedding && any_chosen(e->step, e->T, out->embedding_every))
         p->wants_f = true;
 }

@@ -135,7 +135,7 @@ const struct wrong config_wrong[] = {
      "2:57: error: inputs.i.curve: not in this version: CURVE keys", 1},
     {"outputs: {o: {type: zmq, bind: \"ipc://x\", curve_key: f}}\n",
      "1:43: error: outputs.o.curve_key: not in this version: CURVE keys", 1},
-    {"streams: {x: {adapt: online}}\n", "1:22: error: streams.x.adapt: not in this version: anything but 'none'", 1},
+    {"streams: {x: {adapt: online}}\n", "1:22: error: streams.x.adapt: unknown value 'online' (did you mean 'none'?)", 1},
     {"streams: {x: {publish: {surprise: true}}}\n",
      "1:35: error: streams.x.publish.surprise: not in this version: byte streams", 1},
 };

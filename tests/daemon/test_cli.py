@@ -82,7 +82,7 @@ class CommandLine(Case):
         for args, text in (([], "usage: mambactl"), (["frob"], "unknown command 'frob'"),
                            (["status", "--frob"], "usage: mambactl status"), (["streams", "a", "b"], "unexpected argument b"),
                            (["streams", "--limit", "0"], "--limit: '0' is not"), (["status", "--timeout", "x"], "--timeout: 'x' is not a duration"),
-                           (["snapshot"], "not in this version: snapshot"), (["keygen"], "not in this version: keygen")):
+                           (["reset"], "not in this version: reset"), (["keygen"], "not in this version: keygen")):
             with self.subTest(args):
                 self.check(run(MAMBACTL, *args), 64, text)
 
@@ -393,17 +393,34 @@ class Running(Case):
         self.daemon.terminate()
         self.assertEqual(self.daemon.wait(PATIENCE), -signal.SIGTERM, self.said())
 
-    def test_hup_and_usr1_change_nothing(self):
+    def test_hup_changes_nothing(self):
         control = self.live()
         for _ in range(2):
             self.daemon.send_signal(signal.SIGHUP)
             self.wait(lambda: self.status(control)["signals"]["reload_refused"] > _)
         self.daemon.send_signal(signal.SIGUSR1)
-        self.wait(lambda: self.status(control)["signals"]["snapshot_refused"] == 1)
+        self.wait(lambda: "no section `state`" in self.said())
+        self.check(run(MAMBACTL, "snapshot", "--control", control), 69, "keeps no snapshots")
         self.assertEqual(self.status(control)["signals"]["reload_refused"], 2)
         self.assertIn("reload is not in this version; the configuration stays", self.said())
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+
+    def test_snapshots_when_asked(self):
+        control = self.live("--set", "state.dir=" + self.path("state"), "--set", "state.interval=1h", "--set", "state.keep=2")
+        self.wait(lambda: self.status(control)["inputs"]["a"]["done"])
+        self.check(run(MAMBACTL, "snapshot", "--control", control), 0)
+        said = json.loads(run(MAMBACTL, "snapshot", "--control", control, "--json").stdout)
+        self.assertEqual((said["written_total"], said["streams"], said["error"]), (2, 1, ""))
+        self.daemon.send_signal(signal.SIGUSR1)
+        self.wait(lambda: self.status(control)["snapshots"]["written_total"] == 3)
+        names = sorted(os.listdir(self.path("state")))
+        self.assertEqual(len(names), 2, names)
+        shutil.rmtree(self.path("state"))  # the folder is gone: said, counted, and the daemon goes on
+        self.check(run(MAMBACTL, "snapshot", "--control", control), 74, "cannot be made")
+        self.assertEqual(self.status(control)["snapshots"]["failed_total"], 1)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 74, self.said())
 
     def test_status_and_streams(self):
         control = self.live()

@@ -41,6 +41,11 @@ json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit)
     return json_pack("[{s:s}]", "id", "a");
 }
 
+uint64_t md_daemon_snapshot(struct md_daemon *d)
+{
+    return 7;
+}
+
 static void check_calls(struct md_daemon *d, unsigned calls, const char *glob, unsigned limit)
 {
     pthread_mutex_lock(&d->lock);
@@ -139,13 +144,12 @@ static void status_is_the_daemons(void **state)
     struct fixture *f = *state;
     json_t *reply;
 
-    md_control_count(f->control, MD_REFUSED_RELOAD);
-    md_control_count(f->control, MD_REFUSED_RELOAD);
+    md_control_count_reload(f->control);
+    md_control_count_reload(f->control);
     reply = ask(f, "{\"command\":\"status\"}", 20);
     assert_true(json_is_true(json_object_get(reply, "ok")));
     assert_int_equal(json_integer_value(json_object_get(reply, "answer")), 42);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(reply, "signals"), "reload_refused")), 2);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(reply, "signals"), "snapshot_refused")), 0);
     json_decref(reply);
 }
 
@@ -161,6 +165,15 @@ static void streams_pass_glob_and_limit(void **state)
     json_decref(reply);
     json_decref(ask(f, "{\"command\":\"streams\"}", 21));
     check_calls(&f->daemon, 2, "*", 1000);
+}
+
+static void snapshot_has_a_number(void **state)
+{
+    json_t *reply = ask(*state, "{\"command\":\"snapshot\"}", 22);
+
+    assert_true(json_is_true(json_object_get(reply, "ok")));
+    assert_int_equal(json_integer_value(json_object_get(reply, "number")), 7);
+    json_decref(reply);
 }
 
 /* A DEALER need not send the empty frame that a REQ sends. */
@@ -202,7 +215,7 @@ static void hostile_requests_touch_nothing(void **state)
         "{\"command\":\"streams\",\"limit\":1.5}",
         "{\"command\":\"streams\",\"limit\":99999999999999999999}",
         "{\"command\":\"streams\",\"limit\":-1}",
-        "{\"command\":\"snapshot\"}",
+        "{\"command\":\"snapshot\",\"stream\":\"a\"}",
         "{\"command\":"
         "\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
         "\u00e9\u00e9\"}",
@@ -331,6 +344,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(status_is_the_daemons),
         TEST(streams_pass_glob_and_limit),
+        TEST(snapshot_has_a_number),
         TEST(dealer_is_answered),
         TEST(hostile_requests_touch_nothing),
         TEST(huge_requests_are_refused),

@@ -67,6 +67,7 @@ struct ssm_engine *rig_engine(const struct ssm_model *m, const struct rig_varian
                                    .weights = v->weights,
                                    .state = v->state,
                                    .deterministic = true,
+                                   .adapt = ssm_model_adapts(ssm_model_info(m)),
                                    .slots = slots,
                                    .threads = threads};
     struct ssm_engine *e = NULL;

@@ -17,7 +17,7 @@ enum { P = 4, Q = 9, MODEL = 128 };
 
 static const float levels[Q] = {.1f, .2f, .3f, .4f, .5f, .6f, .7f, .8f, .9f};
 static const struct ssm_adapt_shape shape = {.patch = P, .horizon_model = MODEL, .n_quantiles = Q, .levels = levels};
-static double out[SSM_ADAPT_HORIZON * Q], other[SSM_ADAPT_HORIZON * Q];
+static double out[SSM_HORIZON_MAX * Q], other[SSM_HORIZON_MAX * Q];
 static uint64_t rng_state;
 
 static double uniform(void)
@@ -63,7 +63,7 @@ static struct scores score(const double *x, uint32_t n, uint32_t begin, uint32_t
     struct scores r = {0};
     uint32_t count = 0;
     for (uint32_t t = P; t + horizon <= n; t += P) {
-        ssm_adapt_learn(&shape, s, x + t - P);
+        ssm_adapt_learn(&shape, s, 0, x + t - P);
         if (t < begin)
             continue;
         const double *q = out + (size_t)(horizon - 1) * Q;
@@ -146,8 +146,8 @@ static void the_model_counts_as_far_as_it_was_right(void **state)
             right[i] = x[n + i / Q] + 0.01 * ((double)(i % Q) - Q / 2);
             wrong[i] = 50.0 * normal();
         }
-        ssm_adapt_learn(&shape, s, x + n - P);
-        ssm_adapt_learn(&shape, t, x + n - P);
+        ssm_adapt_learn(&shape, s, 0, x + n - P);
+        ssm_adapt_learn(&shape, t, 0, x + n - P);
         if (ssm_adapt_wants_model(n / P)) {
             ssm_adapt_note_model(&shape, s, right);
             ssm_adapt_note_model(&shape, t, wrong);
@@ -254,8 +254,8 @@ static void nothing_blows_up(void **state)
         for (int i = 0; i < N + 8; i++)
             x[i] = hard[k].at(i);
         for (uint32_t n = P; n <= N; n += P) {
-            uint32_t horizon = n % 100 == 0 ? SSM_ADAPT_HORIZON : 8;
-            ssm_adapt_learn(&shape, s, x + n - P);
+            uint32_t horizon = n % 100 == 0 ? SSM_HORIZON_MAX : 8;
+            ssm_adapt_learn(&shape, s, 0, x + n - P);
             for (uint32_t i = n - P; i < n; i++)
                 begun |= isfinite(x[i]);
             assert_int_equal(ssm_adapt_forecast(&shape, s, NULL, horizon, out), begun);
@@ -290,20 +290,20 @@ static void forecasting_changes_nothing_and_a_copy_goes_on_bitwise(void **state)
     for (int i = 0; i < N; i++)
         x[i] = uniform() < 0.01 ? (double)NAN : lively(i);
     for (uint32_t n = P; n <= N; n += P) {
-        ssm_adapt_learn(&shape, a, x + n - P);
+        ssm_adapt_learn(&shape, a, 0, x + n - P);
         if (n % 20 == 0)
-            ssm_adapt_forecast(&shape, a, NULL, n % 200 == 0 ? SSM_ADAPT_HORIZON : 3, out);
+            ssm_adapt_forecast(&shape, a, NULL, n % 200 == 0 ? SSM_HORIZON_MAX : 3, out);
         if (n == COPY)
             memcpy(b, a, bytes);
         if (n > COPY)
-            ssm_adapt_learn(&shape, b, x + n - P);
+            ssm_adapt_learn(&shape, b, 0, x + n - P);
     }
     assert_memory_equal(a, b, bytes);
     ssm_adapt_reset(&shape, b);
     for (uint32_t n = P; n <= N; n += P)
-        ssm_adapt_learn(&shape, b, x + n - P);
+        ssm_adapt_learn(&shape, b, 0, x + n - P);
     assert_memory_equal(a, b, bytes);
-    ssm_adapt_forecast(&shape, a, NULL, SSM_ADAPT_HORIZON, out);
+    ssm_adapt_forecast(&shape, a, NULL, SSM_HORIZON_MAX, out);
     ssm_adapt_forecast(&shape, b, NULL, 7, other);
     assert_memory_equal(out, other, sizeof(double) * 7 * Q); /* whatever the horizon asked for */
     free(a);

@@ -40,7 +40,7 @@ static void device_open(struct device *d, struct ssm_model *m, uint32_t capacity
     d->m.input.kp = c->input == SSM_TOKENS ? 0 : GPU_PADDED(c->front.features);
     d->memory = malloc(SLOTS * SLOT_BYTES);
     d->slab = (struct gpu_slab){.stride = SLOT_BYTES, .per_chunk = SLOTS, .n_chunks = 1, .chunks = &d->memory};
-    ssm_layout_init(&d->layout, m, false);
+    ssm_layout_init(&d->layout, m, false, false);
     d->slots = calloc(SLOTS, d->layout.stride);
     for (unsigned i = 0; i < SLOTS; i++)
         ssm_layout_reset(&d->layout, d->slots + i * d->layout.stride);

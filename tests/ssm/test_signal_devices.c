@@ -70,7 +70,8 @@ static struct ssm_item item_of(const struct rows *r, unsigned c, uint32_t at, ui
 {
     uint32_t step = at / r->patch < r->steps ? at / r->patch : r->steps - 1;
     size_t k = (size_t)c * r->steps + step;
-    struct ssm_item item = {.slot = slot, .n = n, .x = &x[at][c], .x_stride = CHANNELS, .interval = 1, .nan = policy};
+    struct ssm_item item = {
+        .slot = slot, .n = n, .x = &x[at][c], .x_stride = CHANNELS, .interval = 1, .nan = policy, .adapt = c % 2};
     if (c >= 4) {
         item.dt = dt + at;
         item.interval = 1000;

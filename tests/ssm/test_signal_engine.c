@@ -19,6 +19,7 @@
 enum { P = 4, HORIZON = 10, Q = 5, E_MAX = 768, N = 1201, STEPS = N / P, CHANNELS = 3 };
 static struct rng rng;
 static const char *size;
+static bool adapt; /* forecasts combined with the online ones */
 static struct ssm_model *model;
 static uint32_t E;                  /* floats of an embedding */
 static double signals[N][CHANNELS]; /* interleaved, as a source delivers them */
@@ -57,8 +58,13 @@ static struct outputs *outputs_new(void)
 static struct ssm_item item_of(struct ssm_slot slot, unsigned c, uint32_t from, uint32_t to, enum ssm_nan policy,
                                struct outputs *o)
 {
-    struct ssm_item item = {
-        .slot = slot, .n = to - from, .x = &signals[from][c], .x_stride = CHANNELS, .interval = 1, .nan = policy};
+    struct ssm_item item = {.slot = slot,
+                            .n = to - from,
+                            .x = &signals[from][c],
+                            .x_stride = CHANNELS,
+                            .interval = 1,
+                            .adapt = adapt,
+                            .nan = policy};
     uint32_t k = from / P < STEPS ? from / P : STEPS - 1; /* the last samples end no step and write nothing */
     item.out = (struct ssm_out){
         .forecast = o->forecast[k][0],
@@ -136,7 +142,8 @@ static void choices_are_subsets(void **state)
         ssm_slot_reset(e, slot);
         for (uint32_t at = 0; at < N; at += CHUNK) {
             uint32_t n = at + CHUNK < N ? CHUNK : N - at, from = at / P, to = (at + n) / P;
-            item = (struct ssm_item){.slot = slot, .n = n, .x = &signals[at][0], .x_stride = CHANNELS, .interval = 1};
+            item = (struct ssm_item){
+                .slot = slot, .n = n, .x = &signals[at][0], .x_stride = CHANNELS, .interval = 1, .adapt = adapt};
             item.out = (struct ssm_out){.forecast = &forecast[f][0][0],
                                         .forecast_stride = SHORT * 2,
                                         .forecast_every = EVERY,
@@ -347,8 +354,13 @@ static void short_horizons(void **state)
     struct rig_variant v = rig_common();
     struct ssm_engine *e = rig_engine(m, &v, 1, 1);
     static float anomaly[60][3], forecast[10][2][3];
-    struct ssm_item item = {
-        .slot = rig_slot(e), .n = 60, .x = &signals[0][1], .x_stride = CHANNELS, .interval = 1, .nan = SSM_NAN_SKIP};
+    struct ssm_item item = {.slot = rig_slot(e),
+                            .n = 60,
+                            .x = &signals[0][1],
+                            .x_stride = CHANNELS,
+                            .interval = 1,
+                            .adapt = adapt,
+                            .nan = SSM_NAN_SKIP};
     item.out = (struct ssm_out){.anomaly = anomaly[0],
                                 .anomaly_stride = 3,
                                 .forecast = forecast[0][0],
@@ -363,6 +375,38 @@ static void short_horizons(void **state)
         assert_true(row_is_nan(forecast[k][0], 6, false));
     ssm_engine_close(&e);
     ssm_model_close(&m);
+}
+
+/* Beyond the model's horizon the online forecast goes on; what it has learnt travels with the slot. */
+static void adapted_forecasts_reach_far_and_resume(void **state)
+{
+    enum { FAR = 300, HALF = N / 2 };
+    struct rig_variant v = rig_common();
+    struct ssm_engine *e = rig_engine(model, &v, 1, 2);
+    struct ssm_slot whole = rig_slot(e), part = rig_slot(e);
+    static float far[2][STEPS][FAR][Q];
+    uint8_t *saved = malloc(ssm_slot_bytes(e));
+    struct ssm_item item = {
+        .slot = whole, .n = N, .x = &signals[0][1], .x_stride = CHANNELS, .interval = 1, .adapt = true};
+    item.out = (struct ssm_out){
+        .forecast = far[0][0][0], .forecast_stride = FAR * Q, .horizon = FAR, .n_q = Q, .q = {0, 1, 2, 3, 4}};
+
+    assert_int_equal(ssm_advance(e, &item, 1), 0);
+    assert_true(row_is_nan(far[0][0][0], (size_t)STEPS * FAR * Q, false));
+    item.slot = part;
+    item.n = HALF;
+    item.out.forecast = far[1][0][0];
+    assert_int_equal(ssm_advance(e, &item, 1), 0);
+    assert_int_equal(ssm_slot_save(e, part, saved), 0);
+    ssm_slot_reset(e, part);
+    assert_int_equal(ssm_slot_restore(e, part, saved, ssm_slot_bytes(e), NULL, NULL), 0);
+    item.n = N - HALF;
+    item.x = &signals[HALF][1];
+    item.out.forecast = far[1][HALF / P][0];
+    assert_int_equal(ssm_advance(e, &item, 1), 0);
+    assert_memory_equal(far[0], far[1], sizeof far[0]);
+    free(saved);
+    ssm_engine_close(&e);
 }
 
 /* Rows of the stream as a whole, in calls of up to `most` samples; slots go through their saved bytes at sample `move`.
@@ -461,6 +505,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(held_samples),
         cmocka_unit_test(extreme_values_stay_finite),
         cmocka_unit_test(short_horizons),
+        cmocka_unit_test(adapted_forecasts_reach_far_and_resume),
         cmocka_unit_test(channels_join),
         cmocka_unit_test(null_device_counts_steps),
     };
@@ -469,6 +514,9 @@ int main(int argc, char **argv)
         return code;
     rng = rig_rng("signal_engine");
     for (unsigned i = 0; (size = rig_signal_size(i)); i++)
-        failed += cmocka_run_group_tests_name(size, tests, set_up, tear_down);
+        for (unsigned k = 0; k < 2; k++) {
+            adapt = k == 1;
+            failed += cmocka_run_group_tests_name(size, tests, set_up, tear_down);
+        }
     return failed;
 }

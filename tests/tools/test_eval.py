@@ -342,10 +342,10 @@ class Anomaly(unittest.TestCase):
             self.assertAlmostEqual(one["auprc"], average_precision(score, wanted), 6, one["name"])
 
     def test_alarms_are_the_daemons(self):
-        """Two hits 20 rows apart are one alarm, for it takes 32 calm rows to end; a hit far off is a false alarm."""
+        """Two hits 10 rows apart are one alarm, for it takes 16 calm rows to end; a hit far off is a false alarm."""
         label = labels(400, (100, 130))
         score = np.zeros(400)
-        score[[105, 125, 300]] = 5
+        score[[105, 115, 300]] = 5
         write("a.csv", table(wave(400)))
         write("a.txt", "".join(f"{v}\n" for v in label))
         write("alarm-scores/a.txt", "".join(f"{v}\n" for v in score))
@@ -355,7 +355,7 @@ class Anomaly(unittest.TestCase):
         self.assertEqual((got["alarms"], got["false_alarms"], got["found"]), (2, 1, 1))
         self.assertAlmostEqual(got["delay_rows"], 5)
         self.assertAlmostEqual(got["false_alarms_per_day"], 1 / 0.4, 5)
-        self.assertAlmostEqual(got["alarm_f1"], 2 * 21 / (22 + 31), 5)
+        self.assertAlmostEqual(got["alarm_f1"], 2 * 11 / (12 + 31), 5)
 
 
 # ---- files, errors, pictures -----------------------------------------------------------------------------------------

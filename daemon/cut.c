@@ -1,0 +1,230 @@
+/* cut.c: streams into records. Trap: a stream that a batch touches first is copied there and then, however much waits
+ * to be written: it must not wait for a disk. The portions in between do wait. */
+#include "daemon/cut.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/input.h"
+
+enum { WAITING_MAX = 64 << 20, PORTION_NS = 1000000 };
+
+void md_cut_init(struct md_snapshot_cut *c)
+{
+    memset(c, 0, sizeof *c);
+    pthread_mutex_init(&c->lock, NULL);
+    pthread_cond_init(&c->wake, NULL);
+    c->last = &c->first;
+}
+
+void md_cut_done(struct md_snapshot_cut *c)
+{
+    while (c->first) {
+        struct md_piece *p = c->first;
+        c->first = p->next;
+        free(p);
+    }
+    pthread_cond_destroy(&c->wake);
+    pthread_mutex_destroy(&c->lock);
+}
+
+/* ---- a record -----------------------------------------------------------------------------------------------------
+ */
+
+static size_t padded(size_t n)
+{
+    return (n + 7) / 8 * 8;
+}
+
+/* Where a replay has to go on. */
+static int64_t judged(const struct md_course *c)
+{
+    const struct io_block *b = c->mine;
+
+    return b && c->at > 0 && b->seq != IO_SEQ_NONE ? b->seq + c->at : c->judged;
+}
+
+static int copy_slots(struct ssm_engine *engine, const struct io_stream *s, uint8_t *to)
+{
+    size_t bytes = ssm_slot_bytes(engine);
+    int r = 0;
+
+    for (uint32_t i = 0; i < s->channels && r == 0; i++)
+        r = ssm_slot_save(engine, s->course.slots[i], to + i * padded(bytes));
+    return r;
+}
+
+/* What was restored and has not begun again: its record as it came. */
+static struct md_piece *copy_again(const struct io_stream *s)
+{
+    const struct md_restored *old = &s->course.restored;
+    uint32_t id_len = (uint32_t)strlen(s->id);
+    size_t bytes = md_record_bytes(id_len, old->bytes);
+    struct md_piece *p = malloc(sizeof *p + bytes);
+
+    if (!p)
+        return NULL;
+    p->bytes = bytes;
+    memcpy(md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, old->bytes), old->saved, old->bytes);
+    md_record_seal(p->records);
+    return p;
+}
+
+struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const struct io_stream *s)
+{
+    const struct md_course *c = &s->course;
+    bool open = c->slots != NULL;
+    size_t slot = open ? ssm_slot_bytes(engine) : 0;
+    uint32_t id_len = (uint32_t)strlen(s->id), n_runs = open ? c->n_runs : 0;
+    uint32_t input_len = (uint32_t)strlen(s->input->conf->id), model_len = (uint32_t)strlen(model);
+    size_t runs = n_runs * sizeof(struct md_run);
+    size_t payload = sizeof(struct md_saved_stream) + padded(input_len) + padded(model_len) + runs +
+                     (open ? s->channels * padded(slot) : 0);
+    size_t bytes = md_record_bytes(id_len, payload);
+
+    if (c->restored.saved)
+        return copy_again(s);
+    struct md_piece *p = malloc(sizeof *p + bytes);
+    if (!p)
+        return NULL;
+    p->bytes = bytes;
+    uint8_t *to = md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, payload);
+    memset(to, 0, payload - (open ? s->channels * padded(slot) : 0));
+    struct md_saved_stream *saved = (void *)to;
+    saved->struct_bytes = sizeof *saved;
+    saved->channels = s->channels;
+    saved->n_runs = n_runs;
+    saved->input_len = input_len;
+    saved->model_len = model_len;
+    saved->irregular = s->irregular;
+    saved->open = open;
+    saved->rate = s->rate;
+    saved->judged = judged(c);
+    saved->slot_bytes = slot;
+    memcpy(&saved->time, &c->time, sizeof c->time);
+    to += sizeof *saved;
+    memcpy(to, s->input->conf->id, input_len);
+    memcpy(to + padded(input_len), model, model_len);
+    to += padded(input_len) + padded(model_len);
+    if (runs)
+        memcpy(to, c->runs, runs);
+    if (open && copy_slots(engine, s, to + runs)) {
+        free(p);
+        return NULL;
+    }
+    md_record_seal(p->records);
+    return p;
+}
+
+void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p)
+{
+    pthread_mutex_lock(&c->lock);
+    if (p) {
+        p->next = NULL;
+        *c->last = p;
+        c->last = &p->next;
+        c->waiting += p->bytes;
+    } else {
+        c->failed = true;
+    }
+    pthread_cond_signal(&c->wake);
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- engine side --------------------------------------------------------------------------------------------------
+ */
+
+static void save(struct md_scheduler *sch, struct io_stream *s)
+{
+    s->course.cut = sch->cut_number;
+    md_cut_give(sch->cut, md_cut_copy(sch->engine, sch->model, s));
+}
+
+void md_cut_line(struct md_scheduler *sch, uint32_t number)
+{
+    sch->cut_number = number;
+    sch->sweep_at = sch->open;
+    sch->sweeping = true;
+}
+
+void md_cut_touch(struct md_scheduler *sch, struct io_stream *s)
+{
+    struct md_registry *r;
+
+    if (!sch->cut || atomic_load(&sch->cut->open) != sch->cut_number)
+        return;
+    if (s->course.slots) {
+        if (s->course.cut != sch->cut_number)
+            save(sch, s);
+        return;
+    }
+    r = s->input->registry;
+    pthread_mutex_lock(&r->lock);
+    if (s->course.cut != sch->cut_number && s->course.returning)
+        save(sch, s);
+    s->course.cut = sch->cut_number;
+    pthread_mutex_unlock(&r->lock);
+}
+
+void md_cut_leaves(struct md_scheduler *sch, const struct io_stream *s)
+{
+    if (sch->sweep_at == s)
+        sch->sweep_at = s->course.next_open;
+}
+
+static bool crowded(struct md_snapshot_cut *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool full = c->waiting > WAITING_MAX;
+    pthread_mutex_unlock(&c->lock);
+    return full;
+}
+
+bool md_cut_sweep(struct md_scheduler *sch)
+{
+    int64_t until = md_now_ns() + PORTION_NS;
+
+    if (!sch->sweeping)
+        return true;
+    while (sch->sweep_at) {
+        struct io_stream *s = sch->sweep_at;
+        if (md_now_ns() > until || crowded(sch->cut))
+            return false;
+        sch->sweep_at = s->course.next_open;
+        if (s->course.cut != sch->cut_number)
+            save(sch, s);
+    }
+    sch->sweeping = false;
+    pthread_mutex_lock(&sch->cut->lock);
+    sch->cut->engines_left--;
+    pthread_cond_signal(&sch->cut->wake);
+    pthread_mutex_unlock(&sch->cut->lock);
+    return true;
+}
+
+/* ---- the writer's side --------------------------------------------------------------------------------------------
+ */
+
+struct rest {
+    struct md_snapshot_cut *cut;
+    uint32_t number;
+};
+
+static bool copy_rest(struct io_stream *s, void *arg)
+{
+    const struct rest *r = arg;
+
+    if (s->course.cut == r->number || s->course.slots || !s->course.returning)
+        return true;
+    s->course.cut = r->number;
+    md_cut_give(r->cut, md_cut_copy(NULL, s->input->model, s));
+    return true;
+}
+
+void md_cut_rest(struct md_snapshot_cut *c, struct md_registry *r, uint32_t number)
+{
+    struct rest rest = {c, number};
+
+    md_registry_each(r, copy_rest, &rest);
+    atomic_store(&c->open, 0);
+}

@@ -1,0 +1,70 @@
+/* cut.h: one cut through everything that a snapshot holds, without stopping anything.
+ *
+ * Every engine draws its line between two batches. From there on a stream is copied before it is touched for the first
+ * time, and the others are copied in small portions between batches: all copies show the streams as they were at the
+ * line. The batch behind the line carries the cut's number to the publisher, which lets nothing behind the lines out
+ * before the last engine's line has come by; there it copies what it keeps of each stream (voice) and hands every
+ * output a mark. So states, positions, numbers and what the outputs hold belong together.
+ *
+ * Engine threads copy, the snapshot's own thread writes. A stream without slots (ended, or restored and not yet begun
+ * again) is guarded by the registry's lock, all others belong to their engine. */
+#ifndef MD_CUT_H
+#define MD_CUT_H
+
+#include "daemon/scheduler.h"
+#include "daemon/snapshot_file.h"
+
+struct md_registry;
+
+/* Payload of a stream's record: this, the ids of its input and its model, its runs, its slots. */
+struct md_saved_stream {
+    uint32_t struct_bytes; /* sizeof this: of the same build's layout */
+    uint32_t channels, n_runs, input_len, model_len;
+    uint8_t irregular, open, pad[2];
+    double rate;
+    int64_t judged;      /* row behind the last one that was taken or refused, by the source's numbers; IO_SEQ_NONE */
+    uint64_t slot_bytes; /* of each of `channels`; 0: none are saved */
+    struct md_timeline time;
+};
+
+struct md_piece { /* whole records on their way to the file */
+    struct md_piece *next;
+    size_t bytes;
+    uint64_t records[];
+};
+
+struct md_snapshot_cut {
+    pthread_mutex_t lock;
+    pthread_cond_t wake;            /* something to write, or somebody is done */
+    struct md_piece *first, **last; /* to be written */
+    size_t waiting;                 /* bytes of them */
+    unsigned engines_left;
+    int outputs_left;       /* marks that were asked for and are not there; may be below 0 before all were asked for */
+    bool voiced;            /* the publisher has copied the voices */
+    bool failed;            /* out of memory: there will be no snapshot of this cut */
+    _Atomic uint32_t open;  /* number of the cut for which copies are still due; 0: none */
+    _Atomic bool under_way; /* no stream's record may be forgotten */
+};
+
+void md_cut_init(struct md_snapshot_cut *c);
+void md_cut_done(struct md_snapshot_cut *c);
+
+/* Engine: the line is here. No batch is under way. */
+void md_cut_line(struct md_scheduler *sch, uint32_t number);
+/* Engine: before anything of the stream changes. */
+void md_cut_touch(struct md_scheduler *sch, struct io_stream *s);
+/* Engine: some of what is left; true: nothing is. No batch is under way. */
+bool md_cut_sweep(struct md_scheduler *sch);
+/* Engine: the stream is about to leave the list of open ones. */
+void md_cut_leaves(struct md_scheduler *sch, const struct io_stream *s);
+
+/* The stream's record as it is now; NULL: out of memory. `open`: with its slots, engine idle. */
+struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const struct io_stream *s);
+
+/* Hands a piece to the writer; NULL: the cut has failed. */
+void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p);
+
+/* The writer: the engines are done; the streams without slots. Then no copy is due any more. */
+void md_cut_rest(struct md_snapshot_cut *c, struct md_registry *r, uint32_t number);
+
+#endif

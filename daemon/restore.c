@@ -1,0 +1,194 @@
+/* restore.c: from a snapshot's records to streams. Trap: checksums say that the bytes are those that were written, not
+ * that they fit this build, this configuration or these models; all of that is looked at here, and what does not fit is
+ * left out and said, never half used. */
+#include "daemon/restore.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "daemon/assembly.h"
+
+static size_t padded(size_t n)
+{
+    return (n + 7) / 8 * 8;
+}
+
+int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
+{
+    const struct md_saved_stream *s = r->saved;
+    size_t left = r->bytes, stride;
+    const uint8_t *at = (const uint8_t *)(s + 1);
+
+    if (left < sizeof *s || s->struct_bytes != sizeof *s || s->channels == 0 || s->channels > SSM_CHANNELS_MAX ||
+        s->slot_bytes > left)
+        return -EBADMSG;
+    left -= sizeof *s;
+    stride = padded(s->slot_bytes);
+    if (padded(s->input_len) + padded(s->model_len) + (uint64_t)s->n_runs * sizeof(struct md_run) +
+            s->channels * stride !=
+        left)
+        return -EBADMSG;
+    ret->input = (const char *)at;
+    ret->model = ret->input + padded(s->input_len);
+    ret->runs = (const struct md_run *)(const void *)(ret->model + padded(s->model_len));
+    ret->slots = (const uint8_t *)(ret->runs + s->n_runs);
+    ret->slot_stride = stride;
+    return 0;
+}
+
+/* What is told about a restore as a whole. */
+struct tally {
+    struct md_daemon *d;
+    uint64_t open, ended, left_out;
+    bool *same_model; /* [n_models] the snapshot's weights are these */
+};
+
+static bool is_named(const char *id, const char *name, uint32_t len)
+{
+    return strlen(id) == len && memcmp(id, name, len) == 0;
+}
+
+static struct md_input *find_input(struct md_daemon *d, const char *name, uint32_t len)
+{
+    for (unsigned i = 0; i < d->n_inputs; i++)
+        if (is_named(d->inputs[i].conf->id, name, len))
+            return &d->inputs[i];
+    return NULL;
+}
+
+static void take_model(struct tally *t, const struct md_record *r)
+{
+    uint64_t hash;
+
+    for (unsigned i = 0; i < t->d->n_models; i++) {
+        if (r->bytes != sizeof hash || !is_named(t->d->config->models[i].id, r->id, r->id_len))
+            continue;
+        memcpy(&hash, r->data, sizeof hash);
+        t->same_model[i] = hash == t->d->models[i].hash;
+        if (!t->same_model[i])
+            md_log(MD_WARN, t->d->config->models[i].id,
+                   "the snapshot was made with other weights: its streams begin new epochs");
+    }
+}
+
+/* What of the stream goes on, and how its source begins. */
+static void continue_stream(struct tally *t, struct io_stream *s, const struct md_restored *r,
+                            const struct md_saved_parts *parts)
+{
+    const struct md_saved_stream *saved = r->saved;
+    const struct md_input_conf *conf = s->input->conf;
+    bool replays = conf->class_->replayable;
+    struct md_course *c = &s->course;
+
+    c->time = saved->time;
+    c->judged = saved->judged;
+    c->returning = true;
+    if (replays)
+        s->replay = (struct md_replay){saved->judged, !saved->open};
+    if (!saved->open)
+        return;
+    if (saved->slot_bytes && (replays || t->d->restored.head.clean) && t->same_model[conf->model] &&
+        is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len))
+        c->restored = *r;
+    else
+        c->lost = saved->time.next;
+}
+
+static void take_stream(struct tally *t, const struct md_record *r)
+{
+    struct md_restored restored = {.saved = r->data, .bytes = r->bytes};
+    struct md_saved_parts parts;
+    char id[IO_ID_MAX + 1];
+    struct md_input *in;
+    struct io_stream *s;
+
+    if (md_restored_parts(&restored, &parts) || r->id_len == 0 || r->id_len > IO_ID_MAX ||
+        !(in = find_input(t->d, parts.input, restored.saved->input_len))) {
+        t->left_out++;
+        return;
+    }
+    restored.open = restored.saved->open;
+    memcpy(id, r->id, r->id_len);
+    id[r->id_len] = '\0';
+    struct io_stream_desc desc = {.id = id,
+                                  .channels = restored.saved->channels,
+                                  .rate = restored.saved->rate,
+                                  .irregular = restored.saved->irregular};
+    if (md_registry_restore(&t->d->registry, in, &desc, &s)) {
+        t->left_out++;
+        return;
+    }
+    continue_stream(t, s, &restored, &parts);
+    *(restored.open ? &t->open : &t->ended) += 1;
+}
+
+static void take_voice(struct tally *t, const struct md_record *r)
+{
+    struct io_stream *s = md_registry_find(&t->d->registry, r->id, r->id_len);
+
+    if (!s || r->bytes != sizeof s->voice)
+        return;
+    memcpy(&s->voice, r->data, sizeof s->voice);
+    atomic_store_explicit(&s->seen.alarm, s->voice.alarm.active, memory_order_relaxed);
+}
+
+static void say_quarantined(void *arg, const char *line)
+{
+    struct md_daemon *d = arg;
+
+    md_add(&d->snapshot_counters.corrupt, 1);
+    md_log(MD_ERROR, NULL, "snapshot %s", line);
+}
+
+int md_restore_streams(struct md_daemon *d)
+{
+    bool *same = calloc(d->n_models + 1, sizeof *same);
+    struct tally t = {.d = d, .same_model = same};
+    struct md_record r;
+
+    if (!d->restored.map) {
+        free(same);
+        return 0;
+    }
+    if (!same)
+        return EX_UNAVAILABLE;
+    for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
+        if (r.kind == MD_RECORD_MODEL)
+            take_model(&t, &r);
+    for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
+        if (r.kind == MD_RECORD_STREAM)
+            take_stream(&t, &r);
+    for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
+        if (r.kind == MD_RECORD_VOICE)
+            take_voice(&t, &r);
+    md_log(MD_INFO, NULL,
+           "%s (%s): %" PRIu64 " streams go on, %" PRIu64 " ended ones are remembered, %" PRIu64 " fit no input",
+           d->restored.path, d->restored.head.clean ? "made at a clean end" : "made while running", t.open, t.ended,
+           t.left_out);
+    free(same);
+    return 0;
+}
+
+int md_restore_open(struct md_daemon *d, char *reterr)
+{
+    char text[MD_SNAPSHOT_ERR] = "";
+    int r = md_snapshot_open(d->config->state_dir, say_quarantined, d, &d->restored, text);
+
+    if (r == -ENOENT || r == 0)
+        return 0;
+    snprintf(reterr, IO_ERR, "state: %.480s", text);
+    return EX_IOERR;
+}
+
+const struct io_position *md_restored_position(const struct md_snapshot_file *f, const char *output)
+{
+    struct md_record r;
+
+    for (size_t at = 0; f->map && md_snapshot_next(f, &at, &r);)
+        if (r.kind == MD_RECORD_OUTPUT && r.bytes == sizeof(struct io_position) && is_named(output, r.id, r.id_len))
+            return r.data;
+    return NULL;
+}

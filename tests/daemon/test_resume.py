@@ -1,0 +1,198 @@
+#!/usr/bin/python3
+"""Kills the real mambad at random moments, starts it again, and compares what its outputs hold in the end with those of a
+run that nothing disturbed: no row lost, double or different.   test_resume.py MAMBAD [SEED [KILLS]]"""
+import glob
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import wave
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import signal_model  # noqa: E402
+
+MAMBAD = os.path.abspath(sys.argv[1])
+SEED, KILLS = (int(sys.argv[i]) if len(sys.argv) > i else fallback for i, fallback in ((2, 20260101), (3, 4)))
+PATIENCE = 120
+EXCEPTED = ("latency_us", "run", "out_seq", "seq", "t_ns", "shape", "data", "topic")
+TELLING = ("restore", "error")  # events that speak of the restart
+
+try:
+    import h5py
+    import numpy
+except ImportError:
+    h5py = None
+
+
+def rows_of_lines(path):
+    """{(stream, family): [row keys and values]}, events in their order; whatever the grouping into messages."""
+    rows = {}
+    with open(path, encoding="utf-8") as f:
+        for number, line in enumerate(f):
+            m = json.loads(line)
+            family = m["topic"].split("/")[0]
+            if family == "sys" or (family == "event" and m["event"] in TELLING):
+                continue
+            common = {k: v for k, v in m.items() if k not in EXCEPTED}
+            to = rows.setdefault((m["stream"], family), [])
+            if family == "event":
+                to.append((m["seq"], m["t_ns"], json.dumps(common, sort_keys=True)))
+            for i, row in enumerate(m["data"]):
+                t = int(m["t_ns"]) if i == 0 and m["t_ns"] is not None else None
+                to.append((m["out_seq"] + i, m["seq"] + i * m["stride"], t, json.dumps(common, sort_keys=True), json.dumps(row)))
+    return rows
+
+
+def rows_of_tables(base):
+    """The same from the segments of an HDF5 output, in their order."""
+    rows = {}
+    for path in sorted(glob.glob(base + "-*.h5")):
+        try:
+            f = h5py.File(path, "r")
+        except OSError:
+            continue  # torn while it was made: it holds nothing
+        with f:
+            names = [n.decode() for n in f["streams"][:]]
+            for family in ("prediction", "embedding", "anomaly", "event"):
+                table = f[family][:]
+                beside = {"prediction": "prediction_values", "embedding": "embedding_values"}.get(family)
+                values = f[beside][:] if beside else [None] * len(table)
+                levels = f["quantiles"][:]
+                for row, value in zip(table, values):
+                    if family == "event" and row["event"].decode() in TELLING:
+                        continue
+                    fields = {n: row[n] for n in table.dtype.names if n not in ("stream", "latency_us", "run", "levels")}
+                    if "levels" in table.dtype.names:
+                        fields["levels"] = levels[row["levels"]].tobytes()
+                    rows.setdefault((names[row["stream"]], family), []).append(
+                        (repr(fields), value.tobytes() if value is not None else b""))
+    return rows
+
+
+def strip_times(rows):
+    """Times stand on a message's first row only, and grouping is free."""
+    return {key: [(r[0], r[1], *r[3:]) if len(r) == 5 else r for r in of] for key, of in rows.items()}
+
+
+class Resume(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.home = tempfile.mkdtemp(prefix="mambad-test-resume-")
+        cls.model = signal_model.write(os.path.join(cls.home, "model"))
+        cls.random = random.Random(SEED)
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.home)
+
+    def setUp(self):
+        self.dir = tempfile.mkdtemp(dir=self.home)
+        self.rng = random.Random(f"{SEED} {self.id()}")
+
+    def csvs(self, files, rows):
+        for k in range(files):
+            with open(os.path.join(self.dir, f"in-{k}.csv"), "w", encoding="utf-8") as out:
+                out.write("a,b\n")
+                for i in range(rows + 97 * k):
+                    a = "" if self.rng.random() < 0.01 else f"{self.rng.gauss(k, 1):.6g}"
+                    out.write(f"{a},{self.rng.gauss(-k, 2):.6g}\n")
+
+    def wavs(self, files, rows):
+        for k in range(files):
+            with wave.open(os.path.join(self.dir, f"in-{k}.wav"), "wb") as out:
+                out.setnchannels(1)
+                out.setsampwidth(2)
+                out.setframerate(8000)
+                out.writeframes(self.rng.randbytes(2 * rows))
+
+    def hdf5s(self, files, rows):
+        for k in range(files):
+            with h5py.File(os.path.join(self.dir, f"in-{k}.h5"), "w") as f:
+                n = rows + 131 * k
+                draw = numpy.random.default_rng(SEED + k)
+                f["x"] = draw.normal(size=n)
+                f["t"] = numpy.cumsum(draw.choice((1, 1, 1, 7), n)) * 0.01 + 1.6e9
+
+    def config(self, name, inputs, outputs, state):
+        path = os.path.join(self.dir, name)
+        state = f"state: {{dir: {self.dir}/{name}.state, interval: 20ms, keep: 2}}\n" if state else ""
+        with open(path, "w", encoding="utf-8") as out:
+            out.write(f"models: {{m: {{path: {self.model}, slots: 64, threads: 1}}}}\ninputs: {{i: {inputs}}}\n"
+                      f"outputs:\n{outputs.replace('OUT', os.path.join(self.dir, name))}"
+                      "batch: {max_streams: 3}\n"
+                      "streams: {'*': {publish: {prediction: {every: 50, horizon: 2}, embedding: {every: 7}}}}\n" + state)
+        return path
+
+    def start(self, config):
+        return subprocess.Popen([MAMBAD, "-c", config, "--once"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(self, config):
+        p, begun = self.start(config), time.monotonic()
+        _, err = p.communicate(timeout=PATIENCE)
+        self.assertEqual(p.returncode, 0, err)
+        return time.monotonic() - begun
+
+    def killed(self, config, kills, state, length):
+        """Starts and kills until it has been killed often enough after it had written a snapshot; then lets it end."""
+        done = 0
+        for _ in range(kills * 6):
+            p = self.start(config)
+            try:
+                p.wait(timeout=self.rng.uniform(0.05, 0.5) * length)
+            except subprocess.TimeoutExpired:
+                p.send_signal(signal.SIGKILL)
+            _, err = p.communicate(timeout=PATIENCE)
+            if p.returncode != -signal.SIGKILL:
+                self.assertEqual(p.returncode, 0, err)
+                break
+            done += bool(glob.glob(state + "/snapshot-*[0-9]"))
+            if done == kills:
+                break
+        self.assertGreater(done, 0, "the run was over before it could be killed")
+        return done
+
+    def compare_lines(self, a, b):
+        a, b = strip_times(rows_of_lines(a)), strip_times(rows_of_lines(b))
+        self.assertEqual(sorted(a), sorted(b))
+        for key in a:
+            for i, (x, y) in enumerate(zip(a[key], b[key])):
+                self.assertEqual(x, y, f"{key}, row {i}")
+            self.assertEqual(len(a[key]), len(b[key]), key)
+
+    def check_lines(self, inputs):
+        out = "  o: {type: jsonl, path: OUT.jsonl}\n"
+        out += "  h: {type: hdf5, path: OUT.out}\n" if h5py else ""
+        undisturbed, killed = self.config("plain", inputs, out, False), self.config("killed", inputs, out, True)
+        length = self.finish(undisturbed)
+        self.killed(killed, KILLS, killed + ".state", length)
+        self.finish(killed)
+        self.compare_lines(undisturbed + ".jsonl", killed + ".jsonl")
+        if h5py:
+            a, b = rows_of_tables(undisturbed + ".out"), rows_of_tables(killed + ".out")
+            self.assertEqual({k: len(v) for k, v in a.items()}, {k: len(v) for k, v in b.items()})
+            for key in a:
+                for i, (x, y) in enumerate(zip(a[key], b[key])):
+                    self.assertEqual(x, y, f"{key}, row {i}")
+
+    def test_csv(self):
+        self.csvs(4, 20000)
+        self.check_lines(f"{{type: csv, files: '{self.dir}/in-*.csv'}}")
+
+    def test_audio(self):
+        self.wavs(4, 50000)
+        self.check_lines(f"{{type: audio, files: '{self.dir}/in-*.wav', resample: true, rate: 6000}}")
+
+    @unittest.skipUnless(h5py, "h5py is not installed")
+    def test_hdf5(self):
+        self.hdf5s(4, 50000)
+        self.check_lines(f"{{type: hdf5, files: '{self.dir}/in-*.h5', dataset: /x, time: /t}}")
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
