@@ -53,12 +53,13 @@ enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again b
 #define SHAPE_FIRST 5.0
 #define SHAPE_STEP 0.02
 #define PHASE_STEP 0.04 /* of the errors at a phase of the season */
-#define PHASE_MIN 0.01
-#define DIP_MIN 0.15   /* a season's differences are this much smaller than those at shorter lags … */
-#define DIP_NOISE 0.65 /* … or this over the root of the number of seasons seen */
-#define DIP_TWICE 0.9  /* so are those at two seasons, against one and a half */
-#define DIP_SHARE 0.6  /* of the deepest dip, for the first one as deep as this is the season */
-#define BETTER 0.93    /* a season takes another's place where its differences are this much smaller */
+#define PHASE_MIN 0.01  /* of usual errors */
+#define DIP_MIN 0.15    /* a season's differences are this much smaller than those at shorter lags … */
+#define DIP_NOISE 0.65  /* … or this over the root of the number of seasons seen */
+#define DIP_TWICE 0.9   /* so are those at two seasons, against one and a half */
+#define DIP_SHARE 0.6   /* of the deepest dip, for the first one as deep as this is the season */
+#define WEEK_DIP 0.15   /* as DIP_MIN, of a multiple of the season among multiples */
+#define BETTER 0.93     /* a season takes another's place where its differences are this much smaller */
 #define RESCALE 1e100
 
 static const uint16_t knots[KNOTS] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768};
@@ -107,7 +108,7 @@ struct adapt {
     double misses;      /* of one step, seen; and their means */
     double fast, slow, longest;
     uint32_t season, week; /* 0: none; `week` is a longer season, a multiple of the first */
-    uint32_t trust, lag, solved;
+    uint32_t trust, doubt, lag, solved;
     double sums[BLOCKS]; /* cumulated over blocks of the ring */
     struct regression at[KNOTS];
     struct queue queue[KNOTS];
@@ -308,9 +309,10 @@ static void see_target(const struct adapt *s, const struct origin *f, uint32_t h
     uint64_t target = f->o + h;
     same_phase(s, f, target - back, &phi[TARGET], &phi[TARGET + 1], &phi[TARGET + 2]);
     phi[TARGET + 3] = 0.0;
-    if (weeks && target >= f->from + weeks)
+    if (weeks && f->o >= f->from + weeks) {
         phi[TARGET + 3] = value(s, target - weeks) - f->reference;
-    else if (!weeks && back > h)
+        phi[NOW + 3] = mean(s, f->from, f->o - weeks, m) - f->reference;
+    } else if (!weeks && back > h)
         phi[TARGET + 3] = value(s, target + 1 - back) - f->reference;
 }
 
@@ -576,19 +578,40 @@ static uint32_t find_season(const struct adapt *s)
     return 0;
 }
 
-/* A multiple of the season that repeats itself better yet, or 0. */
+/* A multiple of the season whose differences are smaller than those of the multiples beside it and of its own half
+ * below; 0: there is none. */
 static uint32_t find_week(const struct adapt *s, uint32_t season)
 {
-    uint32_t week = 0;
-    double least = BETTER * difference(s, season, grids[1].width);
-    for (uint32_t j = 2; j <= SEASONS && j * season < DEPTH / 2 && j * season * 3 / 2 + WINDOW < s->n; j++) {
-        double d = difference(s, j * season, grids[1].width);
-        if (d < least) {
-            least = 0.97 * d;
-            week = j * season;
+    double d[SEASONS + 2];
+    uint32_t n = 0, week = 0;
+    double deepest = 0.0;
+    while (n < SEASONS + 2 && (n + 1) * season * 3 / 2 + WINDOW < held(s)) {
+        d[n] = difference(s, (n + 1) * season, season < grids[1].least ? 1 : grids[1].width);
+        n++;
+    }
+    for (uint32_t i = 2; i + 1 < n && (i + 1) * season < DEPTH / 2; i++) {
+        double sum = 0.0;
+        for (uint32_t k = (i + 1) / 2; k < i; k++)
+            sum += d[k];
+        double depth = 1.0 - d[i] * (i - (i + 1) / 2) / sum;
+        if (d[i] < d[i - 1] && d[i] < d[i + 1] && depth * DIP_SHARE > deepest &&
+            depth > fmax(WEEK_DIP, DIP_NOISE * sqrt((double)((i + 1) * season) / held(s)))) {
+            deepest = depth;
+            week = (i + 1) * season;
         }
     }
     return week;
+}
+
+/* Only after it was found a few times on end: what was learnt with another one is of no use. */
+static void note_week(struct adapt *s, uint32_t week)
+{
+    s->doubt = week == s->week ? 0 : s->doubt + 1;
+    if (s->doubt <= (s->week ? TRUST_MAX : TRUST))
+        return;
+    s->week = week;
+    s->doubt = 0;
+    forget_pairs(s);
 }
 
 static void choose_season(struct adapt *s)
@@ -599,7 +622,7 @@ static void choose_season(struct adapt *s)
     if (found == old) {
         s->trust = s->trust < TRUST_MAX ? s->trust + 1 : TRUST_MAX;
         if (found)
-            s->week = find_week(s, found);
+            note_week(s, find_week(s, found));
         return;
     }
     if (old && s->trust > 0) {
@@ -607,7 +630,7 @@ static void choose_season(struct adapt *s)
         return;
     }
     s->season = found;
-    s->week = found ? find_week(s, found) : 0;
+    s->week = s->doubt = 0;
     s->trust = TRUST;
     forget_pairs(s);
 }
