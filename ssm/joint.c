@@ -48,7 +48,7 @@ struct channel {
     double level[SCALES];                /* smoothed deviation */
     double size[SCALES];                 /* its mean square */
     double self[SCALES];                 /* covariance with itself in units of √size: about 1 */
-    double factor[SCALES], unit[SCALES]; /* at the last factoring: diagonal of the factor, 1/√self */
+    double factor[SCALES], unit[SCALES]; /* at the last factoring: diagonal of the factor, 1/√size */
 };
 
 /* Of the stream. */

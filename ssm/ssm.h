@@ -3,7 +3,8 @@
  *   model   immutable weights, mapped from a model folder; shared by all threads; outlives its engines
  *   engine  one model on one device, with a slab of slots
  *   slot    one stream-channel's whole recurrent state: conv windows, SSM states, normaliser, unfinished
- *           patch, carried forecast, calibrator, online adaptation. A C-channel stream owns C slots.
+ *           patch, carried forecast, calibrator, online adaptation, its part of what its stream's channels
+ *           have in common. A C-channel stream owns C slots.
  *
  * Everything a stream needs to go on is in its slots. All work goes through ssm_advance(): a ragged batch of
  * items, each with its slot and n ≥ 1 new samples (or tokens). For one engine the outputs of a slot depend
