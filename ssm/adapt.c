@@ -25,13 +25,14 @@ enum { BLOCK = 16, BLOCKS = RING / BLOCK };
 enum { KNOTS = 19, MODEL_KNOTS = 14, D = 16, TRIANGLE = D * (D + 1) / 2 };
 enum { WAITING = 8 }; /* forecasts per knot whose target has not come */
 enum { Q_MAX = SSM_ADAPT_QUANTILES };
+enum { PHASES = 24, PHASED = 8 }; /* a season's parts whose errors differ; the shortest season that has them */
 enum { GRIDS = 3, GRID_MAX = 120, LAGS = 48 + 91 + GRID_MAX };
-enum { SEASONS = 14, WINDOW = 64 }; /* averaged over; unit of windows where there is no season */
+enum { SEASONS = 14, FEW = 4, WINDOW = 64 }; /* averaged over; unit of windows where there is no season */
 enum { CATCH_UP = 3, SOLVE_EACH = 2000, SOLVE_EVERY = 4, MIN_PAIRS = 8, WARM = 8 };
 enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again before it is given up */
 
-#define RIDGE_FREE 1e-3  /* prior of the regression, in parts of its features' power: all but none … */
-#define RIDGE_TIED 0.3   /* … and one that only much evidence moves */
+#define RIDGE_FREE 5e-3  /* prior of the regression, in parts of its features' power: all but none … */
+#define RIDGE_TIED 0.1   /* … and one that only much evidence moves */
 #define RIDGE_PAIRS 50.0 /* pairs, in horizons, at which the prior counts twice: those of one horizon overlap */
 #define PAIR_MEMORY 20000.0
 #define LEVERAGE 8.0         /* typical powers of the features beyond which a pair counts no more */
@@ -44,13 +45,15 @@ enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again b
 #define SLOW 512.0
 #define LONG 8192.0
 #define NEAR 16.0         /* horizon to which restlessness matters */
-#define LOSS_MEMORY 200.0 /* forecasts */
+#define LOSS_MEMORY 100.0 /* forecasts */
 #define LOSS_MAX 20.0     /* a loss counts as at most this many usual ones */
 #define SPREAD_MEMORY 100.0
 #define SPREAD_MAX 8.0
 #define SHAPE_PRIOR 20.0 /* independent errors' worth of belief in a Gaussian shape */
 #define SHAPE_FIRST 5.0
 #define SHAPE_STEP 0.02
+#define PHASE_STEP 0.04 /* of the errors at a phase of the season */
+#define PHASE_MIN 0.01
 #define DIP_MIN 0.15   /* a season's differences are this much smaller than those at shorter lags … */
 #define DIP_NOISE 0.65 /* … or this over the root of the number of seasons seen */
 #define DIP_TWICE 0.9  /* so are those at two seasons, against one and a half */
@@ -111,6 +114,7 @@ struct adapt {
     struct record record[KNOTS];
     float model[MODEL_KNOTS][WAITING][Q_MAX]; /* the model's forecasts beside those of the queues */
     float differences[LAGS];
+    float phase[PHASES]; /* errors at a part of the season, in usual ones */
     float ring[RING];
     uint8_t missing[RING / 8];
 };
@@ -259,15 +263,16 @@ static void same_phase(const struct adapt *s, const struct origin *f, uint64_t i
     uint32_t j = 0;
     *first = *few = *all = 0.0;
     for (uint64_t back = 0; j < SEASONS && i >= f->from + back; back += s->season) {
-        double y = value(s, i - back) - f->reference;
-        sum += y;
+        sum += value(s, i - back) - f->reference;
         j++;
         if (j == 1)
-            *first = y;
-        if (j <= 4)
-            *few = sum / j;
-        *all = sum / j;
+            *first = sum;
+        if (j == FEW)
+            *few = sum / FEW;
     }
+    *all = j ? sum / j : 0.0;
+    if (j < FEW)
+        *few = *all;
 }
 
 static void see_origin(const struct adapt *s, uint64_t o, uint64_t from, struct origin *f)
@@ -395,6 +400,8 @@ static void forget_pairs(struct adapt *s)
         memset(r->b, 0, sizeof r->b);
         r->pairs = r->power = r->miss = 0.0;
     }
+    for (int i = 0; i < PHASES; i++)
+        s->phase[i] = 1.0f;
     s->learnt = oldest(s->n);
     s->weight = 1.0;
 }
@@ -679,6 +686,25 @@ static void scales(const struct adapt *s, double *scale)
     }
 }
 
+static uint32_t phase_of(const struct adapt *s, uint64_t i)
+{
+    return (uint32_t)(i % s->season * PHASES / s->season);
+}
+
+/* Of errors at sample i: half way, in proportion, from the usual to what they are at its phase of the season. */
+static double phase_factor(const struct adapt *s, uint64_t i)
+{
+    return s->season < PHASED ? 1.0 : sqrt(fmax(PHASE_MIN, (double)s->phase[phase_of(s, i)]));
+}
+
+static void note_phase(struct adapt *s, uint64_t i, double size)
+{
+    if (s->season < PHASED)
+        return;
+    float *phase = &s->phase[phase_of(s, i)];
+    *phase += (float)(PHASE_STEP * (fmin(size, SPREAD_MAX) - (double)*phase));
+}
+
 static double pinball(const struct ssm_adapt_shape *a, const double *q, double y)
 {
     double sum = 0.0;
@@ -721,12 +747,15 @@ static void note_target(const struct ssm_adapt_shape *a, struct adapt *s, int k,
     const struct forecast *w = &s->queue[k].at[slot];
     struct record *r = &s->record[k];
     double q[Q_MAX], part = fmin(1.0, 2.0 * (knots[k] / WAITING + 4.0) / knots[k]);
+    double scale = (double)w->scale * phase_factor(s, s->n - 1);
+    if (r->spread[FREE] > 0.0f)
+        note_phase(s, s->n - 1, fabs(y - (double)w->point[FREE]) / ((double)w->scale * (double)r->spread[FREE]));
     for (int e = 0; e < OWN; e++) {
-        double error = (y - (double)w->point[e]) / (double)w->scale;
+        double error = (y - (double)w->point[e]) / scale;
         if (r->seen[e] == 0.0f)
             r->spread[e] = (float)fabs(error);
         for (uint32_t i = 0; i < a->n_quantiles; i++)
-            q[i] = (double)w->point[e] + (double)w->scale * (double)r->spread[e] * (double)r->shape[e][i];
+            q[i] = (double)w->point[e] + scale * (double)r->spread[e] * (double)r->shape[e][i];
         note_loss(r, e, pinball(a, q, y));
         note_error(a, r, e, error, part);
     }
@@ -880,8 +909,8 @@ static void mix(const struct adapt *s, struct mixture *m)
     }
 }
 
-static double quantile(const struct adapt *s, const struct mixture *m, struct place p, const double *point, uint32_t i,
-                       const double *model_q)
+static double quantile(const struct adapt *s, const struct mixture *m, struct place p, const double *point,
+                       double factor, uint32_t i, const double *model_q)
 {
     const struct record *r = &s->record[p.k];
     const double *a = model_q ? m->share[p.k] : m->share_own[p.k];
@@ -890,7 +919,7 @@ static double quantile(const struct adapt *s, const struct mixture *m, struct pl
     for (int e = 0; e < OWN; e++) {
         double error =
             between(p, m->width[p.k][e] * (double)r[0].shape[e][i], m->width[p.k + 1][e] * (double)r[1].shape[e][i]);
-        y += between(p, a[e], b[e]) * (point[e] + error);
+        y += between(p, a[e], b[e]) * (point[e] + factor * error);
     }
     return fmax(-(double)FLT_MAX, fmin((double)FLT_MAX, s->anchor + y));
 }
@@ -912,8 +941,9 @@ bool ssm_adapt_forecast(const struct ssm_adapt_shape *a, const void *state, cons
         const double *model = model_q && h <= a->horizon_model ? model_q + (size_t)(h - 1) * Q : NULL;
         struct place p = place_of(h);
         expect(s, &f, h, point);
+        double factor = phase_factor(s, s->n - 1 + h);
         for (uint32_t i = 0; i < Q; i++) {
-            double y = quantile(s, &m, p, point, i, model);
+            double y = quantile(s, &m, p, point, factor, i, model);
             uint32_t k = i;
             for (; k > 0 && out[k - 1] > y; k--)
                 out[k] = out[k - 1];

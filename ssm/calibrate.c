@@ -22,8 +22,7 @@ enum { REFIT = 64 };
 #define TAIL_CLIP 16.0 /* excesses above this many median ones count as this many: one spike is not a heavy tail */
 #define SHAPE_MIN (-0.4)
 #define SHAPE_MAX 0.7
-#define SHAPE_PRIOR 0.2   /* what lies beyond the data is rather heavier than exponential, … */
-#define SHAPE_BELIEF 25.0 /* … with this many excesses' worth of belief */
+#define SHAPE_PRIOR 25.0 /* excesses' worth of belief in an exponential tail */
 #define P_MIN 1e-300
 #define RUN_MEMORY 32.0   /* samples over which −ln p is averaged */
 #define RUN_NORMAL 2.5    /* its mean is 1 when nothing is wrong; above this … */
@@ -155,8 +154,7 @@ static void fit(struct calibrator *s, double memory)
     s->sigma = fmax(b0, 1e-9 + 1e-6 * t);
     if (b0 > 2.0 * b1 && b1 > 0.0) {
         double excesses = TAIL * fmin(0.75 * (double)s->n, 2.0 * memory);
-        double shape =
-            ((2.0 - b0 / (b0 - 2.0 * b1)) * excesses + SHAPE_PRIOR * SHAPE_BELIEF) / (excesses + SHAPE_BELIEF);
+        double shape = (2.0 - b0 / (b0 - 2.0 * b1)) * excesses / (excesses + SHAPE_PRIOR);
         s->shape = fmin(SHAPE_MAX, fmax(SHAPE_MIN, shape));
         s->sigma = fmax(b0 * (1.0 - s->shape), s->sigma * 1e-3); /* keeps the mean excess */
     }

@@ -1,4 +1,5 @@
 """The text of a model folder's README.md."""
+import textwrap
 
 DATA = ("synthetic series only (tools/train/priors.py)",
         "synthetic series (tools/train/priors.py) and real ones (tools/train/pack.py)")
@@ -14,8 +15,9 @@ docs/signal-model.md.
 `tools/train/train.py --config tools/train/{name}.json{pack} --minutes {minutes:g} --seed {seed}` on one {machine}:
 {steps:,} updates, {billions:.2f} billion samples in {seconds} s, averaged weights. Synthetic series drawn by
 tools/train/priors.py (random walks with stochastic volatility, compound growth, seasons within seasons, composed
-kernels, pulse trains, sound-like bursts, steps, counts …), some with values missing or unevenly spaced. {real} Licence:
-Apache-2.0, like the code.
+kernels, pulse trains, sound-like bursts, steps, counts …), some with values missing or unevenly spaced. {real}
+
+Licence: Apache-2.0, like the code.
 
 ## What it measures
 On real series that training did not see (of the ECG, only an earlier part), each streamed once from a fresh state;
@@ -36,16 +38,23 @@ def real_part(facts):
     if not facts["real_series"]:
         return "No recording of any kind was trained on."
     sources = ", ".join(f"{name} {count}" for name, count in facts["real_series"].items())
-    return (f"{100 * facts['real_share']:g} % of the series\nare stretches of real ones, packed by tools/train/pack.py, which lists "
+    return (f"{100 * facts['real_share']:g} % of the series are stretches of real ones, packed by tools/train/pack.py, which lists "
             f"origins and licences (source and number of series: {sources}).")
+
+
+def wrapped(paragraph):
+    head, _, rest = paragraph.partition("\n") if paragraph.startswith("#") else ("", "", paragraph)
+    return "\n".join(filter(None, [head, textwrap.fill(rest, 120, break_long_words=False, break_on_hyphens=False)]))
 
 
 def text(name, cfg, net, facts, machine, table):
     backbone, head = cfg["backbone"], cfg["heads"]["forecast"]
-    return TEMPLATE.format(
+    filled = TEMPLATE.format(
         name=name, patch=cfg["input"]["patch"], layers=backbone["n_layer"], width=backbone["d_model"],
         state=backbone["d_state"], params=sum(p.numel() for p in net.parameters()), horizon=head["horizon"],
         levels=", ".join(f"{q:g}" for q in head["quantiles"]), minutes=facts["seconds"] / 60, seed=facts["seed"],
         machine=machine, pack=" --pack PACK.npz" if facts["real_series"] else "", real=real_part(facts),
         steps=facts["steps"], billions=facts["samples_seen"] / 1e9, seconds=facts["seconds"],
-        table=table or "(not measured yet: `tools/train/evaluate.py FOLDER --card`)")
+        table="{table}")
+    body = "\n\n".join(wrapped(p) for p in filled.strip().split("\n\n")) + "\n"
+    return body.replace("{table}", table or "(not measured yet: `tools/train/evaluate.py FOLDER --card`)")

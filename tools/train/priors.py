@@ -414,7 +414,7 @@ def jobs(r, S, L):
 FAMILIES = {  # weights of drawing
     gaussian_process: 0.8, kernels: 1.5, power_law: 1.2, resonators: 1.2,
     random_walk: 1.5, price: 1.5, growth: 1.0, mean_reverting: 1.2, switching: 1.0, noise: 0.5,
-    seasonal: 2.0, calendar: 3.5, chirp: 0.4, waveform: 0.6,
+    seasonal: 2.0, calendar: 5.0, chirp: 0.4, waveform: 0.6,
     heartbeat: 1.8, pulses: 0.8, voice: 1.5,
     steps: 0.7, events: 0.6, counts: 0.6, intermittent: 0.5, jobs: 1.5,
 }
