@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "daemon/input.h"
+#include "ssm/checksum.h"
 
 enum { WAITING_MAX = 64 << 20, PORTION_NS = 1000000 };
 
@@ -36,12 +37,22 @@ static size_t padded(size_t n)
     return (n + 7) / 8 * 8;
 }
 
-/* Where a replay has to go on. */
-static int64_t judged(const struct md_course *c)
+uint64_t md_row_mark(struct io_block *b, uint32_t row)
 {
-    const struct io_block *b = c->mine;
+    size_t bytes = b->channels * io_sample_bytes(b->type);
+    uint64_t mark = ssm_checksum(bytes, b->data + row * bytes, bytes);
 
-    return b && c->at > 0 && b->seq != IO_SEQ_NONE ? b->seq + c->at : c->judged;
+    return b->timed ? ssm_checksum(mark, io_block_times(b) + row, sizeof(int64_t)) : mark;
+}
+
+/* Where a replay has to go on. */
+static void save_place(struct md_saved_stream *saved, const struct md_course *c)
+{
+    struct io_block *b = c->mine;
+    bool within = b && c->at > 0 && b->seq != IO_SEQ_NONE;
+
+    saved->judged = within ? b->seq + c->at : c->judged;
+    saved->mark = within ? md_row_mark(b, c->at - 1) : c->mark;
 }
 
 static int copy_slots(struct ssm_engine *engine, const struct io_stream *s, uint8_t *to)
@@ -99,7 +110,7 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const
     saved->irregular = s->irregular;
     saved->open = open;
     saved->rate = s->rate;
-    saved->judged = judged(c);
+    save_place(saved, c);
     saved->slot_bytes = slot;
     memcpy(&saved->time, &c->time, sizeof c->time);
     to += sizeof *saved;

@@ -23,6 +23,7 @@ struct md_saved_stream {
     uint8_t irregular, open, pad[2];
     double rate;
     int64_t judged;      /* row behind the last one that was taken or refused, by the source's numbers; IO_SEQ_NONE */
+    uint64_t mark;       /* of that last one */
     uint64_t slot_bytes; /* of each of `channels`; 0: none are saved */
     struct md_timeline time;
 };
@@ -57,6 +58,9 @@ void md_cut_touch(struct md_scheduler *sch, struct io_stream *s);
 bool md_cut_sweep(struct md_scheduler *sch);
 /* Engine: the stream is about to leave the list of open ones. */
 void md_cut_leaves(struct md_scheduler *sch, const struct io_stream *s);
+
+/* Of a row's values and, where it has one, its time. */
+uint64_t md_row_mark(struct io_block *b, uint32_t row);
 
 /* The stream's record as it is now; NULL: out of memory. `open`: with its slots, engine idle. */
 struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const struct io_stream *s);

@@ -8,6 +8,7 @@
 #include <sysexits.h>
 #include <unistd.h>
 
+#include "daemon/cut.h"
 #include "daemon/publisher.h"
 #include "io/wire.h"
 
@@ -94,6 +95,8 @@ static int host_stream(void *self, const struct io_stream_desc *desc, struct io_
     return r ? refuse(in, r, desc) : 0;
 }
 
+static void host_note(void *self, struct io_stream *s, const char *event, const char *reason, int64_t from, int64_t to);
+
 /* ---- a source that begins again from its first row --------------------------------------------------------------- */
 
 /* The block's first n rows go; the time of those that stay follows from what the stream knows. */
@@ -114,14 +117,34 @@ static void cut_rows(struct io_block *b, uint32_t n)
     b->t_ns = to[0];
 }
 
+/* The last row that was taken is here, and is another: so is the file. What was passed over of it is lost, and said. */
+static void another_file(struct md_input *in, struct io_stream *s, struct io_block *b)
+{
+    int64_t from = s->replay.from;
+
+    s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    md_log(MD_WARN, s->id, "not the file that the snapshot knows: its first %" PRId64 " rows were passed over", from);
+    md_bump(&in->counters.errors[IO_R_FILE], 1);
+    md_add(&in->counters.discarded[IO_R_FILE], (uint64_t)from * s->channels);
+    host_note(in, s, "gap", "rotation", 0, from - 1);
+    b->flags |= IO_RESET;
+}
+
 /* Whether all of the block was taken before the snapshot. Else nothing more is held back. */
-static bool seen_before(struct io_stream *s, struct io_block *b)
+static bool seen_before(struct md_input *in, struct io_stream *s, struct io_block *b)
 {
     struct md_replay *r = &s->replay;
     bool anew = b->flags & (IO_START | IO_RESET);
+    int64_t last; /* the row that the mark is of */
 
     if (r->from == IO_SEQ_NONE || (b->flags & MD_NOTE))
         return false;
+    last = b->seq == IO_SEQ_NONE ? -1 : r->from - 1 - b->seq;
+    if (!anew && last >= 0 && last < b->n && md_row_mark(b, (uint32_t)last) != r->mark) {
+        cut_rows(b, (uint32_t)last + 1);
+        another_file(in, s, b);
+        return false;
+    }
     if (!anew && b->seq != IO_SEQ_NONE && b->seq + b->n <= r->from && !(b->flags & IO_END))
         return true;
     if (!anew && b->seq != IO_SEQ_NONE && b->seq < r->from)
@@ -134,7 +157,7 @@ static int host_push(void *self, struct io_stream *s, struct io_block *b)
     struct md_input *in = self;
     int r;
 
-    if (seen_before(s, b)) {
+    if (seen_before(in, s, b)) {
         io_block_put(in->host.pool, b);
         return 0;
     }
@@ -153,7 +176,7 @@ static void host_end(void *self, struct io_stream *s)
 
 static int64_t host_resume(void *self, struct io_stream *s)
 {
-    return s->replay.from == IO_SEQ_NONE ? 0 : s->replay.from;
+    return s->replay.from == IO_SEQ_NONE || s->replay.from == 0 ? 0 : s->replay.from - 1; /* where the mark is */
 }
 
 /* The event travels as a block, so that it keeps its place among the rows. Without memory for it, it is lost: the log

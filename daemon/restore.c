@@ -85,9 +85,10 @@ static void continue_stream(struct tally *t, struct io_stream *s, const struct m
 
     c->time = saved->time;
     c->judged = saved->judged;
+    c->mark = saved->mark;
     c->returning = true;
     if (replays)
-        s->replay = (struct md_replay){saved->judged, !saved->open};
+        s->replay = (struct md_replay){saved->judged, saved->mark, !saved->open};
     if (!saved->open)
         return;
     if (saved->slot_bytes && (replays || t->d->restored.head.clean) && t->same_model[conf->model] &&

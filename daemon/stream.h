@@ -62,7 +62,8 @@ struct md_course {
     int64_t last_ns;                         /* when the last block came */
     struct md_restored restored;
     int64_t lost;   /* a snapshot that ends here could not be gone on from: that is said as a gap; or IO_SEQ_NONE */
-    int64_t judged; /* the row behind the last one of a finished block, by the source's numbers, or IO_SEQ_NONE */
+    int64_t judged; /* the row behind the last one of a finished block, by the source's numbers, or IO_SEQ_NONE; */
+    uint64_t mark;  /* that last row, by which its file is known again: md_row_mark() */
     uint32_t at, held_rows, n_runs, cap_runs;
     uint32_t cut; /* number of the last cut that this stream was copied for */
     bool silent;
@@ -76,7 +77,8 @@ struct md_course {
 /* A replayable source that begins again from its first row: rows up to where the snapshot was are let through
  * unseen. */
 struct md_replay {
-    int64_t from; /* first row that is wanted, or IO_SEQ_NONE: all */
+    int64_t from;  /* first row that is wanted, or IO_SEQ_NONE: all */
+    uint64_t mark; /* of the row before it */
     bool quiet;   /* the stream had ended; unless more rows come its end is none */
 };
 

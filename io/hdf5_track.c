@@ -321,9 +321,10 @@ static void resume(struct io_hdf5_track *t, const struct io_hdf5_input *in)
 {
     uint64_t row = in->host.resume ? (uint64_t)in->host.resume(in->host.self, t->stream) : 0;
 
-    if (t->next == 0)
-        t->next = row;
-    if (t->next > t->end)
+    if (t->next > 0 || row == 0)
+        return;
+    t->next = row;
+    if (row >= t->end)
         io_hdf5_track_restart(t, in, "truncation");
 }
 

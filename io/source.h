@@ -104,8 +104,8 @@ struct io_host {
     /* An event to be published on the stream: "gap", "restore", "error", … */
     void (*note)(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from, int64_t to);
     void (*received)(void *self, uint64_t messages, uint64_t bytes);
-    /* First row that is wanted of a stream that stream() has just given: those before it were taken before a restart and
-     * are let through unseen. 0: all. A source that can go there at once may; the others begin at row 0. */
+    /* First row that is to be pushed of a stream that stream() has just given: the last one that was taken before a
+     * restart, by which the file is known again. It and those before it are let through unseen. 0: all. A source that can go there at once may; the others begin at row 0. */
     int64_t (*resume)(void *self, struct io_stream *stream);
 };
 

@@ -26,7 +26,7 @@ struct options {
     uint64_t messages;
     double per_second;
     unsigned burst;
-    const char *families;
+    const char *families, *snapshots;
     bool json;
 };
 
@@ -69,6 +69,7 @@ static const char help[] =
     "      --burst N          messages sent together, of N streams (default 64); the pauses in between keep the rate\n"
     "      --families LIST    families published, of prediction,embedding,anomaly,channel_anomaly (default: first\n"
     "                         anomaly alone, then prediction,embedding,anomaly: what a further message costs)\n"
+    "      --snapshots D      a snapshot every D (a duration), to a temporary folder\n"
     "      --json             one JSON object per line\n"
     "      --help\n";
 
@@ -138,7 +139,7 @@ static unsigned read_threads(struct thread_time *t)
 static int start_daemon(struct bench *b, const char *families)
 {
     static const char *const names[] = {"prediction", "embedding", "anomaly", "channel_anomaly"};
-    char yaml[2048], publish[256] = "", reterr[IO_ERR];
+    char yaml[2048], publish[256] = "", state[128] = "", reterr[IO_ERR];
     bool null = !strcmp(b->o->device, "null");
 
     for (unsigned i = 0; i < FAMILIES_MAX; i++) {
@@ -149,13 +150,15 @@ static int start_daemon(struct bench *b, const char *families)
                  : i == 0 ? "{horizon: 16, quantiles: [0.1, 0.5, 0.9]}"
                           : "true");
     }
+    if (b->o->snapshots)
+        snprintf(state, sizeof state, "state: {dir: '%s/state', interval: %s}\n", b->dir, b->o->snapshots);
     snprintf(yaml, sizeof yaml,
              "models: {model: {path: '%s', device: '%s', weights: %s, state: %s, slots: %u}}\n"
              "inputs: {in: {type: zmq, pattern: pull, bind: '%s', rate: 100}}\n"
              "outputs: {out: {type: zmq, bind: '%s', hwm: 10000000}}\n"
-             "streams: {'*': {publish: {%s}}}\n",
+             "streams: {'*': {publish: {%s}}}\n%s",
              b->o->preset, null ? "cpu" : b->o->device, b->o->weights, b->o->state, b->o->streams, b->in, b->out,
-             publish);
+             publish, state);
     md_log_setup(MD_ERROR, MD_LOG_TEXT);
     if (md_config_parse("bench", yaml, NULL, 0, true, stderr, &b->config))
         return EX_USAGE;
@@ -280,6 +283,21 @@ static double us_per_message(const struct bench *b)
     return 1e6 * b->cpu / (double)b->o->messages;
 }
 
+static void print_snapshots(struct bench *b)
+{
+    json_t *status = md_daemon_status(b->daemon), *s = json_object_get(status, "snapshots");
+    json_t *seconds = json_object_get(s, "duration_seconds");
+
+    printf(
+        "  %.0f snapshots, %.0f failed, of %.0f streams and %.1f MiB; p50 %.3f s, longest %.3f s; longest latency of a "
+        "message %.2f ms\n",
+        json_number_value(json_object_get(s, "written_total")), json_number_value(json_object_get(s, "failed_total")),
+        json_number_value(json_object_get(s, "streams")), json_number_value(json_object_get(s, "bytes")) / (1 << 20),
+        json_number_value(json_object_get(seconds, "p50")), json_number_value(json_object_get(seconds, "max")),
+        1e-6 * (double)md_read(&b->latency.max));
+    json_decref(status);
+}
+
 static void print_text(struct bench *b, const char *families)
 {
     json_t *latency = md_hist_json(&b->latency);
@@ -293,6 +311,8 @@ static void print_text(struct bench *b, const char *families)
            1e3 * json_number_value(json_object_get(latency, "p50")),
            1e3 * json_number_value(json_object_get(latency, "p99")), 100 * b->busy);
     json_decref(latency);
+    if (b->o->snapshots)
+        print_snapshots(b);
     printf("  CPU per message in, with its %.2f out: %.2f us\n", b->published / (double)b->o->messages,
            us_per_message(b));
     for (unsigned i = 0; i < b->n_threads; i++)
@@ -323,6 +343,23 @@ static void print_json(struct bench *b, const char *families)
     json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(5));
     putchar('\n');
     json_decref(o);
+}
+
+static void remove_state(const char *dir)
+{
+    char path[512];
+    struct dirent *e;
+
+    snprintf(path, sizeof path, "%s/state", dir);
+    DIR *d = opendir(path);
+    while (d && (e = readdir(d))) {
+        snprintf(path, sizeof path, "%s/state/%s", dir, e->d_name);
+        unlink(path);
+    }
+    if (d)
+        closedir(d);
+    snprintf(path, sizeof path, "%s/state", dir);
+    rmdir(path);
 }
 
 static int measure(const struct options *o, const char *families, double *ret_us, double *ret_out)
@@ -361,6 +398,8 @@ end:
     bench_peer_stop(&b.subscriber);
     unlink(b.in + strlen("ipc://"));
     unlink(b.out + strlen("ipc://"));
+    if (o->snapshots)
+        remove_state(b.dir);
     rmdir(b.dir);
     return code;
 }
@@ -388,6 +427,7 @@ static int parse(int argc, char **argv, struct options *o)
                                           {"rate", required_argument, NULL, 'r'},
                                           {"burst", required_argument, NULL, 'b'},
                                           {"families", required_argument, NULL, 'f'},
+                                          {"snapshots", required_argument, NULL, 'x'},
                                           {"json", no_argument, NULL, 'j'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
@@ -421,6 +461,8 @@ static int parse(int argc, char **argv, struct options *o)
             o->burst = (unsigned)v;
         else if (c == 'f')
             o->families = optarg;
+        else if (c == 'x')
+            o->snapshots = optarg;
         else if (c == 'j')
             o->json = true;
         if (c == '?' || !ok) {

@@ -180,6 +180,37 @@ class Resume(unittest.TestCase):
                 for i, (x, y) in enumerate(zip(a[key], b[key])):
                     self.assertEqual(x, y, f"{key}, row {i}")
 
+    def events(self, path, name):
+        with open(path, encoding="utf-8") as f:
+            lines = [json.loads(line) for line in f]
+        return [m for m in lines if m["topic"].startswith("event/") and m["event"] == name]
+
+    def test_files_that_grow_or_change(self):
+        """What was added is taken in a new epoch, without the rows before; another file under the same name is noticed."""
+        self.csvs(1, 1000)
+        config = self.config("c", f"{{type: csv, files: '{self.dir}/in-0.csv'}}", "  o: {type: jsonl, path: OUT.jsonl}\n", True)
+        path, out = os.path.join(self.dir, "in-0.csv"), config + ".jsonl"
+        self.finish(config)
+        before = os.path.getsize(out)
+        self.finish(config)
+        rows = rows_of_lines(out)
+        self.assertEqual([len(rows[key]) for key in rows if key[1] == "anomaly"], [1000])
+        self.assertGreaterEqual(os.path.getsize(out), before)
+        with open(path, "a", encoding="utf-8") as f:
+            f.write("1,2\n" * 8)
+        self.finish(config)
+        rows = [r for key, of in rows_of_lines(out).items() if key[1] == "anomaly" for r in of]
+        self.assertEqual([r[1] for r in rows], list(range(1008)))
+        self.assertEqual([json.loads(r[3])["epoch"] for r in rows], [0] * 1000 + [1] * 8)
+        self.assertEqual(self.events(out, "gap"), [])
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("a,b\n" + "7,8\n" * 1100)
+        self.finish(config)
+        gap, = self.events(out, "gap")
+        self.assertEqual((gap["reason"], gap["from_seq"], gap["to_seq"]), ("rotation", 0, 1007))
+        rows = [r for key, of in rows_of_lines(out).items() if key[1] == "anomaly" for r in of]
+        self.assertEqual([r[1] for r in rows], list(range(1100)))
+
     def test_csv(self):
         self.csvs(4, 20000)
         self.check_lines(f"{{type: csv, files: '{self.dir}/in-*.csv'}}")
