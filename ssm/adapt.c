@@ -47,6 +47,9 @@ enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again b
 #define NEAR 16.0         /* horizon to which restlessness matters */
 #define LOSS_MEMORY 100.0 /* forecasts */
 #define LOSS_MAX 20.0     /* a loss counts as at most this many usual ones */
+#define GAIN_STEP 0.15    /* of exponentiated gradient, in losses of the best expert … */
+#define GAIN_MEMORY 100.0
+#define SLOPE_MAX 2.0
 #define SPREAD_MEMORY 100.0
 #define SPREAD_MAX 8.0
 #define SHAPE_PRIOR 20.0 /* independent errors' worth of belief in a Gaussian shape */
@@ -95,6 +98,7 @@ struct queue {
 
 struct record { /* of the experts' accuracy at a knot */
     float seen[EXPERTS], loss[EXPERTS];
+    float gain[EXPERTS];     /* logarithm of what a share is multiplied by */
     float spread[OWN];       /* mean absolute error in scales */
     float shape[OWN][Q_MAX]; /* quantiles of the error in spreads */
 };
@@ -127,6 +131,11 @@ size_t ssm_adapt_bytes(void)
 }
 
 /* ---- history ---------------------------------------------------------------------------------------------- */
+
+static double limited(double x)
+{
+    return fmax(-VALUE_MAX, fmin(VALUE_MAX, x));
+}
 
 static double value(const struct adapt *s, uint64_t i)
 {
@@ -200,7 +209,7 @@ static void rebase(struct adapt *s)
  * so that a new level is soon believed. */
 static double tamed(struct adapt *s, double y)
 {
-    y = fmax(-VALUE_MAX, fmin(VALUE_MAX, y));
+    y = limited(y);
     if (s->n == 0)
         return y;
     double before = value(s, s->n - 1), d = y - before;
@@ -740,6 +749,7 @@ static double pinball(const struct ssm_adapt_shape *a, const double *q, double y
 
 static void note_loss(struct record *r, int e, double loss)
 {
+    loss = fmin(loss, VALUE_MAX * Q_MAX);
     r->seen[e] += 1.0f;
     if (r->seen[e] > WARM)
         loss = fmin(loss, LOSS_MAX * (double)r->loss[e]);
@@ -765,28 +775,73 @@ static void note_error(const struct ssm_adapt_shape *a, struct record *r, int e,
     }
 }
 
+/* Shares of the experts at a knot: as the eighth power of the loss falls, times what the gradient has earned them. One
+ * not yet seen counts as slightly worse than the best. */
+static void shares(const struct record *r, bool with_model, double *share)
+{
+    double best = INFINITY, sum = 0.0;
+    int n = with_model ? EXPERTS : OWN;
+    share[MODEL] = 0.0;
+    for (int e = 0; e < n; e++)
+        if (r->seen[e] > 0.0f)
+            best = fmin(best, (double)r->loss[e]);
+    for (int e = 0; e < n; e++) {
+        double x = r->seen[e] > 0.0f && r->loss[e] > 0.0f ? best / (double)r->loss[e] : r->seen[e] > 0.0f ? 1.0 : 0.9;
+        x *= x;
+        x *= x;
+        sum += share[e] = x * x * exp((double)r->gain[e]);
+    }
+    for (int e = 0; e < n; e++)
+        share[e] /= sum;
+}
+
+/* Exponentiated gradient of the mixture's loss in the shares: an expert gains where more of it would have been better.
+ */
+static void note_mixture(const struct ssm_adapt_shape *a, struct record *r, bool with_model, double q[EXPERTS][Q_MAX],
+                         double y)
+{
+    double share[EXPERTS], slope[EXPERTS] = {0}, least = INFINITY;
+    int n = with_model ? EXPERTS : OWN;
+    shares(r, with_model, share);
+    for (uint32_t i = 0; i < a->n_quantiles; i++) {
+        double mixed = 0.0;
+        for (int e = 0; e < n; e++)
+            mixed += share[e] * q[e][i];
+        for (int e = 0; e < n; e++)
+            slope[e] += ((y < mixed ? 1.0 : 0.0) - (double)a->levels[i]) * (q[e][i] - mixed);
+    }
+    for (int e = 0; e < n; e++)
+        least = r->seen[e] > 0.0f ? fmin(least, (double)r->loss[e]) : least;
+    if (!(least > 0.0 && least <= VALUE_MAX * Q_MAX))
+        return;
+    for (int e = 0; e < n; e++) {
+        double earned = GAIN_STEP * fmax(-SLOPE_MAX, fmin(SLOPE_MAX, slope[e] / least));
+        r->gain[e] = (float)((double)r->gain[e] * (1.0 - 1.0 / GAIN_MEMORY) - earned);
+    }
+}
+
 static void note_target(const struct ssm_adapt_shape *a, struct adapt *s, int k, uint32_t slot, double y)
 {
     const struct forecast *w = &s->queue[k].at[slot];
     struct record *r = &s->record[k];
-    double q[Q_MAX], part = fmin(1.0, 2.0 * (knots[k] / WAITING + 4.0) / knots[k]);
+    double q[EXPERTS][Q_MAX], part = fmin(1.0, 2.0 * (knots[k] / WAITING + 4.0) / knots[k]);
     double scale = (double)w->scale * phase_factor(s, s->n - 1);
+    bool model = k < MODEL_KNOTS && !isnan(s->model[k][slot][0]);
     if (r->spread[FREE] > 0.0f)
         note_phase(s, s->n - 1, fabs(y - (double)w->point[FREE]) / ((double)w->scale * (double)r->spread[FREE]));
     for (int e = 0; e < OWN; e++) {
-        double error = (y - (double)w->point[e]) / scale;
         if (r->seen[e] == 0.0f)
-            r->spread[e] = (float)fabs(error);
+            r->spread[e] = (float)fabs(limited((y - (double)w->point[e]) / scale));
         for (uint32_t i = 0; i < a->n_quantiles; i++)
-            q[i] = (double)w->point[e] + scale * (double)r->spread[e] * (double)r->shape[e][i];
-        note_loss(r, e, pinball(a, q, y));
-        note_error(a, r, e, error, part);
+            q[e][i] = (double)w->point[e] + scale * (double)r->spread[e] * (double)r->shape[e][i];
     }
-    if (k >= MODEL_KNOTS || isnan(s->model[k][slot][0]))
-        return;
-    for (uint32_t i = 0; i < a->n_quantiles; i++)
-        q[i] = (double)s->model[k][slot][i];
-    note_loss(r, MODEL, pinball(a, q, y));
+    for (uint32_t i = 0; model && i < a->n_quantiles; i++)
+        q[MODEL][i] = (double)s->model[k][slot][i];
+    note_mixture(a, r, model, q, y);
+    for (int e = 0; e < (model ? EXPERTS : OWN); e++)
+        note_loss(r, e, pinball(a, q[e], y));
+    for (int e = 0; e < OWN; e++)
+        note_error(a, r, e, limited((y - (double)w->point[e]) / scale), part);
 }
 
 /* Sample i, just appended, against what was expected of it. */
@@ -890,28 +945,8 @@ void ssm_adapt_note_model(const struct ssm_adapt_shape *a, void *state, const do
         if (q->count == 0 || q->at[slot].target != o + knots[k])
             continue;
         for (uint32_t i = 0; i < a->n_quantiles; i++)
-            s->model[k][slot][i] = (float)(model_q[(size_t)(knots[k] - 1) * a->n_quantiles + i] - s->anchor);
+            s->model[k][slot][i] = (float)limited(model_q[(size_t)(knots[k] - 1) * a->n_quantiles + i] - s->anchor);
     }
-}
-
-/* Shares of the experts at a knot: as the eighth power of the loss falls. One that was not yet seen counts as slightly
- * worse than the best. */
-static void shares(const struct record *r, bool with_model, double *share)
-{
-    double best = INFINITY, sum = 0.0;
-    int n = with_model ? EXPERTS : OWN;
-    share[MODEL] = 0.0;
-    for (int e = 0; e < n; e++)
-        if (r->seen[e] > 0.0f)
-            best = fmin(best, (double)r->loss[e]);
-    for (int e = 0; e < n; e++) {
-        double x = r->seen[e] > 0.0f && r->loss[e] > 0.0f ? best / (double)r->loss[e] : r->seen[e] > 0.0f ? 1.0 : 0.9;
-        x *= x;
-        x *= x;
-        sum += share[e] = x * x;
-    }
-    for (int e = 0; e < n; e++)
-        share[e] /= sum;
 }
 
 /* The experts' quantiles at h, and those of the model (NULL: it says nothing), averaged. */
