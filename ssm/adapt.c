@@ -6,8 +6,8 @@
  * ridge regression from features to target is kept as normal equations; in between, its coefficients are interpolated.
  * That regression at two strengths of its prior, the last value, the seasonal naive forecast, and a long mean are the
  * experts; the model is one more. Each expert's errors at each knot are tracked as quantiles, and the quantiles of all
- * of them are averaged with weights that fall steeply with recent loss. The season is looked for by comparing the
- * history with itself at one lag a sample.
+ * of them are averaged, with shares that fall steeply with recent loss and follow the gradient of the average's own.
+ * The season is looked for by comparing the history with itself at one lag a sample.
  *
  * Stability is by construction: forecasts are direct, never iterated; a pair of features and target has a bounded
  * weight however large it is; a linear forecast stays within a few times its largest feature; a jump of thousands of
@@ -28,13 +28,15 @@ enum { Q_MAX = SSM_ADAPT_QUANTILES };
 enum { PHASES = 24, PHASED = 8 }; /* a season's parts whose errors differ; the shortest season that has them */
 enum { GRIDS = 3, GRID_MAX = 120, LAGS = 48 + 91 + GRID_MAX };
 enum { SEASONS = 14, FEW = 4, WINDOW = 64 }; /* averaged over; unit of windows where there is no season */
-enum { CATCH_UP = 3, SOLVE_EACH = 2000, SOLVE_EVERY = 4, MIN_PAIRS = 8, WARM = 8 };
+enum { CATCH_UP = 3 };                       /* targets learnt per sample while some are behind */
+enum { SOLVE_EACH = 2000, SOLVE_EVERY = 4 }; /* samples up to which each solves a knot's regression; later: every */
+enum { MIN_PAIRS = 8, WARM = 8 };
 enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again before it is given up */
 
-#define RIDGE_FREE 5e-3  /* prior of the regression, in parts of its features' power: all but none … */
-#define RIDGE_TIED 0.1   /* … and one that only much evidence moves */
-#define RIDGE_PAIRS 50.0 /* pairs, in horizons, at which the prior counts twice: those of one horizon overlap */
-#define PAIR_MEMORY 20000.0
+#define RIDGE_FREE 5e-3      /* prior of the regression, in parts of its features' power: all but none … */
+#define RIDGE_TIED 0.1       /* … and one that only much evidence moves */
+#define RIDGE_PAIRS 50.0     /* pairs, in horizons, at which the prior counts twice: those of one horizon overlap */
+#define PAIR_MEMORY 20000.0  /* samples after which a pair counts e times less */
 #define LEVERAGE 8.0         /* typical powers of the features beyond which a pair counts no more */
 #define MISS_MAX 4.0         /* typical misses beyond which a pair's target counts no more */
 #define EXTRAPOLATE 3.0      /* largest features that a linear forecast may move from the reference */
@@ -50,19 +52,19 @@ enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again b
 #define GAIN_STEP 0.15    /* of exponentiated gradient, in losses of the best expert … */
 #define GAIN_MEMORY 100.0
 #define SLOPE_MAX 2.0
-#define SPREAD_MEMORY 100.0
-#define SPREAD_MAX 8.0
-#define SHAPE_PRIOR 20.0 /* independent errors' worth of belief in a Gaussian shape */
-#define SHAPE_FIRST 5.0
-#define SHAPE_STEP 0.02
-#define PHASE_STEP 0.04 /* of the errors at a phase of the season */
-#define PHASE_MIN 0.01  /* of usual errors */
-#define DIP_MIN 0.15    /* a season's differences are this much smaller than those at shorter lags … */
-#define DIP_NOISE 0.65  /* … or this over the root of the number of seasons seen */
-#define DIP_TWICE 0.9   /* so are those at two seasons, against one and a half */
-#define DIP_SHARE 0.6   /* of the deepest dip, for the first one as deep as this is the season */
-#define WEEK_DIP 0.15   /* as DIP_MIN, of a multiple of the season among multiples */
-#define BETTER 0.93     /* a season takes another's place where its differences are this much smaller */
+#define SPREAD_MEMORY 100.0 /* independent errors */
+#define SPREAD_MAX 8.0      /* an error counts as at most this many usual ones */
+#define SHAPE_PRIOR 20.0    /* independent errors' worth of belief in a Gaussian shape */
+#define SHAPE_FIRST 5.0     /* step of a quantile per independent error, over their number, in spreads … */
+#define SHAPE_STEP 0.02     /* … and what it never falls below */
+#define PHASE_STEP 0.04     /* of the errors at a phase of the season */
+#define PHASE_MIN 0.01      /* of usual errors */
+#define DIP_MIN 0.15        /* a season's differences are this much smaller than those at shorter lags … */
+#define DIP_NOISE 0.65      /* … or this over the root of the number of seasons seen */
+#define DIP_TWICE 0.9       /* so are those at two seasons, against one and a half */
+#define DIP_SHARE 0.6       /* of the deepest dip, for the first one as deep as this is the season */
+#define WEEK_DIP 0.15       /* as DIP_MIN, of a multiple of the season among multiples */
+#define BETTER 0.93         /* a season takes another's place where its differences are this much smaller */
 #define RESCALE 1e100
 
 static const uint16_t knots[KNOTS] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768};
