@@ -117,10 +117,16 @@ static int refuse_stream(struct md_scheduler *sch, struct io_stream *s)
     return end;
 }
 
-static int keep_runs(struct md_course *c, const struct md_run *runs, uint32_t n)
+/* Runs of `rows` rows. */
+static int keep_runs(struct md_course *c, const struct md_run *runs, uint32_t n, uint64_t rows)
 {
-    struct md_run *to = n > c->cap_runs ? realloc(c->runs, n * sizeof *to) : c->runs;
+    struct md_run *to;
 
+    for (uint32_t i = 0; i < n; i++)
+        rows -= runs[i].n;
+    if (rows)
+        return -EBADMSG;
+    to = n > c->cap_runs ? realloc(c->runs, n * sizeof *to) : c->runs;
     if (n && !to)
         return -ENOMEM;
     c->runs = to;
@@ -147,7 +153,7 @@ static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
                              (size_t)c->restored.saved->slot_bytes, &exact, reterr);
     }
     if (r == 0)
-        r = keep_runs(c, parts.runs, c->restored.saved->n_runs);
+        r = keep_runs(c, parts.runs, c->restored.saved->n_runs, c->restored.saved->time.rows % s->plan->info->patch);
     if (r == 0) {
         c->time = c->restored.saved->time;
         return 0;

@@ -255,13 +255,28 @@ static int cut_file(hid_t file, const char *path, const uint64_t *counts, char *
     return r;
 }
 
+/* A segment made after the position. Its writer may have been killed while it made it: then it is no HDF5 file yet, and
+ * is set aside, so that no reader takes it for one. */
+static int empty_file(const char *path, char *reterr)
+{
+    const uint64_t none[IO_POSITION_COUNTS] = {0};
+    char aside[PATH_MAX + 8], why[IO_ERR];
+
+    if (cut_file(open_left(path), path, none, why) == 0)
+        return 0;
+    snprintf(aside, sizeof aside, "%s.torn", path);
+    if (rename(path, aside) == 0)
+        return 0;
+    snprintf(reterr, IO_ERR, "%.400s", why);
+    return -EIO;
+}
+
 int io_hdf5_segment_cut(const char *base, const struct io_position *position, char *reterr)
 {
     const char *slash = strrchr(base, '/'), *stem = slash ? slash + 1 : base;
     const char *name = strrchr(position->path, '/') ? strrchr(position->path, '/') + 1 : position->path;
     unsigned long number = segment_number(name, stem), last;
     char path[PATH_MAX];
-    const uint64_t none[IO_POSITION_COUNTS] = {0};
     int r = access(position->path, F_OK) == 0
                 ? cut_file(open_left(position->path), position->path, position->counts, reterr)
                 : 0;
@@ -269,12 +284,9 @@ int io_hdf5_segment_cut(const char *base, const struct io_position *position, ch
     if (r || !number)
         return r;
     r = last_segment(base, &last, reterr);
-    for (number++; r == 0 && number <= last; number++) {
-        segment_path(base, number, path);
-        hid_t file = open_left(path);
-        if (file >= 0) /* else it is not there, or was torn while it was made */
-            r = cut_file(file, path, none, reterr);
-    }
+    for (number++; r == 0 && number <= last; number++)
+        if (segment_path(base, number, path) < PATH_MAX && access(path, F_OK) == 0)
+            r = empty_file(path, reterr);
     return r;
 }
 

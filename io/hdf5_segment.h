@@ -28,7 +28,7 @@ int io_hdf5_segment_write(struct io_hdf5_segment *s, bool sync, char *reterr);
 /* As io_hdf5_segment_write() with `sync`, and on to the disk: how many rows each table has, and in which file. */
 int io_hdf5_segment_mark(struct io_hdf5_segment *s, struct io_position *ret, char *reterr);
 /* Takes the rows behind a position away again, from its file and from the segments made after it. A file that is no
- * longer there is left alone. Before io_hdf5_segment_make(). */
+ * longer there is left alone; one that was torn while it was made becomes *.torn. Before io_hdf5_segment_make(). */
 int io_hdf5_segment_cut(const char *base, const struct io_position *position, char *reterr);
 
 int io_hdf5_segment_close(struct io_hdf5_segment *s,

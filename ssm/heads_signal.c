@@ -1,8 +1,8 @@
 /* heads_signal.c: what a signal model says about its rows, in time order per entry (docs/signal-model.md, sec. 4–8). A
- * patch is scored under the forecast of the step before it, then learnt by the online adaptation, where that is on;
- * then the step's own forecast takes its place in the slot. Runs on the worker that has the entry; the slot's forecast
- * and calibrator are touched here only. Trap: after a step that was not taken there is no forecast for the next patch,
- * which stays unscored. */
+ * patch is scored under the model's forecast of the step before it, then learnt by the online adaptation, where that is
+ * on; then the step's own forecast takes its place in the slot. Runs on the worker that has the entry; the slot's
+ * forecast and calibrator are touched here only. Trap: after a step that was not taken there is no forecast for the
+ * next patch, which stays unscored. */
 #include "ssm/heads.h"
 
 #include <math.h>
@@ -96,14 +96,6 @@ static void model_quantiles(const struct step *s, uint32_t from, uint32_t to, do
         ssm_forecast_quantiles(s->frame, h + 1, (h < near ? s->near : s->far) + h * Q, Q, out);
 }
 
-/* Combined with the online ones. `model`: scratch for the model's own. */
-static void adapted_quantiles(const struct step *s, uint32_t n, double *model, double *out)
-{
-    uint32_t near = ssm_near(s->c), n_model = n <= near ? near : s->c->horizon;
-    model_quantiles(s, 0, n_model, model);
-    ssm_adapt_forecast(s->shape, s->adapt, model, n, out);
-}
-
 static void learn_patch(const struct step *s)
 {
     double model[SSM_HORIZON_MAX * SSM_QUANTILES_MAX];
@@ -116,16 +108,12 @@ static void learn_patch(const struct step *s)
     ssm_adapt_note_model(s->shape, s->adapt, model);
 }
 
+/* The model's own, whatever is published: what learns from the stream would learn the anomaly. */
 static void carry_forecast(const struct step *s)
 {
-    double model[SSM_HORIZON_MAX * SSM_QUANTILES_MAX];
     s->carried->valid = s->frame->taken && !s->frame->blank;
     s->carried->scale = s->frame->scale;
-    if (!s->carried->valid)
-        return;
-    if (s->adapt)
-        adapted_quantiles(s, ssm_near(s->c), model, s->carried->q);
-    else
+    if (s->carried->valid)
         model_quantiles(s, 0, ssm_near(s->c), s->carried->q);
 }
 
@@ -138,8 +126,10 @@ static void write_quantiles(const struct ssm_out *out, const double *q, float **
 static void write_adapted(const struct step *s, float *row)
 {
     double model[SSM_HORIZON_MAX * SSM_QUANTILES_MAX], q[SSM_HORIZON_MAX * SSM_QUANTILES_MAX];
-    adapted_quantiles(s, s->out->horizon, model, q);
-    for (uint32_t h = 0; h < s->out->horizon; h++)
+    uint32_t near = ssm_near(s->c), H = s->out->horizon;
+    model_quantiles(s, 0, H <= near ? near : s->c->horizon, model);
+    ssm_adapt_forecast(s->shape, s->adapt, model, H, q);
+    for (uint32_t h = 0; h < H; h++)
         write_quantiles(s->out, q + (size_t)h * s->c->n_quantiles, &row);
 }
 

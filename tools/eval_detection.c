@@ -133,7 +133,47 @@ static json_t *pool_json(const struct pool *p, const char *name)
 }
 
 /* NAB's three scores over all files that are scored so; NULL: there are none. */
-static json_t *nab_json(const struct eval_detection *v, size_t n_series)
+/* 1 at the rows where the daemon's alarm starts, else 0. */
+static void mark_starts(const struct eval_nab_file *f, double threshold, double *ret)
+{
+    struct md_alarm a = {0};
+    enum md_alarm_turn turn;
+    float limit = (float)pow(10, -threshold);
+    for (size_t i = 0; i < f->n; i++) {
+        float p = (float)pow(10, -f->score[i]);
+        md_alarm_rows(&a, (double)limit, (int64_t)i, &p, 1, 1, &turn);
+        ret[i] = turn == MD_ALARM_START;
+    }
+}
+
+/* The same score, where what is detected is what the daemon says: a start of an alarm, once. One threshold for all
+ * files, the best of forty. */
+static json_t *nab_by_alarms(const struct eval_nab_file *files, size_t n, const struct eval_nab_profile *profile)
+{
+    struct eval_nab_file *starts = calloc(n, sizeof *starts);
+    size_t rows = 0;
+    double best = 0, best_at = INFINITY;
+    for (size_t i = 0; i < n; i++)
+        rows += files[i].n;
+    double *marks = malloc((rows + 1) * sizeof *marks), score, ignored;
+    for (int step = 0; starts && marks && step < 40; step++) {
+        double threshold = 1.1 + 0.1 * step, *at = marks;
+        for (size_t i = 0; i < n; i++, at += files[i - 1].n) {
+            starts[i] = files[i];
+            starts[i].score = at;
+            mark_starts(&files[i], threshold, at);
+        }
+        if (eval_nab(starts, n, profile, &score, &ignored) == 0 && score > best) {
+            best = score;
+            best_at = threshold;
+        }
+    }
+    free(marks);
+    free(starts);
+    return json_pack("{s:o, s:o}", "score", eval_number(best), "threshold", eval_number(best_at));
+}
+
+static json_t *nab_json(const struct eval_options *o, const struct eval_detection *v, size_t n_series)
 {
     struct eval_nab_file *files = calloc(n_series, sizeof *files);
     size_t n = 0;
@@ -153,10 +193,12 @@ static json_t *nab_json(const struct eval_detection *v, size_t n_series)
     json_t *out = n ? json_object() : NULL;
     for (int p = 0; p < EVAL_NAB_PROFILES && n; p++) {
         double score, threshold;
-        if (eval_nab(files, n, &eval_nab_profiles[p], &score, &threshold) == 0)
-            json_object_set_new(
-                out, eval_nab_profiles[p].name,
-                json_pack("{s:o, s:o}", "score", eval_number(score), "threshold", eval_number(threshold)));
+        if (eval_nab(files, n, &eval_nab_profiles[p], &score, &threshold))
+            continue;
+        json_t *figures = json_pack("{s:o, s:o}", "score", eval_number(score), "threshold", eval_number(threshold));
+        if (o->model)
+            json_object_set_new(figures, "alarms", nab_by_alarms(files, n, &eval_nab_profiles[p]));
+        json_object_set_new(out, eval_nab_profiles[p].name, figures);
     }
     for (size_t i = 0; i < n; i++)
         free((void *)(uintptr_t)files[i].windows);
@@ -188,7 +230,7 @@ json_t *eval_detection_report(const struct eval_options *o, const struct eval_de
     json_array_append_new(families, pool_json(&all, "all"));
     json_t *doc = json_pack("{s:f, s:i, s:o, s:o}", "threshold", o->threshold, "vus_window", o->vus_window, "series",
                             series, "families", families);
-    json_t *nab = nab_json(v, n);
+    json_t *nab = nab_json(o, v, n);
     if (nab)
         json_object_set_new(doc, "nab", nab);
     return doc;
@@ -222,6 +264,15 @@ static void print_rows(const json_t *rows)
     }
 }
 
+static void print_nab(const char *profile, const char *of, const json_t *figures)
+{
+    printf("NAB score, %-9s of %-7s", profile, of);
+    eval_print_figure(figures, "score", 6, 1);
+    printf("   at");
+    eval_print_figure(figures, "threshold", 6, 3);
+    putchar('\n');
+}
+
 void eval_detection_print(const json_t *doc)
 {
     const json_t *nab = json_object_get(doc, "nab");
@@ -236,10 +287,8 @@ void eval_detection_print(const json_t *doc)
         puts("");
     json_object_foreach((json_t *)nab, key, profile)
     {
-        printf("NAB score, %-9s", key);
-        eval_print_figure(profile, "score", 6, 1);
-        printf("   at");
-        eval_print_figure(profile, "threshold", 6, 3);
-        putchar('\n');
+        print_nab(key, "rows", profile);
+        if (json_object_get(profile, "alarms"))
+            print_nab(key, "alarms", json_object_get(profile, "alarms"));
     }
 }

@@ -305,6 +305,20 @@ class Anomaly(unittest.TestCase):
         self.assertEqual(got["rows"], 700)
         self.assertAlmostEqual(got["false_row_rate"], (score >= 2)[label[100:] == 0].mean(), 4)
 
+    def test_nab_of_alarms(self):
+        """One start a window and none elsewhere is all but perfect, though the rows around it are charged."""
+        x = wave(2400)
+        x[1500:1504] += 40
+        label = labels(2400, (1490, 1560))
+        suite = {"series": [{"files": "nab-alarm.csv", "labels": "nab-alarm.txt", "nab": True}]}
+        write("nab-alarm.csv", table(x))
+        write("nab-alarm.txt", "".join(f"{v}\n" for v in label))
+        got = figures("anomaly", "-m", MODEL, "--suite", write("nab-alarm.json", json.dumps(suite)), "--data", HOME.name)["nab"]
+        for profile in ("standard", "low_fp", "low_fn"):
+            alarms = got[profile]["alarms"]
+            self.assertGreaterEqual(alarms["score"], 85)
+            self.assertTrue(1 < alarms["threshold"] < 5.1)
+
     def test_train_comes_first_without_a_reset(self):
         x = wave(900)
         label = labels(400, (150, 170))
