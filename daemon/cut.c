@@ -48,7 +48,7 @@ uint64_t md_row_mark(struct io_block *b, uint32_t row)
 /* Where a replay has to go on. */
 static void save_place(struct md_saved_stream *saved, const struct md_course *c)
 {
-    struct io_block *b = c->mine;
+    struct io_block *b = saved->open ? c->mine : NULL;
     bool within = b && c->at > 0 && b->seq != IO_SEQ_NONE;
 
     saved->judged = within ? b->seq + c->at : c->judged;
@@ -110,6 +110,7 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const
     saved->irregular = s->irregular;
     saved->open = open;
     saved->rate = s->rate;
+    saved->lost = c->lost;
     save_place(saved, c);
     saved->slot_bytes = slot;
     memcpy(&saved->time, &c->time, sizeof c->time);

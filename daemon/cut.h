@@ -24,6 +24,7 @@ struct md_saved_stream {
     double rate;
     int64_t judged;      /* row behind the last one that was taken or refused, by the source's numbers; IO_SEQ_NONE */
     uint64_t mark;       /* of that last one */
+    int64_t lost;        /* as in md_course */
     uint64_t slot_bytes; /* of each of `channels`; 0: none are saved */
     struct md_timeline time;
 };

@@ -223,6 +223,7 @@ static int open_all(struct md_daemon *d, char *reterr)
 
     for (unsigned i = 0; i < d->n_outputs; i++) {
         d->outputs[i].env = d->env;
+        d->outputs[i].env.resumes = d->config->state_dir != NULL;
         d->outputs[i].env.position = md_restored_position(&d->restored, d->outputs[i].conf->id);
         int r = d->outputs[i].wake_fd < 0 ? md_output_open(&d->outputs[i], text) : 0;
         if (r)
@@ -346,6 +347,11 @@ static int open_state(struct md_daemon *d, char *reterr)
 
     if (!d->config->state_dir)
         return 0;
+    r = md_snapshots_lock(&d->snapshots, d->config->state_dir, text);
+    if (r) {
+        snprintf(reterr, IO_ERR, "state: %.480s", text);
+        return r == -EWOULDBLOCK ? EX_UNAVAILABLE : EX_IOERR;
+    }
     r = md_restore_open(d, reterr);
     if (r)
         return r;
@@ -368,6 +374,7 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
         return EX_UNAVAILABLE;
     }
     d->config = config;
+    d->snapshots.lock_fd = -1;
     d->started_ns = md_now_ns();
     d->run = start_number();
     r = allocate(d) ? EX_UNAVAILABLE : 0;

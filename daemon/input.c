@@ -99,17 +99,18 @@ static void host_note(void *self, struct io_stream *s, const char *event, const 
 
 /* ---- a source that begins again from its first row --------------------------------------------------------------- */
 
-/* The block's first n rows go; the time of those that stay follows from what the stream knows. */
-static void cut_rows(struct io_block *b, uint32_t n)
+/* The block's first n rows go. The time of those that stay follows from what a stream that goes on knows; one that
+ * begins anew is told. */
+static void cut_rows(const struct io_stream *s, struct io_block *b, uint32_t n, bool anew)
 {
     size_t row = b->channels * io_sample_bytes(b->type), left = b->n - n;
     const int64_t *times = io_block_times(b) + n;
     int64_t *to;
 
     memmove(b->data, b->data + n * row, left * row);
+    b->t_ns = anew ? md_timeline_ns(&s->course.rules, b->seq, b->t_ns, b->seq + n) : IO_T_NONE;
     b->n = (uint32_t)left;
     b->seq += n;
-    b->t_ns = IO_T_NONE;
     if (!b->timed)
         return;
     to = io_block_times(b); /* to the left of where they were */
@@ -117,17 +118,19 @@ static void cut_rows(struct io_block *b, uint32_t n)
     b->t_ns = to[0];
 }
 
-/* The last row that was taken is here, and is another: so is the file. What was passed over of it is lost, and said. */
+/* The last row that was taken is here, and is another: so is the file. Or there is none (b NULL): the file is shorter.
+ * What was passed over of it is lost, and said. */
 static void another_file(struct md_input *in, struct io_stream *s, struct io_block *b)
 {
-    int64_t from = s->replay.from;
+    int64_t passed = s->replay.passed;
 
     s->replay = (struct md_replay){.from = IO_SEQ_NONE};
-    md_log(MD_WARN, s->id, "not the file that the snapshot knows: its first %" PRId64 " rows were passed over", from);
+    md_log(MD_WARN, s->id, "not the file that the snapshot knows: %" PRId64 " of its rows were passed over", passed);
     md_bump(&in->counters.errors[IO_R_FILE], 1);
-    md_add(&in->counters.discarded[IO_R_FILE], (uint64_t)from * s->channels);
-    host_note(in, s, "gap", "rotation", 0, from - 1);
-    b->flags |= IO_RESET;
+    md_add(&in->counters.discarded[IO_R_FILE], (uint64_t)passed * s->channels);
+    host_note(in, s, "gap", b ? "rotation" : "truncation", 0, passed - 1);
+    if (b)
+        b->flags |= IO_START | IO_RESET;
 }
 
 /* Whether all of the block was taken before the snapshot. Else nothing more is held back. */
@@ -140,15 +143,21 @@ static bool seen_before(struct md_input *in, struct io_stream *s, struct io_bloc
     if (r->from == IO_SEQ_NONE || (b->flags & MD_NOTE))
         return false;
     last = b->seq == IO_SEQ_NONE ? -1 : r->from - 1 - b->seq;
-    if (!anew && last >= 0 && last < b->n && md_row_mark(b, (uint32_t)last) != r->mark) {
-        cut_rows(b, (uint32_t)last + 1);
-        another_file(in, s, b);
-        return false;
+    if (!anew && last >= 0 && last < b->n) {
+        r->met = md_row_mark(b, (uint32_t)last) == r->mark;
+        r->passed += last + 1;
+        if (!r->met) {
+            cut_rows(s, b, (uint32_t)last + 1, true);
+            another_file(in, s, b);
+            return false;
+        }
     }
-    if (!anew && b->seq != IO_SEQ_NONE && b->seq + b->n <= r->from && !(b->flags & IO_END))
+    if (!anew && b->seq != IO_SEQ_NONE && b->seq + b->n <= r->from && !(b->flags & IO_END)) {
+        r->passed += r->met ? 0 : b->n;
         return true;
+    }
     if (!anew && b->seq != IO_SEQ_NONE && b->seq < r->from)
-        cut_rows(b, (uint32_t)(r->from - b->seq < b->n ? r->from - b->seq : b->n));
+        cut_rows(s, b, (uint32_t)(r->from - b->seq < b->n ? r->from - b->seq : b->n), r->quiet);
     return false;
 }
 
@@ -169,6 +178,8 @@ static int host_push(void *self, struct io_stream *s, struct io_block *b)
 
 static void host_end(void *self, struct io_stream *s)
 {
+    if (s->replay.from != IO_SEQ_NONE && s->replay.from > 0 && !s->replay.met)
+        another_file(self, s, NULL);
     if (!s->replay.quiet || !md_inbox_retract(s->inbox, s))
         md_inbox_end(s->inbox, s);
     s->replay = (struct md_replay){.from = IO_SEQ_NONE};

@@ -251,6 +251,17 @@ static void wake_server(const struct md_output *o)
     (void)!write(o->wake_fd, &(uint64_t){1}, sizeof(uint64_t));
 }
 
+/* No memory for it. Who waits for a mark is told that there is none. */
+static void lose(struct md_output *o, const struct io_message *m)
+{
+    if ((int)m->family == MARK) {
+        o->marked = -ENOMEM;
+        o->on_mark(o->on_mark_arg);
+    } else {
+        md_add(&o->counters.dropped_error, 1);
+    }
+}
+
 void md_output_write(struct md_output *o, const struct io_message *m)
 {
     bool wake;
@@ -263,9 +274,10 @@ void md_output_write(struct md_output *o, const struct io_message *m)
     while (o->filling.n >= MD_OUTPUT_QUEUE)
         pthread_cond_wait(&o->room, &o->lock);
     wake = o->filling.n == 0;
-    if (pack(&o->filling, m))
-        md_add(&o->counters.dropped_error, 1);
+    bool packed = pack(&o->filling, m) == 0;
     pthread_mutex_unlock(&o->lock);
+    if (!packed)
+        lose(o, m);
     if (wake)
         wake_server(o);
 }

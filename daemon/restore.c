@@ -23,7 +23,7 @@ int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
     const uint8_t *at = (const uint8_t *)(s + 1);
 
     if (left < sizeof *s || s->struct_bytes != sizeof *s || s->channels == 0 || s->channels > SSM_CHANNELS_MAX ||
-        s->slot_bytes > left)
+        s->slot_bytes > left || s->time.n_holes > MD_HOLES || !(s->rate >= 0 && s->rate < 1e12))
         return -EBADMSG;
     left -= sizeof *s;
     stride = padded(s->slot_bytes);
@@ -88,13 +88,14 @@ static void continue_stream(struct tally *t, struct io_stream *s, const struct m
     c->mark = saved->mark;
     c->returning = true;
     if (replays)
-        s->replay = (struct md_replay){saved->judged, saved->mark, !saved->open};
+        s->replay = (struct md_replay){.from = saved->judged, .mark = saved->mark, .quiet = !saved->open};
+    c->lost = saved->lost;
     if (!saved->open)
         return;
     if (saved->slot_bytes && (replays || t->d->restored.head.clean) && t->same_model[conf->model] &&
         is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len))
         c->restored = *r;
-    else
+    else if (c->lost == IO_SEQ_NONE)
         c->lost = saved->time.next;
 }
 

@@ -3,10 +3,13 @@
 #include "daemon/snapshot.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/assembly.h"
 
@@ -20,15 +23,27 @@ static void marked(void *arg)
     pthread_mutex_unlock(&c->lock);
 }
 
-int md_snapshots_init(struct md_snapshots *s, struct md_daemon *d, char *reterr)
+int md_snapshots_lock(struct md_snapshots *s, const char *dir, char *reterr)
 {
-    const char *dir = d->config->state_dir;
-    pthread_condattr_t clock;
+    char path[4200];
 
     if (mkdir(dir, 0700) && errno != EEXIST) {
         snprintf(reterr, MD_SNAPSHOT_ERR, "%.400s: cannot be made: %s", dir, strerror(errno));
         return -errno;
     }
+    snprintf(path, sizeof path, "%.4090s/lock", dir);
+    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (s->lock_fd >= 0 && flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0)
+        return 0;
+    snprintf(reterr, MD_SNAPSHOT_ERR, "%.400s: %s", path,
+             s->lock_fd >= 0 && errno == EWOULDBLOCK ? "another daemon has this folder" : strerror(errno));
+    return -errno;
+}
+
+int md_snapshots_init(struct md_snapshots *s, struct md_daemon *d, char *reterr)
+{
+    pthread_condattr_t clock;
+
     s->writer = calloc(1, sizeof *s->writer);
     if (!s->writer) {
         snprintf(reterr, MD_SNAPSHOT_ERR, "out of memory");
@@ -51,6 +66,9 @@ int md_snapshots_init(struct md_snapshots *s, struct md_daemon *d, char *reterr)
 
 void md_snapshots_done(struct md_snapshots *s)
 {
+    if (s->lock_fd >= 0)
+        close(s->lock_fd);
+    s->lock_fd = -1;
     if (!s->d)
         return;
     md_cut_done(&s->cut);
@@ -292,18 +310,40 @@ static int take(struct md_snapshots *s, char *reterr)
     return r;
 }
 
-static bool copy_all(struct io_stream *s, void *arg)
+struct last {
+    struct md_snapshots *s;
+    char *reterr;
+    int r;
+};
+
+/* One after the other: all of them at once would need the memory of all slots again. */
+static bool write_stream(struct io_stream *s, void *arg)
 {
-    struct md_snapshots *all = arg;
-    struct md_daemon *d = all->d;
-    struct md_scheduler *sch = &d->models[s->input->conf->model].scheduler;
+    struct last *last = arg;
+    struct md_scheduler *sch = &last->s->d->models[s->input->conf->model].scheduler;
+    struct md_piece *p;
 
     if (!s->course.slots && !s->course.returning)
         return true;
-    s->course.cut = all->number;
+    s->course.cut = last->s->number;
     s->cut_voice = s->voice;
-    md_cut_give(&all->cut, md_cut_copy(sch->engine, sch->model, s));
-    return true;
+    p = md_cut_copy(sch->engine, sch->model, s);
+    if (!p) {
+        snprintf(last->reterr, MD_SNAPSHOT_ERR, "out of memory, or a device that failed");
+        last->r = -ENOMEM;
+        return false;
+    }
+    last->r = md_snapshot_append(last->s->writer, p->records, p->bytes, 1, last->reterr);
+    free(p);
+    return last->r == 0;
+}
+
+static bool has_nothing_waiting(struct io_stream *s, void *arg)
+{
+    bool *waiting = arg;
+
+    *waiting |= s->queue.head || s->course.mine || s->course.held;
+    return !*waiting;
 }
 
 int md_snapshots_first(struct md_snapshots *s, char *reterr)
@@ -321,22 +361,26 @@ int md_snapshots_first(struct md_snapshots *s, char *reterr)
 int md_snapshots_last(struct md_snapshots *s, char *reterr)
 {
     int64_t begun = md_now_ns();
-    int marks = 0, r;
+    struct last last = {s, reterr, 0};
+    bool waiting = false;
+    int marks = 0;
 
     if (!s->d)
         return 0;
-    r = begin(s, true, reterr);
-    if (r == 0)
-        r = append_models(s, reterr);
+    md_registry_each(&s->d->registry, has_nothing_waiting, &waiting); /* a live input may have gone on to the end */
+    last.r = begin(s, !waiting, reterr);
+    if (last.r == 0)
+        last.r = append_models(s, reterr);
     open_cut(s, 0);
     for (unsigned i = 0; i < s->d->n_outputs; i++)
         marks += md_output_mark(&s->d->outputs[i]);
-    md_registry_each(&s->d->registry, copy_all, s);
+    if (last.r == 0)
+        md_registry_each(&s->d->registry, write_stream, &last);
     pthread_mutex_lock(&s->cut.lock);
     s->cut.outputs_left += marks;
     s->cut.voiced = true;
     pthread_mutex_unlock(&s->cut.lock);
-    r = finish(s, write_pieces(s, r, reterr), reterr);
+    int r = finish(s, write_pieces(s, last.r, reterr), reterr);
     account(s, r, begun);
     return r;
 }

@@ -21,6 +21,7 @@ struct md_snapshots {
     struct md_snapshot_writer *writer;
     uint64_t generation;
     uint32_t number; /* of the last cut */
+    int lock_fd;     /* DIR/lock: one daemon at a time */
     pthread_t thread;
     bool running;
     pthread_mutex_t lock;
@@ -30,7 +31,10 @@ struct md_snapshots {
     char text[MD_SNAPSHOT_ERR];  /* what went wrong with the last one, or "" */
 };
 
-/* 0; −ENOMEM; an error of the folder, which is made where it is missing. Before the threads. */
+/* The folder, made where it is missing, becomes this daemon's: −EAGAIN where another has it. Before anything of it is
+ * read. */
+int md_snapshots_lock(struct md_snapshots *s, const char *dir, char *reterr);
+/* 0; −ENOMEM. Before the threads. */
 int md_snapshots_init(struct md_snapshots *s, struct md_daemon *d, char *reterr);
 /* Where there was none: one of nothing but what the outputs held before the first row. All is open, nothing runs. */
 int md_snapshots_first(struct md_snapshots *s, char *reterr);

@@ -194,6 +194,10 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
     s->course.restored = (struct md_restored){0};     /* it is not what it was */
+    if (s->input != input) {
+        s->course.judged = IO_SEQ_NONE;
+        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    }
     return identify(r, s, input, desc);
 }
 

@@ -77,9 +77,11 @@ struct md_course {
 /* A replayable source that begins again from its first row: rows up to where the snapshot was are let through
  * unseen. */
 struct md_replay {
-    int64_t from;  /* first row that is wanted, or IO_SEQ_NONE: all */
-    uint64_t mark; /* of the row before it */
-    bool quiet;   /* the stream had ended; unless more rows come its end is none */
+    int64_t from;   /* first row that is wanted, or IO_SEQ_NONE: all */
+    int64_t passed; /* rows let through unseen so far */
+    uint64_t mark;  /* of the row before `from` */
+    bool met;       /* it was there */
+    bool quiet;     /* the stream had ended; unless more rows come its end is none */
 };
 
 struct md_voice {

@@ -371,6 +371,13 @@ static int sink_open(const void *conf, const struct io_sink_env *env, void **ret
     s->horizon_max = env->horizon_max ? env->horizon_max : 1;
     s->quantiles_max = env->quantiles_max ? env->quantiles_max : 1;
     s->embedding_max = env->embedding_max ? env->embedding_max : 1;
+    size_t len = strlen(c->path);
+    if (env->resumes && len > 3 && strcmp(c->path + len - 3, ".h5") == 0) {
+        snprintf(reterr, IO_ERR, "%.300s: with `state` each start needs a file of its own: give a name without .h5",
+                 c->path);
+        free(s);
+        return -EINVAL;
+    }
     r = env->position ? io_hdf5_segment_cut(c->path, env->position, reterr) : 0;
     if (r == 0)
         r = io_hdf5_segment_make(&s->seg, c->path, env, reterr);

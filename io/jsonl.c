@@ -62,15 +62,17 @@ static void end_torn_line(struct sink *s, const char *path)
         close(fd);
 }
 
-enum { HELD_BYTES, IS_FILE }; /* counts of a position */
+enum { HELD_BYTES, KIND, DEVICE, INODE, IS_LINES = 0x6a736f6e }; /* counts of a position, and its KIND */
 
-/* What was written after the snapshot will be written again. A shorter file is another one (it was rotated): it goes on
- * as it is. */
+/* What was written after the snapshot will be written again. Another file (it was rotated, or the path is another), or
+ * one that is shorter, goes on as it is. */
 static int cut_back(const struct conf *c, int fd, const struct io_position *to, char *reterr)
 {
-    off_t end = lseek(fd, 0, SEEK_END), want = (off_t)to->counts[HELD_BYTES];
+    off_t want = (off_t)to->counts[HELD_BYTES];
+    struct stat st;
 
-    if (!to->counts[IS_FILE] || end <= want || ftruncate(fd, want) == 0)
+    if (to->counts[KIND] != IS_LINES || fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_dev != to->counts[DEVICE] ||
+        st.st_ino != to->counts[INODE] || st.st_size <= want || ftruncate(fd, want) == 0)
         return 0;
     snprintf(reterr, IO_ERR, "%s: cannot be cut back to the snapshot: %s", c->path, strerror(errno));
     return -errno;
@@ -222,7 +224,9 @@ static int mark(void *self, struct io_position *ret)
     if (fdatasync(s->fd))
         return -errno;
     ret->counts[HELD_BYTES] = (uint64_t)st.st_size;
-    ret->counts[IS_FILE] = 1;
+    ret->counts[KIND] = IS_LINES;
+    ret->counts[DEVICE] = st.st_dev;
+    ret->counts[INODE] = st.st_ino;
     return 0;
 }
 

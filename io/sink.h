@@ -1,14 +1,24 @@
-/* sink.h: the vtable of output adapters and the message they write. Field meanings: the wire protocol (docs/protocol.md).
+/* sink.h: the vtable of output adapters and the message they write. Field meanings: the wire protocol
+ * (docs/protocol.md).
  *
  * A sink has a bounded queue of its own in front of it, fed by the publisher; write() runs on the sink's thread: one of
- * its own (own_thread), one that it shares with all adapters of the same `thread` ("hdf5": libhdf5's), or, with neither,
- * the publisher's. Sinks never log. */
+ * its own (own_thread), one that it shares with all adapters of the same `thread` ("hdf5": libhdf5's), or, with
+ * neither, the publisher's. Sinks never log. */
 #ifndef IO_SINK_H
 #define IO_SINK_H
 
 #include "io/source.h"
 
-enum io_family { IO_PREDICTION, IO_EMBEDDING, IO_ANOMALY, IO_CHANNEL_ANOMALY, IO_SURPRISE, IO_EVENT, IO_SYS, IO_FAMILIES };
+enum io_family {
+    IO_PREDICTION,
+    IO_EMBEDDING,
+    IO_ANOMALY,
+    IO_CHANNEL_ANOMALY,
+    IO_SURPRISE,
+    IO_EVENT,
+    IO_SYS,
+    IO_FAMILIES
+};
 const char *io_family_name(enum io_family f); /* "prediction", … "event", "sys" */
 
 /* One message about one stream. Strings and arrays are borrowed for the length of the write() call. */
@@ -19,7 +29,7 @@ struct io_message {
     uint64_t run, out_seq;
     uint32_t epoch;
     int64_t seq, stride, span;
-    int64_t t_ns; /* IO_T_NONE: null */
+    int64_t t_ns;         /* IO_T_NONE: null */
     const int64_t *times; /* of each row, where t_ns and rate do not tell them (irregular streams); else NULL */
     double rate;
     bool warmup, exact;
@@ -30,7 +40,7 @@ struct io_message {
     const float *quantiles; /* prediction */
     uint32_t n_quantiles;
     /* events */
-    const char *event, *reason; /* reason may be NULL */
+    const char *event, *reason;      /* reason may be NULL */
     int64_t from_seq, to_seq, count; /* IO_SEQ_NONE / −1: left out */
     bool bridged;
     /* sys/heartbeat */
@@ -49,7 +59,8 @@ struct io_position {
 struct io_sink_env {
     uint64_t run;
     uint32_t horizon_max, quantiles_max, embedding_max;
-    const float *quantiles; /* of the widest forecast */
+    const float *quantiles;             /* of the widest forecast */
+    bool resumes;                       /* a restart will go on with it */
     const struct io_position *position; /* of this output, in the snapshot that is gone on from; NULL: none */
 };
 
@@ -58,15 +69,17 @@ struct io_sink_class {
     const struct io_option *options;
     size_t conf_bytes;
     const char *thread;
-    bool own_thread; /* its writes may wait, for its own peer only */
+    bool own_thread;  /* its writes may wait, for its own peer only */
     int64_t flush_ns; /* a flush costs: the least time between two */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
     int (*open)(const void *conf, const struct io_sink_env *env, void **ret_self, char *reterr);
     /* 0; -EAGAIN: not now (the peer is slow; the message counts as dropped, reason "slow"); other: the sink failed. */
     int (*write)(void *self, const struct io_message *m);
-    /* Optional. Everything written so far is on the disk: where that ends. open() with that position cuts back to it. */
+    /* Optional. Everything written so far is on the disk: where that ends. open() with that position cuts back to it.
+     */
     int (*mark)(void *self, struct io_position *ret);
-    int (*flush)(void *self); /* to the kernel or the socket; when what waited is written, at the earliest after flush_ns */
+    int (*flush)(
+        void *self); /* to the kernel or the socket; when what waited is written, at the earliest after flush_ns */
     int (*close)(void *self, int64_t linger_ns, char *reterr); /* frees even when it fails */
 };
 

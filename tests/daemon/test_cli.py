@@ -414,8 +414,10 @@ class Running(Case):
         self.assertEqual((said["written_total"], said["streams"], said["error"]), (2, 1, ""))
         self.daemon.send_signal(signal.SIGUSR1)
         self.wait(lambda: self.status(control)["snapshots"]["written_total"] == 3)
-        names = sorted(os.listdir(self.path("state")))
+        names = sorted(n for n in os.listdir(self.path("state")) if n.startswith("snapshot-"))
         self.assertEqual(len(names), 2, names)
+        twin = run(MAMBAD, "-c", self.path("c.yaml"), "--set", "state.dir=" + self.path("state"))
+        self.check(twin, 69, "another daemon has this folder")
         shutil.rmtree(self.path("state"))  # the folder is gone: said, counted, and the daemon goes on
         self.check(run(MAMBACTL, "snapshot", "--control", control), 74, "cannot be made")
         self.assertEqual(self.status(control)["snapshots"]["failed_total"], 1)

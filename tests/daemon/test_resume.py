@@ -206,6 +206,10 @@ class Resume(unittest.TestCase):
         self.assertEqual((gap["reason"], gap["from_seq"], gap["to_seq"]), ("rotation", 0, 1007))
         rows = [r for key, of in rows_of_lines(out).items() if key[1] == "anomaly" for r in of]
         self.assertEqual([r[1] for r in rows], list(range(1100)))
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("a,b\n" + "7,8\n" * 90)
+        self.finish(config)
+        self.assertEqual([(m["reason"], m["from_seq"], m["to_seq"]) for m in self.events(out, "gap")[1:]], [("truncation", 0, 89)])
 
     def test_csv(self):
         self.csvs(4, 5000 * KILLS)
