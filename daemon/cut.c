@@ -29,13 +29,7 @@ void md_cut_done(struct md_snapshot_cut *c)
     pthread_mutex_destroy(&c->lock);
 }
 
-/* ---- a record -----------------------------------------------------------------------------------------------------
- */
-
-static size_t padded(size_t n)
-{
-    return (n + 7) / 8 * 8;
-}
+/* ---- a record --------------------------------------------------------------------------------------------------- */
 
 uint64_t md_row_mark(struct io_block *b, uint32_t row)
 {
@@ -61,7 +55,7 @@ static int copy_slots(struct ssm_engine *engine, const struct io_stream *s, uint
     int r = 0;
 
     for (uint32_t i = 0; i < s->channels && r == 0; i++)
-        r = ssm_slot_save(engine, s->course.slots[i], to + i * padded(bytes));
+        r = ssm_slot_save(engine, s->course.slots[i], to + i * md_record_padded(bytes));
     return r;
 }
 
@@ -76,8 +70,7 @@ static struct md_piece *copy_again(const struct io_stream *s)
     if (!p)
         return NULL;
     p->bytes = bytes;
-    memcpy(md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, old->bytes), old->saved, old->bytes);
-    md_record_seal(p->records);
+    md_record_write(p->records, MD_RECORD_STREAM, s->id, id_len, old->saved, old->bytes);
     return p;
 }
 
@@ -89,8 +82,8 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const
     uint32_t id_len = (uint32_t)strlen(s->id), n_runs = open ? c->n_runs : 0;
     uint32_t input_len = (uint32_t)strlen(s->input->conf->id), model_len = (uint32_t)strlen(model);
     size_t runs = n_runs * sizeof(struct md_run);
-    size_t payload = sizeof(struct md_saved_stream) + padded(input_len) + padded(model_len) + runs +
-                     (open ? s->channels * padded(slot) : 0);
+    size_t payload = sizeof(struct md_saved_stream) + md_record_padded(input_len) + md_record_padded(model_len) + runs +
+                     (open ? s->channels * md_record_padded(slot) : 0);
     size_t bytes = md_record_bytes(id_len, payload);
 
     if (c->restored.saved)
@@ -100,7 +93,7 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const
         return NULL;
     p->bytes = bytes;
     uint8_t *to = md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, payload);
-    memset(to, 0, payload - (open ? s->channels * padded(slot) : 0));
+    memset(to, 0, payload - (open ? s->channels * md_record_padded(slot) : 0));
     struct md_saved_stream *saved = (void *)to;
     saved->struct_bytes = sizeof *saved;
     saved->channels = s->channels;
@@ -116,15 +109,14 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const
     memcpy(&saved->time, &c->time, sizeof c->time);
     to += sizeof *saved;
     memcpy(to, s->input->conf->id, input_len);
-    memcpy(to + padded(input_len), model, model_len);
-    to += padded(input_len) + padded(model_len);
+    memcpy(to + md_record_padded(input_len), model, model_len);
+    to += md_record_padded(input_len) + md_record_padded(model_len);
     if (runs)
         memcpy(to, c->runs, runs);
     if (open && copy_slots(engine, s, to + runs)) {
         free(p);
         return NULL;
     }
-    md_record_seal(p->records);
     return p;
 }
 
@@ -143,8 +135,7 @@ void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p)
     pthread_mutex_unlock(&c->lock);
 }
 
-/* ---- engine side --------------------------------------------------------------------------------------------------
- */
+/* ---- engine side ------------------------------------------------------------------------------------------------ */
 
 static void save(struct md_scheduler *sch, struct io_stream *s)
 {
@@ -214,8 +205,7 @@ bool md_cut_sweep(struct md_scheduler *sch)
     return true;
 }
 
-/* ---- the writer's side --------------------------------------------------------------------------------------------
- */
+/* ---- the writer's side ------------------------------------------------------------------------------------------ */
 
 struct rest {
     struct md_snapshot_cut *cut;

@@ -11,11 +11,6 @@
 
 #include "daemon/assembly.h"
 
-static size_t padded(size_t n)
-{
-    return (n + 7) / 8 * 8;
-}
-
 int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
 {
     const struct md_saved_stream *s = r->saved;
@@ -26,14 +21,14 @@ int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
         s->slot_bytes > left || s->time.n_holes > MD_HOLES || !(s->rate >= 0 && s->rate < 1e12))
         return -EBADMSG;
     left -= sizeof *s;
-    stride = padded(s->slot_bytes);
-    if (padded(s->input_len) + padded(s->model_len) + (uint64_t)s->n_runs * sizeof(struct md_run) +
+    stride = md_record_padded(s->slot_bytes);
+    if (md_record_padded(s->input_len) + md_record_padded(s->model_len) + (uint64_t)s->n_runs * sizeof(struct md_run) +
             s->channels * stride !=
         left)
         return -EBADMSG;
     ret->input = (const char *)at;
-    ret->model = ret->input + padded(s->input_len);
-    ret->runs = (const struct md_run *)(const void *)(ret->model + padded(s->model_len));
+    ret->model = ret->input + md_record_padded(s->input_len);
+    ret->runs = (const struct md_run *)(const void *)(ret->model + md_record_padded(s->model_len));
     ret->slots = (const uint8_t *)(ret->runs + s->n_runs);
     ret->slot_stride = stride;
     return 0;

@@ -78,8 +78,7 @@ void md_snapshots_done(struct md_snapshots *s)
     s->d = NULL;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------
- */
+/* ---- writing ---------------------------------------------------------------------------------------------------- */
 
 static int begin(struct md_snapshots *s, bool clean, char *reterr)
 {
@@ -108,8 +107,7 @@ static int append_one(struct md_snapshots *s, enum md_record_kind kind, const ch
         snprintf(reterr, MD_SNAPSHOT_ERR, "out of memory");
         return -ENOMEM;
     }
-    memcpy(md_record_begin(record, kind, id, id_len, bytes), data, bytes);
-    md_record_seal(record);
+    md_record_write(record, kind, id, id_len, data, bytes);
     r = md_snapshot_append(s->writer, record, whole, 1, reterr);
     free(record);
     return r;
@@ -170,9 +168,7 @@ static bool add_voice(struct io_stream *s, void *arg)
         v->records = grown;
         v->cap = cap;
     }
-    memcpy(md_record_begin(v->records + v->bytes, MD_RECORD_VOICE, s->id, id_len, sizeof s->cut_voice), &s->cut_voice,
-           sizeof s->cut_voice);
-    md_record_seal(v->records + v->bytes);
+    md_record_write(v->records + v->bytes, MD_RECORD_VOICE, s->id, id_len, &s->cut_voice, sizeof s->cut_voice);
     v->bytes += need;
     v->n++;
     return true;
@@ -247,8 +243,7 @@ static int finish(struct md_snapshots *s, int r, char *reterr)
     return r;
 }
 
-/* ---- a cut --------------------------------------------------------------------------------------------------------
- */
+/* ---- a cut ------------------------------------------------------------------------------------------------------ */
 
 /* A new number, and what is waited for. */
 static void open_cut(struct md_snapshots *s, unsigned engines)
@@ -385,8 +380,7 @@ int md_snapshots_last(struct md_snapshots *s, char *reterr)
     return r;
 }
 
-/* ---- the thread ---------------------------------------------------------------------------------------------------
- */
+/* ---- the thread ------------------------------------------------------------------------------------------------- */
 
 static void *run(void *arg)
 {

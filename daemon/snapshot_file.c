@@ -31,11 +31,6 @@ enum { /* places in the header */
        AT_CHECKSUM = 120 /* of what stands before it */
 };
 
-static size_t padded(size_t n)
-{
-    return (n + 7) / 8 * 8;
-}
-
 static void put64(uint8_t *header, size_t at, uint64_t v)
 {
     memcpy(header + at, &v, sizeof v);
@@ -59,20 +54,20 @@ static int fail(char *reterr, const char *path, const char *what)
 
 size_t md_record_bytes(uint32_t id_len, size_t bytes)
 {
-    return RECORD_HEAD + padded(id_len) + padded(bytes);
+    return RECORD_HEAD + md_record_padded(id_len) + md_record_padded(bytes);
 }
 
 void *md_record_begin(void *to, enum md_record_kind kind, const char *id, uint32_t id_len, size_t bytes)
 {
     uint8_t *r = to;
     uint32_t head[2] = {kind, id_len};
-    memset(r, 0, RECORD_HEAD + padded(id_len));
+    memset(r, 0, RECORD_HEAD + md_record_padded(id_len));
     memcpy(r, head, sizeof head);
     put64(r, 8, bytes);
     memcpy(r + RECORD_HEAD, id, id_len);
     if (bytes % 8)
-        memset(r + RECORD_HEAD + padded(id_len) + bytes / 8 * 8, 0, 8);
-    return r + RECORD_HEAD + padded(id_len);
+        memset(r + RECORD_HEAD + md_record_padded(id_len) + bytes / 8 * 8, 0, 8);
+    return r + RECORD_HEAD + md_record_padded(id_len);
 }
 
 static uint64_t checksum_of(const uint8_t *record, size_t bytes)
@@ -87,9 +82,12 @@ static size_t bytes_of(const uint8_t *record)
     return md_record_bytes(head[1], get64(record, 8));
 }
 
-void md_record_seal(void *record)
+void md_record_write(void *to, enum md_record_kind kind, const char *id, uint32_t id_len, const void *data,
+                     size_t bytes)
 {
-    put64(record, 16, checksum_of(record, bytes_of(record)));
+    void *payload = md_record_begin(to, kind, id, id_len, bytes);
+    if (bytes)
+        memcpy(payload, data, bytes);
 }
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */
@@ -120,17 +118,22 @@ int md_snapshot_begin(struct md_snapshot_writer *w, const char *dir, const struc
     return r ? fail(reterr, w->part, "cannot be written") : 0;
 }
 
-int md_snapshot_append(struct md_snapshot_writer *w, const void *records, size_t bytes, uint64_t n, char *reterr)
+int md_snapshot_append(struct md_snapshot_writer *w, void *records, size_t bytes, uint64_t n, char *reterr)
 {
-    const uint8_t *r = records;
+    uint8_t *r = records;
+    uint64_t checksum = w->checksum;
+    for (uint64_t i = 0; i < n; i++, r += bytes_of(r)) {
+        uint64_t own = checksum_of(r, bytes_of(r));
+        put64(r, 16, own);
+        checksum = ssm_checksum_mix(checksum, own);
+    }
     int err = write_all(w->fd, records, bytes, w->at);
     errno = -err;
     if (err)
         return fail(reterr, w->part, "cannot be written");
     w->at += bytes;
     w->n += n;
-    for (; n > 0; n--, r += bytes_of(r))
-        w->checksum = ssm_checksum_mix(w->checksum, get64(r, 16));
+    w->checksum = checksum;
     return 0;
 }
 
@@ -236,7 +239,7 @@ bool md_snapshot_next(const struct md_snapshot_file *f, size_t *at, struct md_re
         .kind = head[0],
         .id = (const char *)f->map + from + RECORD_HEAD,
         .id_len = head[1],
-        .data = f->map + from + RECORD_HEAD + padded(head[1]),
+        .data = f->map + from + RECORD_HEAD + md_record_padded(head[1]),
         .bytes = get64(f->map + from, 8),
     };
     *at = from + bytes_of(f->map + from);

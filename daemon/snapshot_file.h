@@ -17,6 +17,12 @@
 
 enum { MD_SNAPSHOT_VERSION = 1, MD_SNAPSHOT_ERR = 512 };
 
+/* What stands in records is 8-aligned. */
+static inline size_t md_record_padded(size_t n)
+{
+    return (n + 7) / 8 * 8;
+}
+
 enum md_record_kind {
     MD_RECORD_MODEL = 1, /* id: the model's; u64 ssm_model_hash() */
     MD_RECORD_STREAM,    /* id: the stream's; cut.h */
@@ -54,11 +60,13 @@ struct md_snapshot_writer {
 int md_snapshot_begin(struct md_snapshot_writer *w, const char *dir, const struct md_snapshot_head *head, char *reterr);
 /* Bytes of a record, and its making at `to`, so that another thread may prepare one. */
 size_t md_record_bytes(uint32_t id_len, size_t bytes);
-/* Returns where the payload is to be written, before md_record_seal(). */
+/* Returns where the payload is to be written. */
 void *md_record_begin(void *to, enum md_record_kind kind, const char *id, uint32_t id_len, size_t bytes);
-void md_record_seal(void *record);
-/* Appends n whole records of `bytes` bytes together. */
-int md_snapshot_append(struct md_snapshot_writer *w, const void *records, size_t bytes, uint64_t n, char *reterr);
+/* With its payload. */
+void md_record_write(void *to, enum md_record_kind kind, const char *id, uint32_t id_len, const void *data,
+                     size_t bytes);
+/* Appends n whole records of `bytes` bytes together, whose checksums it fills in. */
+int md_snapshot_append(struct md_snapshot_writer *w, void *records, size_t bytes, uint64_t n, char *reterr);
 /* The header, the disk, the name; then no more than `keep` generations stay. */
 int md_snapshot_commit(struct md_snapshot_writer *w, unsigned keep, char *reterr);
 void md_snapshot_abandon(struct md_snapshot_writer *w); /* removes the part; after a failed begin too */

@@ -47,8 +47,7 @@ static void append(struct md_snapshot_writer *w, enum md_record_kind kind, const
     size_t bytes = md_record_bytes((uint32_t)strlen(id), n);
     void *r = malloc(bytes);
 
-    memcpy(md_record_begin(r, kind, id, (uint32_t)strlen(id), n), data, n);
-    md_record_seal(r);
+    md_record_write(r, kind, id, (uint32_t)strlen(id), data, n);
     assert_int_equal(md_snapshot_append(w, r, bytes, 1, reterr), 0);
     free(r);
 }
@@ -175,8 +174,7 @@ static void full_disk_leaves_what_is_there(void **state)
 
     write_generation(1, 3);
     assert_int_equal(md_snapshot_begin(&w, dir, &(struct md_snapshot_head){.generation = 2}, reterr), 0);
-    memcpy(md_record_begin(record, MD_RECORD_STREAM, "s", 1, sizeof big), big, sizeof big);
-    md_record_seal(record);
+    md_record_write(record, MD_RECORD_STREAM, "s", 1, big, sizeof big);
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
     small = was;

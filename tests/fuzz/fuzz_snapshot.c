@@ -49,9 +49,7 @@ static void write_records(const uint8_t *data, size_t size)
         id = id < size ? id : (uint32_t)size;
         bytes = bytes < size - id ? bytes : size - id;
         void *record = malloc(md_record_bytes(id, bytes));
-        memcpy(md_record_begin(record, 1 + data[-4] % (MD_RECORD_KINDS - 1), (const char *)data, id, bytes), data + id,
-               bytes);
-        md_record_seal(record);
+        md_record_write(record, 1 + data[-4] % (MD_RECORD_KINDS - 1), (const char *)data, id, data + id, bytes);
         if (md_snapshot_append(&w, record, md_record_bytes(id, bytes), 1, reterr))
             abort();
         free(record);

@@ -1,6 +1,7 @@
 /* test_adapt.c: the online read-out learns what can be learnt of processes whose best forecast is known, stays sane on
  * what breaks linear estimators, and is a pure function of its samples. */
 #include "ssm/adapt.h"
+#include "tests/ssm/noise.h"
 
 #include <float.h>
 #include <math.h>
@@ -18,20 +19,6 @@ enum { P = 4, Q = 9, MODEL = 128 };
 static const float levels[Q] = {.1f, .2f, .3f, .4f, .5f, .6f, .7f, .8f, .9f};
 static const struct ssm_adapt_shape shape = {.patch = P, .horizon_model = MODEL, .n_quantiles = Q, .levels = levels};
 static double out[SSM_HORIZON_MAX * Q], other[SSM_HORIZON_MAX * Q];
-static uint64_t rng_state;
-
-static double uniform(void)
-{
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return ((double)(rng_state >> 11) + 0.5) / 9007199254740992.0;
-}
-
-static double normal(void)
-{
-    return sqrt(-2.0 * log(uniform())) * cos(6.283185307179586 * uniform());
-}
 
 static void *fresh(void)
 {

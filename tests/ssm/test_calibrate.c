@@ -1,6 +1,7 @@
 /* test_calibrate.c: p-values mean what they say on streams of known distribution, and anomalies do not pass as normal
  * for having gone on for a while. */
 #include "ssm/calibrate.h"
+#include "tests/ssm/noise.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -13,15 +14,6 @@
 #include <cmocka.h>
 
 static const struct ssm_calibration settings = {.warmup = 512, .memory = 20000};
-static uint64_t rng_state;
-
-static double uniform(void)
-{
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return ((double)(rng_state >> 11) + 0.5) / 9007199254740992.0;
-}
 
 static double exponential(void)
 {
@@ -111,7 +103,8 @@ static void tail_p_is_right_within_a_factor_of_two(void **state)
             below_4 += p < 1e-4;
         }
         double n = N - 20000;
-        printf("%-12s P(p < 1e-2) %.2e, 1e-3: %.2e, 1e-4: %.2e\n", laws[law].name, below_2 / n, below_3 / n, below_4 / n);
+        printf("%-12s P(p < 1e-2) %.2e, 1e-3: %.2e, 1e-4: %.2e\n", laws[law].name, below_2 / n, below_3 / n,
+               below_4 / n);
         assert_true(below_2 / n < 2e-2 && below_3 / n < 2e-3 && below_4 / n < 2e-4);
         if (laws[law].draw != bounded) /* shapes below −0.4 are not fitted: there p errs on the quiet side */
             assert_true(below_2 / n > 0.5e-2 && below_3 / n > 0.5e-3 && below_4 / n > 0.5e-4);

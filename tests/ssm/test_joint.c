@@ -12,24 +12,11 @@
 
 #include "ssm/joint.h"
 #include "tests/seed.h"
+#include "tests/ssm/noise.h"
 
 enum { WARMUP = 200, CHANNELS_MAX = 200 };
 
 static const struct ssm_calibration settings = {.warmup = WARMUP, .memory = 20000};
-static uint64_t rng_state;
-
-static double uniform(void)
-{
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return ((double)(rng_state >> 11) + 0.5) / 9007199254740992.0;
-}
-
-static double normal(void)
-{
-    return sqrt(-2.0 * log(uniform())) * cos(6.283185307179586 * uniform());
-}
 
 struct stream {
     uint32_t n, channels, patch;
