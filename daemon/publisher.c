@@ -121,8 +121,7 @@ static void publish_batch(struct md_publisher *p, struct md_batch *b)
     md_scheduler_give(b->owner, b);
 }
 
-/* ---- cuts: what is behind a line waits until every engine has drawn its own ---------------------------------------
- */
+/* ---- cuts: what is behind a line waits until every engine has drawn its own ------------------------------------ */
 
 static bool copy_voice(struct io_stream *s, void *arg)
 {
