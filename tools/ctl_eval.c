@@ -1,4 +1,4 @@
-/* ctl_eval.c: `mambactl eval forecast|anomaly`: the command line. One thread. */
+/* ctl_eval.c: `mambactl eval forecast|anomaly`: the command line (that of `eval bytes`: eval_bytes.c). One thread. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
@@ -9,7 +9,8 @@
 #include "tools/mambactl.h"
 
 static const char usage[] = "usage: mambactl eval forecast|anomaly -m DIR --suite FILE --data DIR [OPTION]...\n"
-                            "       mambactl eval forecast|anomaly -m DIR [OPTION]... FILE...\n";
+                            "       mambactl eval forecast|anomaly -m DIR [OPTION]... FILE...\n"
+                            "       mambactl eval bytes -m DIR [OPTION]... FILE...      (see: mambactl eval bytes --help)\n";
 static const char help[] =
     "Streams series through a model from their first rows, in one causal pass, and says how good its forecasts or its\n"
     "anomaly scores were. A FILE is CSV (plain, .xz or .gz), FILE.h5:/DATASET, or a WFDB record's .dat; suites and "
@@ -306,8 +307,10 @@ int ctl_eval(int argc, char **argv)
     int c, code = -1;
     if (strcmp(o.command, "--help") == 0)
         return take_option(&o, OPT_HELP, NULL);
+    if (strcmp(o.command, "bytes") == 0)
+        return eval_bytes(argc - 1, argv + 1);
     if (!forecast && strcmp(o.command, "anomaly") != 0)
-        return refuse("forecast or anomaly?", "");
+        return refuse("forecast, anomaly or bytes?", "");
     o.entry = json_object();
     optind = 2;
     while (code < 0 && (c = getopt_long(argc, argv, "m:q", longs, NULL)) != -1)

@@ -2,7 +2,7 @@
 """Makes tests/ssm/golden: tiny models of random weights with the logits and final states that Hugging Face's
 MambaForCausalLM computes for them. Needs torch, transformers, safetensors; run once, the results are committed.
 
-    tools/make_golden.py [OUT]
+    tools/make_golden.py [OUT [NAME…]]
 
 Each folder is a model folder as a user would have it, plus expected.safetensors:
     tokens            [T]           logits, logits.bf16, logits.f16   [T, vocab]  (fp32 arithmetic; the latter two with
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import MambaConfig, MambaForCausalLM
 
 STEPS = 33
+GREEDY_STEPS = 1000
 MATRICES = ("in_proj.weight", "x_proj.weight", "dt_proj.weight", "out_proj.weight", "embeddings.weight", "lm_head.weight")
 CONFIGS = {
     "plain": dict(hidden_size=24, state_size=16, conv_kernel=4, use_bias=False, vocab_size=40),
@@ -30,6 +31,8 @@ CONFIGS = {
                         expand=1, num_hidden_layers=4),
     "original-names": dict(hidden_size=22, state_size=16, conv_kernel=4, use_bias=False, vocab_size=48),
     "sharded-f16": dict(hidden_size=16, state_size=4, conv_kernel=3, use_bias=True, vocab_size=30),
+    "bytes": dict(hidden_size=32, state_size=16, conv_kernel=4, use_bias=False, vocab_size=256,
+                  tie_word_embeddings=False),
 }
 STORED = {"stored-bf16": torch.bfloat16, "sharded-f16": torch.float16}
 
@@ -116,6 +119,11 @@ def make(name, settings, out, seed):
     expected = {"tokens": tokens.to(torch.int32), "logits": logits, "conv": conv, "ssm": ssm,
                 "logits.bf16": run(rounded(model, torch.bfloat16), tokens)[0],
                 "logits.f16": run(rounded(model, torch.float16), tokens)[0]}
+    if name == "bytes":
+        out = model.generate(tokens[None], max_new_tokens=GREEDY_STEPS, do_sample=False, eos_token_id=None, pad_token_id=0)
+        expected["greedy"] = out[0, STEPS:].to(torch.int32)
+        top = model(out).logits[0, STEPS - 1 : -1].topk(2).values
+        print(f"{name}: the likeliest byte leads by {(top[:, 0] - top[:, 1]).min():.2g} at least")
     save_file({k: v.contiguous() for k, v in expected.items()}, folder / "expected.safetensors")
 
     tensors = weights_of(model, config, dtype, keep_tied=name == "original-names")
@@ -136,7 +144,8 @@ def main():
     default = pathlib.Path(__file__).resolve().parent.parent / "tests" / "ssm" / "golden"
     out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else default
     for seed, (name, settings) in enumerate(CONFIGS.items()):
-        make(name, settings, out, 100 + seed)
+        if name in sys.argv[2:] or len(sys.argv) <= 2:
+            make(name, settings, out, 100 + seed)
 
 
 if __name__ == "__main__":

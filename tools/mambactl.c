@@ -21,13 +21,13 @@ static const struct command commands[] = {
     {"run", ctl_run, "process files offline through the daemon's pipeline"},
     {"inspect", ctl_inspect, "describe a model folder, its slots, or an output file"},
     {"bench", ctl_bench, "measure the engine and the daemon"},
-    {"eval", ctl_eval, "how good a model's forecasts and anomaly scores are on files"},
+    {"generate", ctl_generate, "have a byte model go on with a text"},
+    {"eval", ctl_eval, "how good a model's forecasts, anomaly scores or byte predictions are on files"},
     {"restore", NULL, ""},
     {"reset", NULL, ""},
     {"reload", NULL, ""},
     {"drain", NULL, ""},
     {"keygen", NULL, ""},
-    {"generate", NULL, ""},
     {NULL, NULL, NULL},
 };
 

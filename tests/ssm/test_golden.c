@@ -56,6 +56,11 @@ static void sharded_and_stored_as_f16(void **state)
     run_folder("sharded-f16");
 }
 
+static void bytes(void **state)
+{
+    run_folder("bytes");
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -65,6 +70,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(stored_as_bf16),
         cmocka_unit_test(original_names),
         cmocka_unit_test(sharded_and_stored_as_f16),
+        cmocka_unit_test(bytes),
     };
     int code = rig_begin(&argc, argv);
     if (code || argc != 2)

@@ -1,0 +1,117 @@
+/* test_sampler.c: what is ruled out and what is left, by hand-computed cases, and that draws follow the distribution.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <string.h>
+
+#include "daemon/sampler.h"
+
+static const struct md_sampling plain = {.temperature = 1, .top_p = 1, .repetition_penalty = 1};
+
+/* Bytes 10, 11, 12, 13 have .5, .25, .15, .1; the others next to nothing. */
+static void four(float logits[MD_BYTES])
+{
+    static const float p[] = {.5f, .25f, .15f, .1f};
+    for (int i = 0; i < MD_BYTES; i++)
+        logits[i] = i >= 10 && i < 14 ? logf(p[i - 10]) : -80;
+}
+
+static void weigh(struct md_sampling how, const uint8_t *seen, float p[MD_BYTES])
+{
+    struct md_sampler s;
+    float logits[MD_BYTES];
+    four(logits);
+    md_sampler_init(&s, &how, 0);
+    if (seen)
+        md_sampler_saw(&s, *seen);
+    md_sampler_weigh(&s, logits, p);
+}
+
+static void check(const float p[MD_BYTES], float a, float b, float c, float d)
+{
+    const float want[] = {a, b, c, d};
+    for (int i = 0; i < 4; i++)
+        assert_true(fabsf(p[10 + i] - want[i]) < 1e-6f);
+}
+
+static void what_is_left(void **state)
+{
+    float p[MD_BYTES];
+    struct md_sampling how = plain;
+    weigh(how, NULL, p);
+    check(p, .5f, .25f, .15f, .1f);
+    how.top_k = 2;
+    weigh(how, NULL, p);
+    check(p, 2 / 3.f, 1 / 3.f, 0, 0);
+    how = plain, how.top_p = .7f; /* .5 is not enough, .75 is */
+    weigh(how, NULL, p);
+    check(p, 2 / 3.f, 1 / 3.f, 0, 0);
+    how = plain, how.min_p = .25f; /* at least .125 */
+    weigh(how, NULL, p);
+    check(p, .5f / .9f, .25f / .9f, .15f / .9f, 0);
+    how = plain, how.temperature = .5f; /* squares */
+    weigh(how, NULL, p);
+    check(p, .25f / .345f, .0625f / .345f, .0225f / .345f, .01f / .345f);
+    how = plain, how.temperature = 0;
+    weigh(how, NULL, p);
+    check(p, 1, 0, 0, 0);
+}
+
+static void what_was_seen(void **state)
+{
+    float p[MD_BYTES];
+    struct md_sampling how = plain;
+    const uint8_t seen = 10;
+    how.repetition_penalty = 2; /* log .5 is below zero: twice as far, .25 */
+    weigh(how, &seen, p);
+    check(p, .25f / .75f, .25f / .75f, .15f / .75f, .1f / .75f);
+    how.temperature = 0; /* of equals the lowest */
+    weigh(how, &seen, p);
+    check(p, 1, 0, 0, 0);
+}
+
+static void draws_follow(void **state)
+{
+    enum { N = 100000 };
+    struct md_sampler a, b, other;
+    unsigned hits[MD_BYTES] = {0}, differ = 0;
+    float p[MD_BYTES];
+    weigh(plain, NULL, p);
+    md_sampler_init(&a, &plain, 0);
+    md_sampler_init(&b, &plain, 0);
+    md_sampler_init(&other, &plain, 1);
+    for (int i = 0; i < N; i++) {
+        if (i == N / 2)
+            memcpy(&b, &a, sizeof a); /* as from a file */
+        double u = md_sampler_uniform(&a), v = md_sampler_uniform(&b);
+        assert_true(u == v && u >= 0 && u < 1);
+        differ += md_sampler_uniform(&other) != u;
+        hits[md_sampler_draw(p, u)]++;
+    }
+    assert_true(differ > N - 10);
+    for (int i = 0; i < MD_BYTES; i++) /* five standard deviations */
+        assert_true(fabs(hits[i] - N * (double)p[i]) <= 5 * sqrt(N * (double)p[i]) + 1e-3);
+    assert_int_equal(md_sampler_draw(p, 0), 10);
+}
+
+static void the_last_is_never_one_without_probability(void **state)
+{
+    float p[MD_BYTES] = {0};
+    p[3] = p[7] = .5f;
+    assert_int_equal(md_sampler_draw(p, 1 - 0x1p-53), 7);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_left),
+        cmocka_unit_test(what_was_seen),
+        cmocka_unit_test(draws_follow),
+        cmocka_unit_test(the_last_is_never_one_without_probability),
+    };
+    return cmocka_run_group_tests_name("sampler", tests, NULL, NULL);
+}

@@ -1,0 +1,38 @@
+/* generate.h: what `mambactl generate` is made of: text for a person, and the file that a generation goes on from. */
+#ifndef TOOLS_GENERATE_H
+#define TOOLS_GENERATE_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "daemon/sampler.h"
+#include "ssm/ssm.h"
+
+/* Bytes to a stream. On a terminal (`careful`) a character is written when all of its bytes are there, and what is no
+ * UTF-8, or would command the terminal, appears as U+FFFD; elsewhere bytes go out as they are. */
+struct text_writer {
+    FILE *out;
+    bool careful;
+    uint8_t held[4];
+    unsigned n;
+};
+void text_put(struct text_writer *w, uint8_t byte);
+void text_end(struct text_writer *w); /* writes out what is held, and flushes */
+
+/* One sample between two runs: its slot has consumed all of its bytes but the last, which is `next`. */
+struct generation {
+    struct md_sampler sampler;
+    int32_t next; /* −1: nothing to consume */
+    int32_t finished;
+};
+
+/* The state file: samples and their slots. Written under another name, and renamed when it is on the disk. Negative
+ * errno and a line that names the file; -EBADMSG: not such a file, damaged, or another model's. */
+int generation_save(const char *path, struct ssm_engine *engine, const struct ssm_slot *slots,
+                    const struct generation *samples, uint32_t n, char *reterr);
+/* How many samples the file holds, so that slots can be made; then the load itself, of just as many. */
+int generation_count(const char *path, uint32_t *ret_n, char *reterr);
+int generation_load(const char *path, struct ssm_engine *engine, const struct ssm_slot *slots,
+                    struct generation *samples, uint32_t n, bool *ret_exact, char *reterr);
+
+#endif
