@@ -96,6 +96,8 @@ static int write_all(int fd, const void *bytes, size_t n, uint64_t at)
 {
     for (size_t done = 0; done < n;) {
         ssize_t w = pwrite(fd, (const uint8_t *)bytes + done, n - done, (off_t)(at + done));
+        if (w == 0)
+            return -EIO; /* a file takes something, or says why not */
         if (w < 0 && errno != EINTR)
             return -errno;
         done += w > 0 ? (size_t)w : 0;
