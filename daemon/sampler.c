@@ -2,7 +2,7 @@
 #include "daemon/sampler.h"
 
 #include <math.h>
-#include <stdlib.h>
+#include <stdbool.h>
 #include <string.h>
 
 void md_sampler_init(struct md_sampler *s, const struct md_sampling *how, uint64_t stream)
@@ -20,24 +20,52 @@ struct candidate {
     uint8_t byte;
 };
 
-static int likelier_first(const void *a, const void *b)
+/* Of equals the lower byte comes out as the larger key. */
+static uint64_t key_of(float logit, int byte)
 {
-    const struct candidate *x = a, *y = b;
-    if (x->logit != y->logit)
-        return x->logit < y->logit ? 1 : -1;
-    return (int)x->byte - (int)y->byte;
+    uint32_t bits;
+    memcpy(&bits, &logit, sizeof bits);
+    bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u; /* ascends as floats do */
+    return (uint64_t)bits << 8 | (uint64_t)(MD_BYTES - 1 - byte);
+}
+
+/* Descending; by radix, for a comparing sort takes longer than the whole step of a small model. The keys come in
+ * descending by their lowest byte, and every pass is stable. */
+static void sort_keys(uint64_t keys[MD_BYTES])
+{
+    uint64_t other[MD_BYTES], *from = keys, *to = other;
+    for (int shift = 8; shift < 40; shift += 8) {
+        unsigned at[256] = {0}, sum = 0;
+        for (int i = 0; i < MD_BYTES; i++)
+            at[from[i] >> shift & 255]++;
+        for (int digit = 255; digit >= 0; digit--) {
+            unsigned n = at[digit];
+            at[digit] = sum;
+            sum += n;
+        }
+        for (int i = 0; i < MD_BYTES; i++)
+            to[at[from[i] >> shift & 255]++] = from[i];
+        uint64_t *swap = from;
+        from = to;
+        to = swap;
+    }
 }
 
 static void sort_candidates(const struct md_sampler *s, const float *logits, struct candidate v[MD_BYTES])
 {
-    const double penalty = s->how.repetition_penalty;
+    const float penalty = s->how.repetition_penalty;
+    float penalised[MD_BYTES];
+    uint64_t keys[MD_BYTES];
     for (int i = 0; i < MD_BYTES; i++) {
-        double logit = logits[i];
-        if (s->seen[i / 64] >> i % 64 & 1)
-            logit = logit > 0 ? logit / penalty : logit * penalty;
-        v[i] = (struct candidate){logit, 0, (uint8_t)i};
+        const bool seen = s->seen[i / 64] >> i % 64 & 1;
+        penalised[i] = !seen ? logits[i] : logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
+        keys[i] = key_of(penalised[i], i);
     }
-    qsort(v, MD_BYTES, sizeof *v, likelier_first);
+    sort_keys(keys);
+    for (int i = 0; i < MD_BYTES; i++) {
+        const uint8_t byte = (uint8_t)(MD_BYTES - 1 - (keys[i] & 255));
+        v[i] = (struct candidate){penalised[byte], 0, byte};
+    }
 }
 
 /* Softmax at the temperature over the first n. */

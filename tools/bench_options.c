@@ -1,4 +1,4 @@
-/* bench_options.c: the command line that `bench step` and `bench scan` share. */
+/* bench_options.c: the command line that `bench step`, `bench scan` and `bench generate` share. */
 #include "tools/bench.h"
 
 #include <errno.h>

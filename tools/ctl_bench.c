@@ -1,4 +1,4 @@
-/* ctl_bench.c: `mambactl bench WHAT`: engine steps, engine scans, or the daemon around the model. */
+/* ctl_bench.c: `mambactl bench WHAT`: engine steps, engine scans, generation, or the daemon around the model. */
 #include "tools/mambactl.h"
 
 #include <stdio.h>
@@ -10,11 +10,11 @@
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
-} benches[] = {{"step", bench_step}, {"scan", bench_scan}, {"daemon", bench_daemon}};
+} benches[] = {{"step", bench_step}, {"scan", bench_scan}, {"generate", bench_generate}, {"daemon", bench_daemon}};
 
-static const char usage[] = "usage: mambactl bench step|scan|daemon [OPTION]...\n"
+static const char usage[] = "usage: mambactl bench step|scan|generate|daemon [OPTION]...\n"
                             "       mambactl bench --all [OPTION]...   (step --all, then scan --all)\n"
-                            "       mambactl bench step|scan|daemon --help\n";
+                            "       mambactl bench step|scan|generate|daemon --help\n";
 
 int ctl_bench(int argc, char **argv)
 {
