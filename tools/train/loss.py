@@ -4,6 +4,8 @@ Two units, half each. c: what naive forecasts get wrong on this series, mean |x[
 the one long lag (a season, perhaps) that serves better, so that a term is about the share of a seasonal naive error.
 d·√h: what was known when the forecast was made, which gives quiet stretches and near horizons their say; held above
 c/10, lest a burst after silence be all there is.
+
+Horizon h weighs 1/√h: whoever looks far ahead looks at the near as well, and anomalies are scored on the next patch.
 """
 import torch
 
@@ -30,18 +32,18 @@ def unit_of(x):
 
 
 def in_units(frames, truth, c):
-    """Truth [S, K, H] and step size in the loss's units, and where the truth counts."""
+    """Truth [S, K, H] and step size in the loss's units, and how much each counts."""
     root = torch.arange(1, truth.shape[-1] + 1, device=truth.device, dtype=torch.float64).sqrt()
     step = frames["step"][..., None] * root
     c = c[:, None, None]
     counts = truth.isfinite() & (frames["n"] > 1)[..., None] & (c > 0)
     weight = torch.where(c > 0, 0.5 / c + 0.5 / torch.maximum(step, 0.1 * c), 0.0)
     target = torch.where(counts, (truth - frames["last"][..., None]) * weight, 0.0)
-    return target.float(), (step * weight).float(), counts
+    return target.float(), (step * weight).float(), (counts / root).float()
 
 
 def pinball(z, target, step, counts, levels):
-    """Mean over what counts and over levels; z [S, K, H, Q] are raw head outputs."""
+    """Weighted mean over what counts and over levels; z [S, K, H, Q] are raw head outputs."""
     miss = target[..., None] - step[..., None] * torch.sinh(z.float().clamp(-20.0, 20.0))
     loss = torch.maximum(levels * miss, (levels - 1.0) * miss).mean(-1)
     return 2.0 * (loss * counts).sum() / counts.sum().clamp(min=1)

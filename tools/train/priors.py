@@ -172,6 +172,22 @@ def price(r, S, L):
     return torch.where(r.chance(0.5, S, 1), (y / tick).round() * tick, y)
 
 
+def garch(r, S, L):
+    """Returns whose variance answers to them, to falls often more than to rises (GARCH with leverage), heavy-tailed, now
+    and then summed up to a price."""
+    z = r.heavy(S, L)
+    z = z / z.square().mean(-1, keepdim=True).sqrt()
+    answer, lasting = r.log_uniform(0.02, 0.3, S, 1), 1.0 - r.log_uniform(0.002, 0.2, S, 1)
+    leverage = r.chance(0.5, S, 1) * r.uniform(0.0, 1.0, S, 1)
+    felt = z.square() * (1.0 - leverage * z.sign())
+    growth = (answer * felt + (1.0 - answer)) * lasting
+    variance = linear_scan(torch.cat([torch.ones_like(z[:, :1]), growth[:, :-1]], 1), (1.0 - lasting).expand(S, L),
+                           torch.ones_like(z[:, 0]))
+    returns = z * variance.clamp(max=1e4).sqrt() + r.uniform(-0.05, 0.1, S, 1)
+    price = (8.0 * (r.log_uniform(0.001, 0.03, S, 1) * returns.cumsum(-1) / 8.0).tanh()).exp()
+    return torch.where(r.chance(0.5, S, 1), price, ar1(r.uniform(-0.1, 0.1, S, 1), returns))
+
+
 def mean_reverting(r, S, L):
     """Ornstein-Uhlenbeck around a level that wanders or jumps."""
     a = torch.exp(-1.0 / r.log_uniform(1.0, 500.0, S, 1))
@@ -413,7 +429,7 @@ def jobs(r, S, L):
 
 FAMILIES = {  # weights of drawing
     gaussian_process: 0.8, kernels: 1.5, power_law: 1.2, resonators: 1.2,
-    random_walk: 1.5, price: 1.5, growth: 1.0, mean_reverting: 1.2, switching: 1.0, noise: 0.5,
+    random_walk: 1.5, price: 1.5, growth: 1.0, garch: 1.5, mean_reverting: 1.2, switching: 1.0, noise: 0.5,
     seasonal: 2.0, calendar: 5.0, chirp: 0.4, waveform: 0.6,
     heartbeat: 1.8, pulses: 0.8, voice: 1.5,
     steps: 0.7, events: 0.6, counts: 0.6, intermittent: 0.5, jobs: 1.5,

@@ -5,7 +5,7 @@
 
 DIR receives checkpoint.pt (every minute and at the end) and NAME/ (the exported folder). The learning rate follows the
 share of the minutes used. A run in pieces: --until MINUTES ends early, --resume CHECKPOINT goes on, --minutes stays the
-whole. A checkpoint holds the weights alone: Adam's moments, a few dozen updates' worth, are gathered anew while the
+whole. SIGTERM ends a run as --until does. A checkpoint holds the weights alone: Adam's moments, a few dozen updates' worth, are gathered anew while the
 rate rises again. See README.md beside this file.
 """
 import argparse
@@ -13,6 +13,7 @@ import collections
 import json
 import math
 import os
+import signal
 import time
 
 import torch
@@ -30,6 +31,7 @@ EARLY = 32           # steps of a series' start
 REWARM = 200         # updates after a resume
 EMA = 0.998
 WARM_UPDATES = 3     # before a CUDA graph is captured
+STARTED = time.monotonic()
 
 
 def arguments():
@@ -40,6 +42,8 @@ def arguments():
     p.add_argument("--set", action="append", default=[], metavar="KEY=JSON",
                    help="overrides a value of the config, e.g. model.input.patch=8")
     p.add_argument("--minutes", type=float, default=8.0, help="training time, start-up and evaluation excluded")
+    p.add_argument("--within", type=float, metavar="SECONDS",
+                   help="train for what start-up leaves of so many seconds, instead of --minutes")
     p.add_argument("--until", type=float, help="stop after so many of the minutes")
     p.add_argument("--steps", type=int, default=0, help="stop after so many updates instead")
     p.add_argument("--resume", help="a checkpoint.pt to go on from")
@@ -186,6 +190,11 @@ class Trainer:
         self.feed = data.Feed(data.source(self.device, seed), self.hp["series"], self.hp["segment"], self.net.horizon,
                               self.hp["segments"], self.pack, self.hp["real"])
         self.compiled = Compiled()
+        self.told_to_end = False
+        signal.signal(signal.SIGTERM, self.end)
+
+    def end(self, *_):
+        self.told_to_end = True
 
     # ---- one update -------------------------------------------------------------------------------------------
 
@@ -266,6 +275,8 @@ class Trainer:
     # ---- the whole run ----------------------------------------------------------------------------------------
 
     def finished(self):
+        if self.told_to_end:
+            return True
         if self.args.steps:
             return self.step >= self.args.steps
         return self.elapsed >= 60 * min(self.args.minutes, self.args.until or self.args.minutes)
@@ -282,8 +293,10 @@ class Trainer:
         self.warm_up()
         self.feed.ahead_of_time()
         begun = time.monotonic() - self.elapsed
+        if self.args.within:
+            self.args.minutes = (self.elapsed + self.args.within - (time.monotonic() - STARTED)) / 60
         said = saved = time.monotonic()
-        said_step, naive, marks = self.step, [], collections.deque()
+        said_step, saves, naive, marks = self.step, 0, [], collections.deque()
         self.update.sums.zero_()
         while not self.finished():
             self.advance()
@@ -295,9 +308,9 @@ class Trainer:
             if now - said >= self.args.progress or self.finished():
                 self.progress(naive, self.step - said_step, now - said)
                 said, said_step, naive = now, self.step, []
-            if now - saved >= 60:
+            if now - saved >= (60 if saves else 5):  # the first soon: what cannot be saved need not be trained
                 self.save()
-                saved = now
+                saved, saves = now, saves + 1
         self.compiled.off()
         self.save()
 
@@ -327,6 +340,8 @@ class Trainer:
         os.makedirs(self.args.out, exist_ok=True)
         path = os.path.join(self.args.out, "checkpoint.pt")
         weights = {n: p.detach().cpu() for n, p in self.net.state_dict().items()}
+        if not all(p.isfinite().all() for p in weights.values()):
+            raise SystemExit(f"step {self.step}: weights are no longer finite; {path} is from before")
         torch.save({"net": weights, "step": self.step, "elapsed": self.elapsed, "seen": self.seen}, path + ".part")
         os.replace(path + ".part", path)
         machine = torch.cuda.get_device_name() if self.gpu else "CPU"
@@ -361,7 +376,8 @@ def main():
         trainer.profile(args.profile)
         return
     trainer.run()
-    trainer.evaluate()
+    if not trainer.told_to_end:
+        trainer.evaluate()
 
 
 if __name__ == "__main__":
