@@ -208,6 +208,8 @@ int ssm_pool_new(unsigned threads, struct ssm_pool **ret)
         struct worker *w = &p->workers[started];
         *w = (struct worker){.pool = p, .index = started + 1};
         r = -pthread_create(&w->thread, NULL, worker_main, w);
+        if (r == 0)
+            pthread_setname_np(w->thread, "pool");
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (r < 0) {
