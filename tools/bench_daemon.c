@@ -1,5 +1,5 @@
 /* bench_daemon.c: `mambactl bench daemon`: a whole daemon in this process, fed and subscribed to by two other processes
- * over ipc. On the device `null`, which computes nothing, CPU time is what everything outside the model costs: this
+ * over ipc, or fed by a thread of this one. On the device `null`, which computes nothing, CPU time is what everything outside the model costs: this
  * process's, all threads, libzmq's included; the profile says which thread it went to. On a real device the latencies
  * and the device's own share of the time count. Checked before it is believed: all rows accepted, all messages
  * received. */
@@ -15,6 +15,7 @@
 
 #include "daemon/clock.h"
 #include "daemon/daemon.h"
+#include "tools/bench_feed.h"
 #include "tools/bench_peers.h"
 #include "tools/mambactl.h"
 
@@ -27,7 +28,7 @@ struct options {
     double per_second;
     unsigned burst;
     const char *families, *snapshots;
-    bool json;
+    bool in_process, json;
 };
 
 struct thread_time {
@@ -49,6 +50,7 @@ struct bench {
     const struct options *o;
     char dir[64], in[96], out[96];
     struct bench_peer sender, subscriber;
+    struct bench_feed feed; /* in the sender's place */
     struct md_config *config;
     struct md_daemon *daemon;
     size_t slot_bytes;
@@ -78,6 +80,7 @@ static const char help[] =
     "      --families LIST    families published, of prediction,embedding,anomaly,channel_anomaly (default: first\n"
     "                         anomaly alone, then prediction,embedding,anomaly: what a further message costs)\n"
     "      --snapshots D      a snapshot every D (a duration), to a temporary folder\n"
+    "      --in-process       blocks straight into the daemon's queues, from a thread of this process, and no sender\n"
     "      --json             one JSON object per line\n"
     "      --help\n";
 
@@ -217,6 +220,14 @@ static bool wait_for(struct bench *b, uint64_t messages, double *ret_published)
 /* ---- phases
  * ---------------------------------------------------------------------------------------------------------------- */
 
+static void send(struct bench *b, uint64_t messages)
+{
+    if (b->o->in_process)
+        bench_feed_send(&b->feed, messages, b->o->per_second);
+    else
+        bench_sender_send(&b->sender, messages, b->o->per_second);
+}
+
 /* All streams once, in two halves, so that what is taken once for all does not count; then nothing, and what that
  * costs. */
 static bool measure_idle(struct bench *b)
@@ -225,11 +236,11 @@ static bool measure_idle(struct bench *b)
     double rss, cpu, out;
     int64_t start;
 
-    bench_sender_send(&b->sender, half, b->o->per_second);
+    send(b, half);
     if (!wait_for(b, half, &out))
         return false;
     rss = rss_bytes();
-    bench_sender_send(&b->sender, rest, b->o->per_second);
+    send(b, rest);
     if (!wait_for(b, b->o->streams, &out))
         return false;
     b->rss_per_stream = (rss_bytes() - rss) / rest;
@@ -318,7 +329,7 @@ static bool measure_load(struct bench *b)
     unsigned n_before;
     int64_t start;
 
-    bench_sender_send(&b->sender, warm, b->o->per_second); /* queues, pools and arenas reach their size */
+    send(b, warm); /* queues, pools and arenas reach their size */
     if (!wait_for(b, b->o->streams + warm, &out))
         return false;
     n_before = read_threads(before);
@@ -327,7 +338,7 @@ static bool measure_load(struct bench *b)
     then = *md_daemon_latency(b->daemon);
     before_counts = read_counts(b);
     start = md_now_ns();
-    bench_sender_send(&b->sender, b->o->messages, b->o->per_second);
+    send(b, b->o->messages);
     if (!wait_for(b, b->o->streams + warm + b->o->messages, &b->published))
         return false;
     b->seconds = 1e-9 * (double)(md_now_ns() - start);
@@ -387,8 +398,9 @@ static void print_text(struct bench *b, const char *families)
 {
     json_t *latency = md_hist_json(&b->latency);
 
-    printf("%s: %u streams, %llu messages of %u samples in, %.0f messages out in %.1f s (%.0f/s)\n", families,
-           b->o->streams, (unsigned long long)b->o->messages, b->o->samples, b->published, b->seconds,
+    printf("%s: %u streams, %llu messages of %u samples in%s, %.0f messages out in %.1f s (%.0f/s)\n", families,
+           b->o->streams, (unsigned long long)b->o->messages, b->o->samples, b->o->in_process ? ", in process" : "",
+           b->published, b->seconds,
            (double)b->o->messages / b->seconds);
     printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms, longest since "
            "the start %.2f ms; device busy %.1f %% of the time\n",
@@ -458,11 +470,14 @@ static int measure(const struct options *o, const char *families, double *ret_us
         return code;
     snprintf(b.in, sizeof b.in, "ipc://%s/in", b.dir);
     snprintf(b.out, sizeof b.out, "ipc://%s/out", b.dir);
-    if (bench_sender_start(&b.sender, b.in, o->streams, o->samples, o->burst) ||
+    if ((!o->in_process && bench_sender_start(&b.sender, b.in, o->streams, o->samples, o->burst)) ||
         bench_subscriber_start(&b.subscriber, b.out))
         goto end;
     code = start_daemon(&b, families);
     if (code)
+        goto end;
+    code = EX_OSERR;
+    if (o->in_process && bench_feed_start(&b.feed, md_daemon_host(b.daemon), o->streams, o->samples, o->burst))
         goto end;
     json_t *status = md_daemon_status(b.daemon);
     b.slot_bytes = (size_t)number_at(status, "models", "model", "slot_bytes");
@@ -478,6 +493,7 @@ static int measure(const struct options *o, const char *families, double *ret_us
     *ret_out = b.published / (double)o->messages;
     code = EX_OK;
 end:
+    bench_feed_stop(&b.feed);
     md_daemon_stop(&b.daemon, 1000000000);
     md_config_free(&b.config);
     bench_peer_stop(&b.sender);
@@ -514,6 +530,7 @@ static int parse(int argc, char **argv, struct options *o)
                                           {"burst", required_argument, NULL, 'b'},
                                           {"families", required_argument, NULL, 'f'},
                                           {"snapshots", required_argument, NULL, 'x'},
+                                          {"in-process", no_argument, NULL, 'i'},
                                           {"json", no_argument, NULL, 'j'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
@@ -549,6 +566,8 @@ static int parse(int argc, char **argv, struct options *o)
             o->families = optarg;
         else if (c == 'x')
             o->snapshots = optarg;
+        else if (c == 'i')
+            o->in_process = true;
         else if (c == 'j')
             o->json = true;
         if (c == '?' || !ok) {
