@@ -27,7 +27,7 @@ struct options {
     uint64_t messages;
     double per_second;
     unsigned burst;
-    const char *families, *snapshots;
+    const char *families, *snapshots, *max_delay;
     bool in_process, json;
 };
 
@@ -79,6 +79,7 @@ static const char help[] =
     "      --burst N          messages sent together, of N streams (default 64); the pauses in between keep the rate\n"
     "      --families LIST    families published, of prediction,embedding,anomaly,channel_anomaly (default: first\n"
     "                         anomaly alone, then prediction,embedding,anomaly: what a further message costs)\n"
+    "      --max-delay D      longest wait for a fuller batch (default 2ms)\n"
     "      --snapshots D      a snapshot every D (a duration), to a temporary folder\n"
     "      --in-process       blocks straight into the daemon's queues, from a thread of this process, and no sender\n"
     "      --json             one JSON object per line\n"
@@ -167,9 +168,9 @@ static int start_daemon(struct bench *b, const char *families)
              "models: {model: {path: '%s', device: '%s', weights: %s, state: %s, slots: %u}}\n"
              "inputs: {in: {type: zmq, pattern: pull, bind: '%s', rate: 100}}\n"
              "outputs: {out: {type: zmq, bind: '%s', hwm: 10000000}}\n"
-             "streams: {'*': {publish: {%s}}}\n%s",
+             "batch: {max_delay: %s}\nstreams: {'*': {publish: {%s}}}\n%s",
              b->o->preset, null ? "cpu" : b->o->device, b->o->weights, b->o->state, b->o->streams, b->in, b->out,
-             publish, state);
+             b->o->max_delay, publish, state);
     md_log_setup(MD_ERROR, MD_LOG_TEXT);
     if (md_config_parse("bench", yaml, NULL, 0, true, stderr, &b->config))
         return EX_USAGE;
@@ -529,6 +530,7 @@ static int parse(int argc, char **argv, struct options *o)
                                           {"rate", required_argument, NULL, 'r'},
                                           {"burst", required_argument, NULL, 'b'},
                                           {"families", required_argument, NULL, 'f'},
+                                          {"max-delay", required_argument, NULL, 'd'},
                                           {"snapshots", required_argument, NULL, 'x'},
                                           {"in-process", no_argument, NULL, 'i'},
                                           {"json", no_argument, NULL, 'j'},
@@ -564,6 +566,8 @@ static int parse(int argc, char **argv, struct options *o)
             o->burst = (unsigned)v;
         else if (c == 'f')
             o->families = optarg;
+        else if (c == 'd')
+            o->max_delay = optarg;
         else if (c == 'x')
             o->snapshots = optarg;
         else if (c == 'i')
@@ -588,7 +592,8 @@ int bench_daemon(int argc, char **argv)
                         .streams = 10000,
                         .messages = 200000,
                         .per_second = 20000,
-                        .burst = 64};
+                        .burst = 64,
+                        .max_delay = "2ms"};
     double one = 0, more = 0, out_one = 0, out_more = 0;
     int code = parse(argc, argv, &o);
 
