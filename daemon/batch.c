@@ -29,7 +29,7 @@ void md_batch_clear(struct md_batch *b)
 {
     b->entries.n = b->items.n = b->x.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->warm.n = 0;
     b->spent = NULL;
-    b->last = b->failed = false;
+    b->last = b->sent = b->failed = false;
     b->cut = 0;
 }
 

@@ -42,6 +42,7 @@ struct md_batch {
         warm;                        /* md_entry ssm_item double int64 md_run md_event float u8 */
     struct io_block *spent;          /* blocks whose payload events point into */
     int64_t started_ns, advanced_ns; /* when the engine got it, and its results were there */
+    bool sent;                       /* the engine has it, or had it */
     bool failed;                     /* the engine did not advance it */
     bool last;                       /* nothing comes after it: the engine has drained */
     uint32_t cut;                    /* the line of this cut lies just before it; 0: none */

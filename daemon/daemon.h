@@ -10,6 +10,7 @@
 
 #include "daemon/config.h"
 #include "daemon/counters.h"
+#include "io/source.h"
 
 struct md_daemon;
 
@@ -41,5 +42,7 @@ json_t *md_daemon_status(struct md_daemon *d);
 json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit);
 /* Arrival of a row's last sample to hand-over to the sinks; live, as long as the daemon. */
 struct md_hist *md_daemon_latency(struct md_daemon *d);
+/* Benchmarks: the daemon's side of the first input. One thread may push to it, in place of a source that has nothing. */
+const struct io_host *md_daemon_host(const struct md_daemon *d);
 
 #endif

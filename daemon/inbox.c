@@ -278,7 +278,7 @@ void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int
         in->wake_at = in->n_ready == 0 && now >= nap_ns ? 1 : in->n_live < full ? in->n_live : full;
         sleep_until(in, due < until_ns ? due : until_ns);
     }
-    *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, in->n_ready, in->draining, in->stopping, in->cut};
+    *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, cut < MD_CUTS, in->n_ready, in->draining, in->stopping, in->cut};
     pthread_mutex_unlock(&in->lock);
 }
 

@@ -33,6 +33,7 @@ void md_inbox_end(struct md_inbox *in, struct io_stream *s);
  * ones ready, a queue full, draining, another cut asked for than ret->line, or until_ns. */
 struct md_wake {
     enum md_cut cut; /* what closed the batch */
+    bool due;        /* it is to be closed: the wait did not end by its time or for a cut */
     uint32_t ready;  /* streams, now */
     bool draining, stopping;
     uint32_t line; /* number of the snapshot's cut that is asked for; in: the last one drawn */

@@ -1,9 +1,13 @@
 /* scheduler.c: the loop of an engine thread: sleep, fill, start, land. Owns its batches in turn with the publisher.
  *
- * A device works by itself: while a batch is under way on it (`flying`), the next one is filled, in small portions, so
- * that the batch lands and is published as soon as it is done. On the CPU a batch is done when it has been started.
+ * A device works by itself: while a batch is under way on it (`flying`), the next one is filled when it is due, in small
+ * portions, so that the batch lands and is published as soon as it is done. If it is not by then, the next one is sent
+ * after it first, so that the device has work while the host makes rows of its results. A device that is quick does not
+ * get smaller batches for that: they are closed as without one. On the CPU a batch is done when it has
+ * been started.
  *
- * Trap: a batch may be filled on top of one that then fails. Its streams have been reset meanwhile, so it fails too. */
+ * Trap: a batch may be filled, and sent, on top of one that then fails. Its streams have been reset meanwhile, so it
+ * fails too. */
 #include "daemon/scheduler.h"
 
 #include <errno.h>
@@ -19,6 +23,7 @@ enum {
     BATCH_OUT = 1 << 23,     /* floats of results of all streams */
     SWEEP_STREAM_NS = 10000, /* least time between sweeps per open stream: they cost at most 1 % of a core */
     SWEEP_MIN_NS = 5000000,
+    LOOK_NS = 100000,        /* between looks at a device that is at work, while no batch is due */
     SWEEP_PAUSE_NS = 200000 /* between portions of a cut's copies while nothing else is to do */
 };
 
@@ -102,22 +107,17 @@ static void fill_some(struct md_scheduler *s, struct md_batch *b, uint32_t n)
     md_inbox_return(&s->inbox, rest, resting);
 }
 
-/* The results of the batch under way are there: to the publisher with it. */
-static void land(struct md_scheduler *s)
+/* Waits for the oldest batch under way and hands it to the publisher. */
+static void land_oldest(struct md_scheduler *s, struct md_batch *b)
 {
-    struct md_batch *b = s->flying;
-
-    if (!b)
-        return;
-    s->flying = NULL;
     if (b->items.n) {
-        int r = b->failed ? -EIO : ssm_advance_wait(s->engine);
+        int r = b->sent ? ssm_advance_wait(s->engine) : -EIO;
         double busy = ssm_engine_busy(s->engine);
         b->advanced_ns = md_now_ns();
         if (busy > 0.0)
             atomic_store_explicit(&s->counters.busy_ns, (uint64_t)(1e9 * busy), memory_order_relaxed);
         md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - b->started_ns));
-        if (r) {
+        if (r || b->failed) {
             if (md_read(&s->counters.failures) == 0)
                 md_log(MD_ERROR, s->model, "the device failed: %s", ssm_engine_failure(s->engine));
             md_bump(&s->counters.failures, 1);
@@ -137,12 +137,23 @@ static void land(struct md_scheduler *s)
     md_publisher_push(s->publisher, b);
 }
 
+static void land(struct md_scheduler *s)
+{
+    struct md_batch *b = s->flying;
+
+    s->flying = NULL;
+    if (b)
+        land_oldest(s, b);
+}
+
 static void start(struct md_scheduler *s, struct md_batch *b)
 {
     uint32_t n = md_batch_items(b);
 
     b->started_ns = b->advanced_ns = md_now_ns();
-    b->failed = n && (s->struck || ssm_advance_start(s->engine, b->items.p, n));
+    b->sent = n && !s->struck && !ssm_advance_start(s->engine, b->items.p, n);
+    land(s);
+    b->failed = n && (s->struck || !b->sent);
     s->flying = b;
     if (b->failed || ssm_advance_done(s->engine))
         land(s);
@@ -173,10 +184,12 @@ static void count(struct md_scheduler *s, const struct md_batch *b, enum md_cut 
 /* When the engine is to look again although nothing has come. */
 static int64_t look_again(const struct md_scheduler *s)
 {
-    return s->flying ? 0 : s->sweeping ? md_now_ns() + SWEEP_PAUSE_NS : s->next_sweep_ns;
+    return s->flying     ? md_now_ns() + LOOK_NS
+           : s->sweeping ? md_now_ns() + SWEEP_PAUSE_NS
+                         : s->next_sweep_ns;
 }
 
-/* Fills `b` from what is ready; with a batch under way it does not wait for more. */
+/* Fills `b` from what is ready; with a batch under way it returns soon. */
 static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *wake)
 {
     wake->line = s->cut_number;
@@ -191,7 +204,14 @@ static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *w
         return;
     if (!s->flying)
         sweep(s, b);
-    fill(s, b, wake->ready);
+    if (!s->flying || wake->due)
+        fill(s, b, wake->ready);
+}
+
+/* Nothing is to be sent on top of the batch under way: whether there is nothing else to wait for than the device. */
+static bool lands(struct md_scheduler *s, const struct md_wake *wake)
+{
+    return wake->due || wake->draining || ssm_advance_done(s->engine);
 }
 
 static void *run(void *arg)
@@ -202,11 +222,12 @@ static void *run(void *arg)
     while (!last) {
         struct md_batch *b = take_spare(s);
         struct md_wake wake;
-        s->struck = s->struck && s->flying;
         do {
+            s->struck = false;
             gather(s, b, &wake);
             bool idle = b->entries.n == 0 && !s->flying;
-            land(s);
+            if (s->sweeping || (b->entries.n == 0 && lands(s, &wake)))
+                land(s);
             bool swept = md_cut_sweep(s);
             last = wake.stopping || (wake.draining && wake.ready == 0 && idle && swept && wake.line == s->cut_number);
         } while (b->entries.n == 0 && !last && !b->cut);

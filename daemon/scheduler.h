@@ -29,7 +29,7 @@ struct md_scheduler {
     int64_t next_sweep_ns;  /* when a timer or a hold of some stream may be due */
     uint32_t holding;       /* streams that wait for late rows */
     bool draining;
-    bool struck;             /* a batch failed while the next one was filled */
+    bool struck;             /* a batch failed while the next one was filled or sent after it */
     struct md_batch *flying; /* under way on the device */
     uint32_t cut_number;     /* of the last cut drawn here */
     struct io_stream *sweep_at;

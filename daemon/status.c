@@ -160,3 +160,8 @@ struct md_hist *md_daemon_latency(struct md_daemon *d)
 {
     return &d->publisher.latency;
 }
+
+const struct io_host *md_daemon_host(const struct md_daemon *d)
+{
+    return &d->inputs[0].host;
+}

@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum { SSM_BACKEND_ABI = 4 };
+enum { SSM_BACKEND_ABI = 5 };
 
 struct ssm_backend {
     uint32_t abi; /* SSM_BACKEND_ABI */
@@ -33,6 +33,9 @@ struct ssm_backend {
     int (*wait)(void *self);   /* until the outputs of the oldest batch under way are written; 0 or -EIO */
     bool (*done)(void *self);  /* wait would not have to wait for the device */
     double (*busy)(void *self); /* seconds that the device has worked on batches since open, by its own clock */
+    /* optional: fn(ctx, part, parts) once for every part, on the backend's worker threads where about `ns` of work are
+     * worth it; returns when all parts have ended. Work beside the model; a device may be at a batch meanwhile. */
+    void (*share)(void *self, uint64_t ns, void (*fn)(void *ctx, unsigned part, unsigned parts), void *ctx);
     /* optional, benchmarks only: the device's part of the last batch, which must have been one pass, `times` times on
      * end, inputs and outputs on the device. µs per pass by the device's own clock. States move on, outputs do not
      * leave the device. */

@@ -20,6 +20,7 @@
 
 enum { THREADS_MAX = 256 };
 #define SMALL_BYTES (4u << 20) /* weights up to this stay in a core's own cache */
+enum { WAKE_NS = 40000, PARTS = 4 }; /* of other work: worth waking a worker for; parts a worker */
 #define WAKE_WORK (1u << 20)   /* multiply-adds worth waking a worker for, … */
 #define MEET_WORK (4u << 20)   /* … and, per tile, for meeting four times a layer */
 
@@ -238,6 +239,15 @@ static int cpu_start(void *self, const struct ssm_item *items, uint32_t n_items)
     return 0;
 }
 
+static void cpu_share(void *self, uint64_t ns, void (*fn)(void *ctx, unsigned part, unsigned parts), void *ctx)
+{
+    struct cpu *c = self;
+    if (c->pool && ns >= WAKE_NS)
+        ssm_pool_share(c->pool, PARTS * c->threads, fn, ctx);
+    else
+        fn(ctx, 0, 1);
+}
+
 /* ---- slots ----------------------------------------------------------------------------------------------- */
 
 static uint8_t *slot_at(const struct cpu *c, uint32_t slot)
@@ -295,4 +305,5 @@ const struct ssm_backend ssm_backend_cpu = {
     .sections = cpu_sections,
     .save = cpu_save,
     .restore = cpu_restore,
+    .share = cpu_share,
 };

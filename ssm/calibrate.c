@@ -62,18 +62,25 @@ bool ssm_calibrate_warm(const struct ssm_calibration *c, const void *state)
 
 /* ---- bins ------------------------------------------------------------------------------------------------- */
 
+/* A double's exponent and the first bits of its fraction, as one number, count bins. */
+enum { BIN_SHIFT = 52 - 3, BIN_ZERO = (1023 + EXPONENT_MIN) * SUB };
+_Static_assert(SUB == 1 << (52 - BIN_SHIFT), "the bits that count pieces of octaves");
+
 static double bin_start(int i)
 {
-    return i == 0 ? 0.0 : ldexp(1.0 + (double)(i % SUB) / SUB, EXPONENT_MIN + i / SUB);
+    uint64_t bits = i == 0 ? 0 : (uint64_t)(BIN_ZERO + i) << BIN_SHIFT;
+    double start;
+    memcpy(&start, &bits, sizeof start);
+    return start;
 }
 
 static int bin_of(double a)
 {
-    if (a < bin_start(1))
+    if (a < bin_start(1)) /* −0 too */
         return 0;
-    int e;
-    double m = frexp(a, &e); /* a = m·2^e, m in [½, 1) */
-    int i = (e - 1 - EXPONENT_MIN) * SUB + (int)((m - 0.5) * (2 * SUB));
+    uint64_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    int i = (int)(bits >> BIN_SHIFT) - BIN_ZERO;
     return i < BINS ? i : BINS - 1;
 }
 

@@ -15,6 +15,7 @@
 #include "ssm/model.h"
 
 enum { SECTIONS_MAX = 16, NAME_BYTES = 16, UNDER_WAY_MAX = 2 };
+enum { JOINT_NS = 400 }; /* about what a channel's sample costs in a joint row */
 
 struct batch {
     const struct ssm_item *items;
@@ -67,20 +68,40 @@ static void *joint_at(const struct ssm_engine *e, struct ssm_slot slot)
     return e->joint + slot.index * e->joint_bytes;
 }
 
+struct join {
+    const struct ssm_engine *e;
+    struct batch b;
+};
+
+/* Streams whose first item is in this part. */
+static void join_part(void *ctx, unsigned part, unsigned parts)
+{
+    const struct join *j = ctx;
+    const struct ssm_config *c = &j->e->model->config;
+    uint32_t from = (uint32_t)((uint64_t)j->b.n * part / parts), to = (uint32_t)((uint64_t)j->b.n * (part + 1) / parts);
+    void *sections[SSM_CHANNELS_MAX];
+    for (uint32_t i = from; i < to; i++) {
+        const struct ssm_item *items = &j->b.items[i];
+        if (items->channels == 0)
+            continue;
+        assert(j->e->joint && items->channels <= SSM_CHANNELS_MAX && items->channels <= j->b.n - i);
+        for (uint32_t k = 0; k < items->channels; k++)
+            sections[k] = joint_at(j->e, items[k].slot);
+        ssm_joint_run(&c->calibration, c->front.patch, items, sections);
+    }
+}
+
 /* The streams' joint rows, after their channels'. */
 static void join(const struct ssm_engine *e, struct batch b)
 {
-    const struct ssm_config *c = &e->model->config;
-    void *sections[SSM_CHANNELS_MAX];
-    for (uint32_t i = 0; i < b.n; i++) {
-        uint32_t channels = b.items[i].channels;
-        if (channels == 0)
-            continue;
-        assert(e->joint && channels <= SSM_CHANNELS_MAX && channels <= b.n - i);
-        for (uint32_t k = 0; k < channels; k++)
-            sections[k] = joint_at(e, b.items[i + k].slot);
-        ssm_joint_run(&c->calibration, c->front.patch, &b.items[i], sections);
-    }
+    struct join j = {e, b};
+    uint64_t samples = 0;
+    for (uint32_t i = 0; i < b.n; i++)
+        samples += (uint64_t)b.items[i].channels * b.items[i].n;
+    if (samples > 0 && e->backend->share)
+        e->backend->share(e->self, samples * JOINT_NS, join_part, &j);
+    else if (samples > 0)
+        join_part(&j, 0, 1);
 }
 
 static int wait_for_oldest(struct ssm_engine *e)

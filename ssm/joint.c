@@ -295,8 +295,14 @@ static void learn_rate(struct stream *s, int term, double p, double share)
     s->rate[term] += share * ((p < RATE_LEVEL ? 1.0 : 0.0) - s->rate[term]) / memory;
 }
 
-/* Cauchy combination (Liu and Xie 2020): valid where the terms depend on each other. */
-static double combined(const double *p, int n)
+/* What a term's p adds to the combination; NaN where there is no p. */
+static double cauchy(double p)
+{
+    return 1.0 / tan(PI * p);
+}
+
+/* Cauchy combination (Liu and Xie 2020): valid where the terms depend on each other. t: cauchy(p). */
+static double combined(const double *p, const double *t, int n)
 {
     double sum = 0.0, least = 1.0;
     int terms = 0;
@@ -304,7 +310,7 @@ static double combined(const double *p, int n)
         if (isnan(p[i]))
             continue;
         least = fmin(least, p[i]);
-        sum += 1.0 / tan(PI * p[i]);
+        sum += t[i];
         terms++;
     }
     if (terms == 0)
@@ -336,9 +342,9 @@ static void learn_band(struct stream *s, double p, double share)
 }
 
 /* Follows −ln p of the deviations; true while an anomaly is under way. */
-static bool follow_run(struct stream *s, const double *p)
+static bool follow_run(struct stream *s, const double *p, const double *t)
 {
-    double joint = combined(p, SCALES);
+    double joint = combined(p, t, SCALES);
     if (!isnan(joint))
         s->run = fmin(RUN_MAX, s->run + (fmin(RUN_STEP, -log(joint)) - s->run) / RUN_MEMORY);
     s->held = s->run > RUN_NORMAL ? s->held + 1 : 0;
@@ -386,12 +392,14 @@ static void score_terms(struct work *w, double by_forecast, double *p, double *a
 static double score_row(struct work *w, const double *x, double by_forecast)
 {
     struct stream *s = w->s;
-    double p[TERMS], a[TERMS], raised[TERMS];
+    double p[TERMS], a[TERMS], raised[TERMS], t[TERMS];
     smooth(w, x);
     score_terms(w, by_forecast, p, a);
-    for (int i = 0; i < TERMS; i++)
+    for (int i = 0; i < TERMS; i++) {
         raised[i] = rated(s, i, p[i]);
-    bool held = follow_run(s, raised);
+        t[i] = cauchy(raised[i]);
+    }
+    bool held = follow_run(s, raised, t);
     double share = held && s->held < HOLD_MAX ? HOLD : 1.0;
     for (int i = 0; i < TERMS; i++) {
         if (a[i] >= 0.0)
@@ -400,7 +408,7 @@ static double score_row(struct work *w, const double *x, double by_forecast)
             learn_rate(s, i, p[i], share);
     }
     learn(w, x, share, held);
-    double all = combined(raised, TERMS), p_all = isnan(all) ? all : evened(s, all);
+    double all = combined(raised, t, TERMS), p_all = isnan(all) ? all : evened(s, all);
     if (!isnan(all))
         learn_band(s, all, share);
     s->rows++;

@@ -16,7 +16,12 @@ unsigned ssm_pool_threads(const struct ssm_pool *pool);
  * Not from inside a run. */
 void ssm_pool_run(struct ssm_pool *pool, void (*fn)(void *ctx, unsigned worker, unsigned workers), void *ctx);
 
-/* Inside a run: no worker goes on before all have come here. Every worker must call it equally often. */
+/* Calls fn(ctx, part, parts) once for every part = 0 .. parts − 1, on whichever workers come by, and returns when all
+ * parts have ended. A worker that the system has not put on a core yet is not waited for. */
+void ssm_pool_share(struct ssm_pool *pool, unsigned parts, void (*fn)(void *ctx, unsigned part, unsigned parts),
+                    void *ctx);
+
+/* Inside a run, not of parts: no worker goes on before all have come here. Every worker must call it equally often. */
 void ssm_pool_barrier(struct ssm_pool *pool);
 
 #endif

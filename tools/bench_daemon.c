@@ -1,5 +1,5 @@
 /* bench_daemon.c: `mambactl bench daemon`: a whole daemon in this process, fed and subscribed to by two other processes
- * over ipc. On the device `null`, which computes nothing, CPU time is what everything outside the model costs: this
+ * over ipc, or fed by a thread of this one. On the device `null`, which computes nothing, CPU time is what everything outside the model costs: this
  * process's, all threads, libzmq's included; the profile says which thread it went to. On a real device the latencies
  * and the device's own share of the time count. Checked before it is believed: all rows accepted, all messages
  * received. */
@@ -15,10 +15,11 @@
 
 #include "daemon/clock.h"
 #include "daemon/daemon.h"
+#include "tools/bench_feed.h"
 #include "tools/bench_peers.h"
 #include "tools/mambactl.h"
 
-enum { THREADS = 64, FAMILIES_MAX = 4 };
+enum { THREADS = 320, FAMILIES_MAX = 4 };
 
 struct options {
     const char *preset, *device, *weights, *state;
@@ -26,14 +27,22 @@ struct options {
     uint64_t messages;
     double per_second;
     unsigned burst;
-    const char *families, *snapshots;
-    bool json;
+    const char *families, *snapshots, *max_delay;
+    bool in_process, json;
 };
 
 struct thread_time {
     char name[20];
-    int id;
+    int id;         /* of one thread, or … */
+    unsigned alike; /* … threads of this name */
     double seconds, runs; /* runs: times it was put on a core: about how often it was woken */
+};
+
+/* What the daemon has counted since its start. */
+struct counts {
+    double busy;                                    /* seconds of the device */
+    double batches, streams, samples, done, seconds; /* …; done: batches with results, seconds: until they were there */
+    double lost, dropped;                           /* samples, messages */
 };
 
 /* One daemon, its peers, and what was measured. */
@@ -41,11 +50,12 @@ struct bench {
     const struct options *o;
     char dir[64], in[96], out[96];
     struct bench_peer sender, subscriber;
+    struct bench_feed feed; /* in the sender's place */
     struct md_config *config;
     struct md_daemon *daemon;
     size_t slot_bytes;
     struct md_hist latency;
-    double busy;                                                            /* of the device, share of the time */
+    struct counts counts;                                                   /* under load */
     double idle_share, rss_per_stream, rss_growth, seconds, cpu, published; /* bytes; CPU seconds */
     struct thread_time threads[THREADS];
     unsigned n_threads;
@@ -69,7 +79,9 @@ static const char help[] =
     "      --burst N          messages sent together, of N streams (default 64); the pauses in between keep the rate\n"
     "      --families LIST    families published, of prediction,embedding,anomaly,channel_anomaly (default: first\n"
     "                         anomaly alone, then prediction,embedding,anomaly: what a further message costs)\n"
+    "      --max-delay D      longest wait for a fuller batch (default 2ms)\n"
     "      --snapshots D      a snapshot every D (a duration), to a temporary folder\n"
+    "      --in-process       blocks straight into the daemon's queues, from a thread of this process, and no sender\n"
     "      --json             one JSON object per line\n"
     "      --help\n";
 
@@ -156,9 +168,9 @@ static int start_daemon(struct bench *b, const char *families)
              "models: {model: {path: '%s', device: '%s', weights: %s, state: %s, slots: %u}}\n"
              "inputs: {in: {type: zmq, pattern: pull, bind: '%s', rate: 100}}\n"
              "outputs: {out: {type: zmq, bind: '%s', hwm: 10000000}}\n"
-             "streams: {'*': {publish: {%s}}}\n%s",
+             "batch: {max_delay: %s}\nstreams: {'*': {publish: {%s}}}\n%s",
              b->o->preset, null ? "cpu" : b->o->device, b->o->weights, b->o->state, b->o->streams, b->in, b->out,
-             publish, state);
+             b->o->max_delay, publish, state);
     md_log_setup(MD_ERROR, MD_LOG_TEXT);
     if (md_config_parse("bench", yaml, NULL, 0, true, stderr, &b->config))
         return EX_USAGE;
@@ -209,6 +221,14 @@ static bool wait_for(struct bench *b, uint64_t messages, double *ret_published)
 /* ---- phases
  * ---------------------------------------------------------------------------------------------------------------- */
 
+static void send(struct bench *b, uint64_t messages)
+{
+    if (b->o->in_process)
+        bench_feed_send(&b->feed, messages, b->o->per_second);
+    else
+        bench_sender_send(&b->sender, messages, b->o->per_second);
+}
+
 /* All streams once, in two halves, so that what is taken once for all does not count; then nothing, and what that
  * costs. */
 static bool measure_idle(struct bench *b)
@@ -217,11 +237,11 @@ static bool measure_idle(struct bench *b)
     double rss, cpu, out;
     int64_t start;
 
-    bench_sender_send(&b->sender, half, b->o->per_second);
+    send(b, half);
     if (!wait_for(b, half, &out))
         return false;
     rss = rss_bytes();
-    bench_sender_send(&b->sender, rest, b->o->per_second);
+    send(b, rest);
     if (!wait_for(b, b->o->streams, &out))
         return false;
     b->rss_per_stream = (rss_bytes() - rss) / rest;
@@ -232,49 +252,104 @@ static bool measure_idle(struct bench *b)
     return true;
 }
 
-static double busy_seconds(struct bench *b)
+static double sum_of(json_t *numbers)
 {
-    json_t *status = md_daemon_status(b->daemon);
-    double busy = number_at(status, "models", "model", "device_busy_seconds_total");
+    const char *key;
+    json_t *number;
+    double sum = 0;
 
+    json_object_foreach(numbers, key, number) sum += json_number_value(number);
+    return sum;
+}
+
+static struct counts read_counts(struct bench *b)
+{
+    json_t *status = md_daemon_status(b->daemon), *model, *input, *output, *step;
+
+    model = json_object_get(json_object_get(status, "models"), "model");
+    input = json_object_get(json_object_get(status, "inputs"), "in");
+    output = json_object_get(json_object_get(status, "outputs"), "out");
+    step = json_object_get(model, "step_duration_seconds");
+    struct counts c = {.busy = json_number_value(json_object_get(model, "device_busy_seconds_total")),
+                       .batches = json_number_value(json_object_get(model, "batches_total")),
+                       .streams = json_number_value(json_object_get(model, "batch_streams_total")),
+                       .samples = json_number_value(json_object_get(model, "batch_samples_total")),
+                       .done = json_number_value(json_object_get(step, "count")),
+                       .seconds = json_number_value(json_object_get(step, "sum")),
+                       .lost = sum_of(json_object_get(input, "input_discarded_samples_total")),
+                       .dropped = sum_of(json_object_get(output, "output_dropped_messages_total"))};
     json_decref(status);
-    return busy;
+    return c;
+}
+
+static struct counts counts_since(struct counts now, struct counts then)
+{
+    return (struct counts){.busy = now.busy - then.busy,
+                           .batches = now.batches - then.batches,
+                           .streams = now.streams - then.streams,
+                           .samples = now.samples - then.samples,
+                           .done = now.done - then.done,
+                           .seconds = now.seconds - then.seconds,
+                           .lost = now.lost - then.lost,
+                           .dropped = now.dropped - then.dropped};
+}
+
+/* Since `before`; threads of one name become one line. */
+static void sum_threads(struct bench *b, const struct thread_time *before, unsigned n_before)
+{
+    unsigned n = 0, at;
+
+    for (unsigned i = 0; i < b->n_threads; i++) {
+        struct thread_time t = b->threads[i];
+        for (unsigned k = 0; k < n_before; k++)
+            if (before[k].id == t.id) {
+                t.seconds -= before[k].seconds;
+                t.runs -= before[k].runs;
+            }
+        for (at = 0; at < n && strcmp(b->threads[at].name, t.name) != 0;)
+            at++;
+        if (at == n) {
+            b->threads[n++] = t;
+            b->threads[at].alike = 1;
+        } else {
+            b->threads[at].alike++;
+            b->threads[at].seconds += t.seconds;
+            b->threads[at].runs += t.runs;
+        }
+    }
+    b->n_threads = n;
 }
 
 static bool measure_load(struct bench *b)
 {
     struct thread_time before[THREADS];
     uint64_t warm = b->o->messages / 4;
-    double cpu, out, rss, busy;
+    struct counts before_counts;
+    double cpu, out, rss;
     struct md_hist then;
     unsigned n_before;
     int64_t start;
 
-    bench_sender_send(&b->sender, warm, b->o->per_second); /* queues, pools and arenas reach their size */
+    send(b, warm); /* queues, pools and arenas reach their size */
     if (!wait_for(b, b->o->streams + warm, &out))
         return false;
     n_before = read_threads(before);
     rss = rss_bytes();
     cpu = cpu_seconds();
     then = *md_daemon_latency(b->daemon);
-    busy = busy_seconds(b);
+    before_counts = read_counts(b);
     start = md_now_ns();
-    bench_sender_send(&b->sender, b->o->messages, b->o->per_second);
+    send(b, b->o->messages);
     if (!wait_for(b, b->o->streams + warm + b->o->messages, &b->published))
         return false;
     b->seconds = 1e-9 * (double)(md_now_ns() - start);
     b->cpu = cpu_seconds() - cpu;
-    b->busy = (busy_seconds(b) - busy) / b->seconds;
+    b->counts = counts_since(read_counts(b), before_counts);
     md_hist_since(&b->latency, md_daemon_latency(b->daemon), &then);
     b->published -= out;
     b->rss_growth = rss_bytes() - rss;
     b->n_threads = read_threads(b->threads);
-    for (unsigned i = 0; i < b->n_threads; i++)
-        for (unsigned k = 0; k < n_before; k++)
-            if (before[k].id == b->threads[i].id) {
-                b->threads[i].seconds -= before[k].seconds;
-                b->threads[i].runs -= before[k].runs;
-            }
+    sum_threads(b, before, n_before);
     return true;
 }
 
@@ -298,27 +373,49 @@ static void print_snapshots(struct bench *b)
     json_decref(status);
 }
 
+/* Shares of a core are of the whole time, in which the daemon may have had more to do than at the asked rate. */
+static void print_threads(const struct bench *b)
+{
+    for (unsigned i = 0; i < b->n_threads; i++) {
+        const struct thread_time *t = &b->threads[i];
+        if (t->seconds > 0.001 * b->cpu)
+            printf("    %3u %-16s %6.2f us, %6.1f %% of a core, woken %.3f times\n", t->alike, t->name,
+                   1e6 * t->seconds / (double)b->o->messages, 100 * t->seconds / b->seconds,
+                   t->runs / (double)b->o->messages);
+    }
+}
+
+static void print_batches(struct bench *b)
+{
+    const struct counts *c = &b->counts;
+
+    printf("  %.0f batches, of %.0f streams and %.0f samples in the mean, %.2f ms from start to results; lost: %.0f "
+           "samples in, %.0f messages out\n",
+           c->batches, c->streams / c->batches, c->samples / c->batches, 1e3 * c->seconds / c->done, c->lost,
+           c->dropped);
+}
+
 static void print_text(struct bench *b, const char *families)
 {
     json_t *latency = md_hist_json(&b->latency);
 
-    printf("%s: %u streams, %llu messages of %u samples in, %.0f messages out in %.1f s (%.0f/s)\n", families,
-           b->o->streams, (unsigned long long)b->o->messages, b->o->samples, b->published, b->seconds,
+    printf("%s: %u streams, %llu messages of %u samples in%s, %.0f messages out in %.1f s (%.0f/s)\n", families,
+           b->o->streams, (unsigned long long)b->o->messages, b->o->samples, b->o->in_process ? ", in process" : "",
+           b->published, b->seconds,
            (double)b->o->messages / b->seconds);
-    printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms; device busy %.1f %% of "
-           "the time\n",
+    printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms, longest since "
+           "the start %.2f ms; device busy %.1f %% of the time\n",
            b->o->preset, b->o->weights, b->o->state, b->o->device,
            1e3 * json_number_value(json_object_get(latency, "p50")),
-           1e3 * json_number_value(json_object_get(latency, "p99")), 100 * b->busy);
+           1e3 * json_number_value(json_object_get(latency, "p99")), 1e-6 * (double)md_read(&b->latency.max),
+           100 * b->counts.busy / b->seconds);
     json_decref(latency);
+    print_batches(b);
     if (b->o->snapshots)
         print_snapshots(b);
-    printf("  CPU per message in, with its %.2f out: %.2f us\n", b->published / (double)b->o->messages,
-           us_per_message(b));
-    for (unsigned i = 0; i < b->n_threads; i++)
-        if (b->threads[i].seconds > 0.001 * b->cpu)
-            printf("    %-16s %6.2f us, woken %.3f times\n", b->threads[i].name,
-                   1e6 * b->threads[i].seconds / (double)b->o->messages, b->threads[i].runs / (double)b->o->messages);
+    printf("  CPU per message in, with its %.2f out: %.2f us; %.2f cores\n", b->published / (double)b->o->messages,
+           us_per_message(b), b->cpu / b->seconds);
+    print_threads(b);
     printf(
         "  idle: %.2f %% of a core; RSS per idle stream beside its slot: %.0f bytes; RSS growth under load: %.0f KiB\n",
         100 * b->idle_share, b->rss_per_stream - (double)b->slot_bytes, b->rss_growth / 1024);
@@ -328,14 +425,16 @@ static void print_json(struct bench *b, const char *families)
 {
     json_t *threads = json_object(), *o;
 
-    for (unsigned i = 0; i < b->n_threads; i++) {
-        json_t *had = json_object_get(threads, b->threads[i].name);
+    for (unsigned i = 0; i < b->n_threads; i++)
         json_object_set_new(threads, b->threads[i].name,
-                            json_real(json_number_value(had) + 1e6 * b->threads[i].seconds / (double)b->o->messages));
-    }
-    o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:f, s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "bench",
+                            json_real(1e6 * b->threads[i].seconds / (double)b->o->messages));
+    o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:i, s:I, s:f, s:f, s:f, s:f, "
+                  "s:f, s:f, s:o}", "bench",
                   "daemon", "preset", b->o->preset, "device", b->o->device, "weights", b->o->weights, "state",
-                  b->o->state, "latency_seconds", md_hist_json(&b->latency), "device_busy_share", b->busy, "families",
+                  b->o->state, "latency_seconds", md_hist_json(&b->latency), "device_busy_share", b->counts.busy / b->seconds,
+                  "batches", b->counts.batches, "batch_streams", b->counts.streams / b->counts.batches, "batch_seconds",
+                  b->counts.seconds / b->counts.done, "samples_lost", b->counts.lost, "messages_dropped",
+                  b->counts.dropped, "families",
                   families, "streams", (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out",
                   b->published, "seconds", b->seconds, "cpu_us_per_message", us_per_message(b), "idle_core_share",
                   b->idle_share, "rss_bytes_per_idle_stream", b->rss_per_stream - (double)b->slot_bytes,
@@ -372,11 +471,14 @@ static int measure(const struct options *o, const char *families, double *ret_us
         return code;
     snprintf(b.in, sizeof b.in, "ipc://%s/in", b.dir);
     snprintf(b.out, sizeof b.out, "ipc://%s/out", b.dir);
-    if (bench_sender_start(&b.sender, b.in, o->streams, o->samples, o->burst) ||
+    if ((!o->in_process && bench_sender_start(&b.sender, b.in, o->streams, o->samples, o->burst)) ||
         bench_subscriber_start(&b.subscriber, b.out))
         goto end;
     code = start_daemon(&b, families);
     if (code)
+        goto end;
+    code = EX_OSERR;
+    if (o->in_process && bench_feed_start(&b.feed, md_daemon_host(b.daemon), o->streams, o->samples, o->burst))
         goto end;
     json_t *status = md_daemon_status(b.daemon);
     b.slot_bytes = (size_t)number_at(status, "models", "model", "slot_bytes");
@@ -392,6 +494,7 @@ static int measure(const struct options *o, const char *families, double *ret_us
     *ret_out = b.published / (double)o->messages;
     code = EX_OK;
 end:
+    bench_feed_stop(&b.feed);
     md_daemon_stop(&b.daemon, 1000000000);
     md_config_free(&b.config);
     bench_peer_stop(&b.sender);
@@ -427,7 +530,9 @@ static int parse(int argc, char **argv, struct options *o)
                                           {"rate", required_argument, NULL, 'r'},
                                           {"burst", required_argument, NULL, 'b'},
                                           {"families", required_argument, NULL, 'f'},
+                                          {"max-delay", required_argument, NULL, 'd'},
                                           {"snapshots", required_argument, NULL, 'x'},
+                                          {"in-process", no_argument, NULL, 'i'},
                                           {"json", no_argument, NULL, 'j'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
@@ -461,8 +566,12 @@ static int parse(int argc, char **argv, struct options *o)
             o->burst = (unsigned)v;
         else if (c == 'f')
             o->families = optarg;
+        else if (c == 'd')
+            o->max_delay = optarg;
         else if (c == 'x')
             o->snapshots = optarg;
+        else if (c == 'i')
+            o->in_process = true;
         else if (c == 'j')
             o->json = true;
         if (c == '?' || !ok) {
@@ -483,7 +592,8 @@ int bench_daemon(int argc, char **argv)
                         .streams = 10000,
                         .messages = 200000,
                         .per_second = 20000,
-                        .burst = 64};
+                        .burst = 64,
+                        .max_delay = "2ms"};
     double one = 0, more = 0, out_one = 0, out_more = 0;
     int code = parse(argc, argv, &o);
 

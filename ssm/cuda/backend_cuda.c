@@ -23,6 +23,7 @@
 enum { THREADS_MAX = 256, THREADS_AUTO = 16, NAME_BYTES = 16 };
 
 /* About how long things take, and what is worth waking the workers for. */
+enum { PARTS = 4 }; /* of what is shared out, a worker: nobody waits long for one that was put off its core */
 enum { WAKE_NS = 40000, ENTRY_NS = 40, SAMPLE_NS = 50, SCORE_NS = 200, BYTES_PER_NS = 8 };
 
 struct cuda {
@@ -147,22 +148,23 @@ static int cuda_open(const struct ssm_model *model, const struct ssm_engine_opts
 
 /* ---- advance --------------------------------------------------------------------------------------------- */
 
-static void share_out(struct cuda *c, uint64_t ns, void (*fn)(void *ctx, unsigned worker, unsigned workers), void *ctx)
+static void cuda_share(void *self, uint64_t ns, void (*fn)(void *ctx, unsigned part, unsigned parts), void *ctx)
 {
+    struct cuda *c = self;
     if (c->pool && ns >= WAKE_NS)
-        ssm_pool_run(c->pool, fn, ctx);
+        ssm_pool_share(c->pool, PARTS * ssm_pool_threads(c->pool), fn, ctx);
     else
         fn(ctx, 0, 1);
 }
 
-static void fill(void *ctx, unsigned worker, unsigned workers)
+static void fill(void *ctx, unsigned part, unsigned parts)
 {
-    gpu_plan_fill(ctx, worker, workers);
+    gpu_plan_fill(ctx, part, parts);
 }
 
-static void write_signals(void *ctx, unsigned worker, unsigned workers)
+static void write_signals(void *ctx, unsigned part, unsigned parts)
 {
-    gpu_plan_write(ctx, worker, workers);
+    gpu_plan_write(ctx, part, parts);
 }
 
 struct lines {
@@ -171,11 +173,11 @@ struct lines {
     const float *rows;
 };
 
-static void write_lines(void *ctx, unsigned worker, unsigned workers)
+static void write_lines(void *ctx, unsigned part, unsigned parts)
 {
     const struct lines *l = ctx;
     uint64_t n = l->to - l->from;
-    uint32_t from = (uint32_t)(n * worker / workers), to = (uint32_t)(n * (worker + 1) / workers);
+    uint32_t from = (uint32_t)(n * part / parts), to = (uint32_t)(n * (part + 1) / parts);
     if (to > from)
         gpu_plan_write_logits(l->plan, l->from + from, l->from + to, l->rows + (size_t)from * l->plan->head.n_out);
 }
@@ -187,7 +189,7 @@ static void write_logits(struct cuda *c, const struct gpu_plan *plan)
         l.rows = gpu_queue_lines(&c->queue, l.from, &l.to);
         if (c->queue.err)
             return;
-        share_out(c, (l.to - l.from) * line_ns, write_lines, &l);
+        cuda_share(c, (l.to - l.from) * line_ns, write_lines, &l);
     }
 }
 
@@ -197,7 +199,7 @@ static void complete(struct cuda *c)
     struct gpu_plan *plan = &gpu_queue_oldest(&c->queue)->plan;
     if (gpu_queue_wait(&c->queue)) {
         if (c->model->config.input == SSM_SAMPLES)
-            share_out(c, (uint64_t)plan->tile.rows * c->model->config.front.patch * SCORE_NS, write_signals, plan);
+            cuda_share(c, (uint64_t)plan->tile.rows * c->model->config.front.patch * SCORE_NS, write_signals, plan);
         else
             write_logits(c, plan);
     }
@@ -209,7 +211,7 @@ static void plan_pass(struct cuda *c, struct ssm_feed *feed)
     struct gpu_plan *plan = gpu_queue_plan(&c->queue);
     uint64_t per_row = c->model->config.input == SSM_SAMPLES ? c->model->config.front.patch * SAMPLE_NS : 1;
     gpu_plan_take(plan, feed);
-    share_out(c, plan->tile.rows * per_row + (uint64_t)plan->tile.n_entries * ENTRY_NS, fill, plan);
+    cuda_share(c, plan->tile.rows * per_row + (uint64_t)plan->tile.n_entries * ENTRY_NS, fill, plan);
     gpu_plan_rows(plan);
 }
 
@@ -365,6 +367,7 @@ __attribute__((visibility("default"))) const struct ssm_backend ssm_backend_cuda
     .done = cuda_done,
     .busy = cuda_busy,
     .replay = cuda_replay,
+    .share = cuda_share,
     .failure = cuda_failure,
     .exact = cuda_exact,
 };

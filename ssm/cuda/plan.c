@@ -217,13 +217,13 @@ void gpu_plan_take(struct gpu_plan *p, struct ssm_feed *feed)
 
 /* ---- fill ------------------------------------------------------------------------------------------------ */
 
-/* A worker's share of the entries, about equal in rows. */
-static void share(const struct ssm_tile *t, unsigned worker, unsigned workers, uint32_t *ret_from, uint32_t *ret_to)
+/* A part of the entries, about equal to the others in rows. */
+static void share(const struct ssm_tile *t, unsigned part, unsigned parts, uint32_t *ret_from, uint32_t *ret_to)
 {
     uint64_t weight = (uint64_t)t->rows + t->n_entries;
     uint32_t ends[2];
     for (unsigned i = 0; i < 2; i++) {
-        uint64_t from = weight * (worker + i) / workers;
+        uint64_t from = weight * (part + i) / parts;
         uint32_t lo = 0, hi = t->n_entries;
         while (lo < hi) {
             uint32_t mid = lo + (hi - lo) / 2;
@@ -270,10 +270,10 @@ static void fill_samples(struct gpu_plan *p, const struct ssm_entry *e, struct g
         memset(features + k * t->ldf + front->features, 0, (t->ldf - front->features) * sizeof *features);
 }
 
-void gpu_plan_fill(struct gpu_plan *p, unsigned worker, unsigned workers)
+void gpu_plan_fill(struct gpu_plan *p, unsigned part, unsigned parts)
 {
     uint32_t from, to;
-    share(&p->tile, worker, workers, &from, &to);
+    share(&p->tile, part, parts, &from, &to);
     for (uint32_t i = from; i < to; i++) {
         if (p->Fp)
             fill_samples(p, &p->tile.entries[i], p->spans[i]);
@@ -445,11 +445,11 @@ void gpu_plan_close(struct gpu_plan *p)
 
 /* ---- write ----------------------------------------------------------------------------------------------- */
 
-void gpu_plan_write(struct gpu_plan *p, unsigned worker, unsigned workers)
+void gpu_plan_write(struct gpu_plan *p, unsigned part, unsigned parts)
 {
     struct ssm_tile *t = &p->tile;
     uint32_t from, to;
-    share(t, worker, workers, &from, &to);
+    share(t, part, parts, &from, &to);
     for (uint32_t i = from; i < to; i++)
         ssm_signal_write(t, &t->entries[i]);
 }

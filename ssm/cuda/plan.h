@@ -55,13 +55,13 @@ static inline uint32_t gpu_bucket(uint32_t n, uint32_t most)
 enum { GPU_BUCKET_ROWS = 1024 }; /* from there on launches are not what a pass takes its time with */
 
 void gpu_plan_take(struct gpu_plan *p, struct ssm_feed *feed);
-void gpu_plan_fill(struct gpu_plan *p, unsigned worker, unsigned workers);
+void gpu_plan_fill(struct gpu_plan *p, unsigned part, unsigned parts);
 void gpu_plan_rows(struct gpu_plan *p);
 void gpu_plan_tiles(struct gpu_plan *p, uint32_t tile_rows);
 void gpu_plan_close(struct gpu_plan *p);
 
 /* Signal models. */
-void gpu_plan_write(struct gpu_plan *p, unsigned worker, unsigned workers);
+void gpu_plan_write(struct gpu_plan *p, unsigned part, unsigned parts);
 /* Token models: lines [from, to) of `out`, which stand at `rows`. */
 void gpu_plan_write_logits(const struct gpu_plan *p, uint32_t from, uint32_t to, const float *rows);
 

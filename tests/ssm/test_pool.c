@@ -1,10 +1,12 @@
-/* test_pool.c: the worker pool: every worker runs once per run, what is written before a barrier is seen after it, an
+/* test_pool.c: the worker pool: every worker runs once per run, every part once, what is written before a barrier is seen after it, an
  * idle pool uses no CPU. Run under -Db_sanitize=thread for the ordering. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <assert.h>
+#include <stdatomic.h>
 #include <time.h>
 
 #include "ssm/pool.h"
@@ -43,6 +45,39 @@ static void runs_and_barriers(void **state)
     }
 }
 
+struct parts {
+    atomic_uint count[4 * THREADS_MAX + 1];
+    unsigned parts;
+};
+
+static void take_part(void *ctx, unsigned part, unsigned parts)
+{
+    struct parts *p = ctx;
+    assert(part < parts && parts == p->parts);
+    p->count[part]++;
+}
+
+/* Between runs of all workers, so that who comes late to the one kind of run meets the other. */
+static void shares_out_parts(void **state)
+{
+    for (unsigned threads = 1; threads <= THREADS_MAX; threads += 2) {
+        struct ring r = {0};
+        struct parts p = {0};
+        assert_int_equal(ssm_pool_new(threads, &r.pool), 0);
+        for (unsigned i = 1; i <= RUNS; i++) {
+            p.parts = 1 + i * 13 % (4 * THREADS_MAX + 1);
+            for (unsigned k = 0; k < p.parts; k++)
+                p.count[k] = 0;
+            ssm_pool_share(r.pool, p.parts, take_part, &p);
+            for (unsigned k = 0; k < p.parts; k++)
+                assert_int_equal(p.count[k], 1);
+            if (i % 3 == 0)
+                ssm_pool_run(r.pool, pass, &r);
+        }
+        ssm_pool_free(&r.pool);
+    }
+}
+
 static double cpu_seconds(void)
 {
     struct timespec t;
@@ -73,6 +108,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(runs_and_barriers),
+        cmocka_unit_test(shares_out_parts),
         cmocka_unit_test(idle_sleeps),
         cmocka_unit_test(free_of_none),
     };

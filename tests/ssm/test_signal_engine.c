@@ -471,6 +471,50 @@ static void channels_join(void **state)
     }
 }
 
+enum { MANY = 9 };
+
+/* Streams of one channel each, in calls of `most` samples of all of them. */
+static void run_many(struct ssm_engine *e, uint32_t n, uint32_t most, float (*joint)[STEPS * P][3])
+{
+    struct ssm_slot slots[MANY];
+    struct outputs *o[MANY];
+    for (uint32_t i = 0; i < n; i++) {
+        slots[i] = rig_slot(e);
+        o[i] = outputs_new();
+    }
+    for (uint32_t at = 0, to; at < N; at = to) {
+        struct ssm_item items[MANY];
+        to = at + most < N ? at + most : N;
+        for (uint32_t i = 0; i < n; i++) {
+            items[i] = item_of(slots[i], i % CHANNELS, at, to, SSM_NAN_MASK, o[i]);
+            items[i].channels = 1;
+            items[i].joint = at / P < STEPS ? joint[i][at / P * P] : NULL;
+        }
+        assert_int_equal(ssm_advance(e, items, n), 0);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        ssm_slot_give(e, slots[i]);
+        free(o[i]);
+    }
+}
+
+/* Joint rows of many streams are shared out over the workers; a stream's are what they are alone. */
+static void streams_join_apart(void **state)
+{
+    struct rig_variant v;
+    static float many[MANY][STEPS * P][3], alone[CHANNELS][STEPS * P][3];
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        struct ssm_engine *one = rig_engine(model, &v, 1, CHANNELS), *three = rig_engine(model, &v, 3, MANY);
+        run_many(one, CHANNELS, 301, alone);
+        run_many(three, MANY, 301, many);
+        assert_false(isnan(alone[0][STEPS * P - 1][1]));
+        for (unsigned k = 0; k < MANY; k++)
+            assert_memory_equal(many[k], alone[k % CHANNELS], sizeof *many);
+        ssm_engine_close(&one);
+        ssm_engine_close(&three);
+    }
+}
+
 /* The null device keeps the same books. */
 static void null_device_counts_steps(void **state)
 {
@@ -515,6 +559,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(short_horizons),
         cmocka_unit_test(adapted_forecasts_reach_far_and_resume),
         cmocka_unit_test(channels_join),
+        cmocka_unit_test(streams_join_apart),
         cmocka_unit_test(null_device_counts_steps),
     };
     int failed = 0, code = rig_begin(&argc, argv);

@@ -1,5 +1,5 @@
-/* fake_device.c: a libmambad_cuda.so without a GPU: the CPU backend on a thread of its own, so that batches are under
- * way for a while as on a device, and so that it can fail. Environment:
+/* fake_device.c: a libmambad_cuda.so without a GPU: the CPU backend on threads of its own, so that batches are under
+ * way for a while as on a device, one after the other, and so that it can fail. Environment:
  *
  *   FAKE_DEVICE_FAIL_AT=N   the N-th batch fails (counted from 1)
  *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only
@@ -13,14 +13,24 @@
 #include <stdlib.h>
 #include <time.h>
 
-struct fake {
-    void *cpu;
+enum { UNDER_WAY_MAX = 2 };
+
+/* A batch under way. */
+struct job {
+    struct fake *fake;
+    struct job *before; /* NULL: nothing was under way */
     pthread_t thread;
-    bool running;
     _Atomic bool done;
     const struct ssm_item *items;
-    uint32_t n_items, memory;
-    unsigned long batch, fail_at;
+    uint32_t n_items;
+    bool fails;
+};
+
+struct fake {
+    void *cpu;
+    struct job jobs[UNDER_WAY_MAX]; /* in turn */
+    unsigned long started, waited, fail_at;
+    uint32_t memory;
     bool failed, exact;
 };
 
@@ -50,8 +60,8 @@ static int fake_open(const struct ssm_model *model, const struct ssm_engine_opts
 static void fake_close(void *self)
 {
     struct fake *f = self;
-    if (f->running)
-        pthread_join(f->thread, NULL);
+    for (; f->waited < f->started; f->waited++)
+        pthread_join(f->jobs[f->waited % UNDER_WAY_MAX].thread, NULL);
     ssm_backend_cpu.close(f->cpu);
     free(f);
 }
@@ -74,37 +84,45 @@ static int fake_reset(void *self, uint32_t slot)
 
 static void *work(void *arg)
 {
-    struct fake *f = arg;
-    nanosleep(&(struct timespec){0, 3000000}, NULL);
-    f->failed = f->batch == f->fail_at;
-    if (!f->failed)
-        ssm_backend_cpu.start(f->cpu, f->items, f->n_items);
-    atomic_store(&f->done, true);
+    struct job *j = arg;
+    do
+        nanosleep(&(struct timespec){0, 3000000}, NULL);
+    while (j->before && !atomic_load(&j->before->done));
+    if (!j->fails)
+        ssm_backend_cpu.start(j->fake->cpu, j->items, j->n_items);
+    atomic_store(&j->done, true);
     return NULL;
 }
 
 static int fake_start(void *self, const struct ssm_item *items, uint32_t n_items)
 {
     struct fake *f = self;
-    f->items = items;
-    f->n_items = n_items;
-    f->batch++;
-    atomic_store(&f->done, false);
-    f->running = pthread_create(&f->thread, NULL, work, f) == 0;
-    return f->running ? 0 : -EIO;
+    struct job *j = &f->jobs[f->started % UNDER_WAY_MAX];
+    j->before = f->started > f->waited ? &f->jobs[f->waited % UNDER_WAY_MAX] : NULL;
+    j->fake = f;
+    j->items = items;
+    j->n_items = n_items;
+    j->fails = f->started + 1 == f->fail_at;
+    atomic_store(&j->done, false);
+    if (pthread_create(&j->thread, NULL, work, j))
+        return -EIO;
+    f->started++;
+    return 0;
 }
 
 static bool fake_done(void *self)
 {
-    return atomic_load(&((struct fake *)self)->done);
+    struct fake *f = self;
+    return f->waited == f->started || atomic_load(&f->jobs[f->waited % UNDER_WAY_MAX].done);
 }
 
 static int fake_wait(void *self)
 {
     struct fake *f = self;
-    pthread_join(f->thread, NULL);
-    f->running = false;
-    return f->failed ? -EIO : 0;
+    struct job *j = &f->jobs[f->waited++ % UNDER_WAY_MAX];
+    pthread_join(j->thread, NULL);
+    f->failed |= j->fails;
+    return j->fails ? -EIO : 0;
 }
 
 static const struct ssm_section *fake_sections(const void *self, unsigned *ret_n)
