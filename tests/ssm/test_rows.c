@@ -103,7 +103,7 @@ static void check_together(struct crowd *c, struct ssm_engine *e, uint32_t rows,
 
 static void check_rows(const struct ssm_model *m, const char *shape, const struct rig_variant *v)
 {
-    static const uint32_t rows[] = {3000, 1, 2, 7, 8, 9, 31, 64, 65, 200, 1024, 3000};
+    static const uint32_t rows[] = {3000, 1, 2, 7, 8, 9, 31, 64, 65, 129, 200, 256, 257, 333, 1000, 1024, 3000};
     uint32_t most = !rig_cuda() ? 200 : rig_light() ? 65 : 3000;
     struct ssm_engine *e = rig_engine(m, v, 2, most);
     struct crowd c;
@@ -153,9 +153,83 @@ static void runs_of_any_length(void **state)
     for_each(check_runs);
 }
 
+/* ---- crowds ---------------------------------------------------------------------------------------------- */
+
+/* Of the streams that are not at their end, `left` of them, some in any order go on, first all: by one step, or each by
+ * one or two. */
+static uint32_t pick_items(const struct play *p, const struct ssm_slot *slots, uint32_t *streams, uint32_t left,
+                           const uint32_t *at, bool one, struct ssm_item *items)
+{
+    uint32_t n = at[streams[0]] == 0 || rig_below(&rng, 2) ? left : 1 + rig_below(&rng, left);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = i + rig_below(&rng, left - i), stream = streams[k];
+        uint32_t steps = one || p->streams[stream].T - at[stream] < 2 ? 1 : 1 + rig_below(&rng, 2);
+        streams[k] = streams[i];
+        streams[i] = stream;
+        items[i] = play_item(p, stream, at[stream], steps, slots[stream]);
+    }
+    return n;
+}
+
+static void play_in_any_order(struct play *p, struct ssm_engine *e)
+{
+    struct ssm_slot *slots = malloc(p->n * sizeof *slots);
+    struct ssm_item *items = malloc(p->n * sizeof *items);
+    uint32_t *streams = malloc(p->n * sizeof *streams), *at = calloc(p->n, sizeof *at), left = p->n;
+    for (uint32_t i = 0; i < p->n; i++) {
+        slots[i] = rig_slot(e);
+        streams[i] = i;
+    }
+    for (uint32_t call = 0; left > 0; call++) {
+        uint32_t n = pick_items(p, slots, streams, left, at, call % 3 < 2, items), to = 0;
+        assert_int_equal(ssm_advance(e, items, n), 0);
+        for (uint32_t i = 0; i < n; i++)
+            at[streams[i]] += items[i].n;
+        for (uint32_t i = 0; i < left; i++)
+            if (at[streams[i]] < p->streams[streams[i]].T)
+                streams[to++] = streams[i];
+        left = to;
+    }
+    for (uint32_t i = 0; i < p->n; i++)
+        play_save(p, i, e, slots[i]);
+    free(slots);
+    free(items);
+    free(streams);
+    free(at);
+}
+
+/* A model that is large for a GPU and has no round sizes, as many streams as it takes to go its own way through it. */
+static void crowds_in_any_order(void **state)
+{
+    const char *shape = rig_cuda() ? "352x5,16,40" : shapes[0];
+    const uint32_t n = !rig_cuda() ? 40 : rig_light() ? 270 : 700;
+    struct ssm_model *m = rig_vivid(shape);
+    struct rig_variant v;
+    uint32_t *T = malloc(n * sizeof *T);
+    char why[PLAY_WHY];
+    for (uint32_t i = 0; i < n; i++)
+        T[i] = rig_light() ? 1 : 2 + i % 3;
+    for (unsigned i = 0; rig_variant(i, &v) && !(rig_light() && i > 0); i++) {
+        struct ssm_engine *e = rig_engine(m, &v, 2, n + 1);
+        struct play alone, mixed;
+        play_new(&alone, m, T, n, &rng);
+        play_alone(&alone, e, UINT32_MAX);
+        play_again(&mixed, &alone);
+        play_in_any_order(&mixed, e);
+        if (!play_same(&mixed, &alone, why))
+            fail_msg("%s on %s: in any order: %s", shape, rig_name(&v), why);
+        play_done(&mixed);
+        play_done(&alone);
+        ssm_engine_close(&e);
+    }
+    free(T);
+    ssm_model_close(&m);
+}
+
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(any_number_of_rows), cmocka_unit_test(runs_of_any_length)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(any_number_of_rows), cmocka_unit_test(runs_of_any_length),
+                                       cmocka_unit_test(crowds_in_any_order)};
     int code = rig_begin(&argc, argv);
     if (code)
         return code;
