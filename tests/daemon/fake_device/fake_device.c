@@ -18,9 +18,8 @@ enum { UNDER_WAY_MAX = 2 };
 /* A batch under way. */
 struct job {
     struct fake *fake;
-    struct job *before; /* NULL: nothing was under way */
+    unsigned long number; /* counted from 0 */
     pthread_t thread;
-    _Atomic bool done;
     const struct ssm_item *items;
     uint32_t n_items;
     bool fails;
@@ -30,6 +29,7 @@ struct fake {
     void *cpu;
     struct job jobs[UNDER_WAY_MAX]; /* in turn */
     unsigned long started, waited, fail_at;
+    _Atomic unsigned long finished; /* of the jobs, in order */
     uint32_t memory;
     bool failed, exact;
 };
@@ -87,10 +87,10 @@ static void *work(void *arg)
     struct job *j = arg;
     do
         nanosleep(&(struct timespec){0, 3000000}, NULL);
-    while (j->before && !atomic_load(&j->before->done));
+    while (atomic_load(&j->fake->finished) < j->number);
     if (!j->fails)
         ssm_backend_cpu.start(j->fake->cpu, j->items, j->n_items);
-    atomic_store(&j->done, true);
+    atomic_store(&j->fake->finished, j->number + 1);
     return NULL;
 }
 
@@ -98,12 +98,11 @@ static int fake_start(void *self, const struct ssm_item *items, uint32_t n_items
 {
     struct fake *f = self;
     struct job *j = &f->jobs[f->started % UNDER_WAY_MAX];
-    j->before = f->started > f->waited ? &f->jobs[f->waited % UNDER_WAY_MAX] : NULL;
     j->fake = f;
+    j->number = f->started;
     j->items = items;
     j->n_items = n_items;
     j->fails = f->started + 1 == f->fail_at;
-    atomic_store(&j->done, false);
     if (pthread_create(&j->thread, NULL, work, j))
         return -EIO;
     f->started++;
@@ -113,7 +112,7 @@ static int fake_start(void *self, const struct ssm_item *items, uint32_t n_items
 static bool fake_done(void *self)
 {
     struct fake *f = self;
-    return f->waited == f->started || atomic_load(&f->jobs[f->waited % UNDER_WAY_MAX].done);
+    return f->waited == f->started || atomic_load(&f->finished) > f->waited;
 }
 
 static int fake_wait(void *self)
