@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """Kills the real mambad at random moments, starts it again, and compares what its outputs hold in the end with those of a
-run that nothing disturbed: no row lost, double or different.   test_resume.py MAMBAD [SEED [KILLS [TOOLS]]]"""
+run that nothing disturbed: no row lost, double or different.   test_resume.py MAMBAD [SEED [KILLS]]"""
 import glob
 import json
 import os
@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,8 @@ import signal_model  # noqa: E402
 
 MAMBAD = os.path.abspath(sys.argv[1])
 SEED, KILLS = (int(sys.argv[i]) if len(sys.argv) > i else fallback for i, fallback in ((2, 20260101), (3, 4)))
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+CLIENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "reliable_client.py")
+MAMBACTL = os.path.join(os.path.dirname(MAMBAD), "..", "tools", "mambactl")
 PATIENCE = 120
 EXCEPTED = ("latency_us", "run", "out_seq", "seq", "t_ns", "shape", "data", "topic")
 TELLING = ("restore", "error")  # events that speak of the restart
@@ -256,19 +258,30 @@ class Resume(unittest.TestCase):
         self.hdf5s(4, 12000 * KILLS)
         self.check_lines(f"{{type: hdf5, files: '{self.dir}/in-*.h5', dataset: /x, time: /t}}")
 
-    def router(self):
-        return f"{{type: zmq, pattern: router, bind: 'ipc://{self.dir}/in'}}"
+    def check_router(self, senders):
+        self.senders = senders
+        self.check_lines(f"{{type: zmq, pattern: router, bind: 'ipc://{self.dir}/in'}}")
 
     @unittest.skipUnless(zmq and h5py, "python3-zmq or python3-numpy is not installed")
     def test_router(self):
-        """Senders that keep what no snapshot has."""
+        """Four clients in Python that keep what no snapshot has."""
         for k in range(4):
             with open(os.path.join(self.dir, f"in-{k}.txt"), "w", encoding="utf-8") as out:
                 for _ in range(5000 * KILLS + 97 * k):
-                    out.write("%.6g %.6g\n" % (self.rng.gauss(k, 1), self.rng.gauss(-k, 2)))
-        client = os.path.join(ROOT, "tools", "reliable_client.py")
-        self.senders = [[sys.executable, client, f"ipc://{self.dir}/in", f"s{k}", f"{self.dir}/in-{k}.txt"] for k in range(4)]
-        self.check_lines(self.router())
+                    out.write(f"{self.rng.gauss(k, 1):.6g} {self.rng.gauss(-k, 2):.6g}\n")
+        self.check_router([[sys.executable, CLIENT, f"ipc://{self.dir}/in", f"s{k}", f"{self.dir}/in-{k}.txt"]
+                           for k in range(4)])
+
+    @unittest.skipUnless(os.path.exists(MAMBACTL), "mambactl is not built")
+    def test_router_feed(self):
+        """mambactl feed --reliable: tables, by one that is killed as well; and standard input, which cannot be read again."""
+        self.csvs(3, 5000 * KILLS)
+        with open(os.path.join(self.dir, "raw"), "wb") as out:
+            out.write(struct.pack(f"<{10000 * KILLS}f", *(self.rng.gauss(0, 1) for _ in range(10000 * KILLS))))
+        feed = f"{MAMBACTL} feed --reliable --quiet --connect ipc://{self.dir}/in"
+        files = f"{feed} {self.dir}/in-*.csv"
+        self.check_router([["sh", "-c", f"timeout -s KILL 1 {files}; exec {files}"],
+                           ["sh", "-c", f"cat {self.dir}/raw | {feed} --chunk 100 --channels 2 --keep 1 -"]])
 
 
 if __name__ == "__main__":
