@@ -24,7 +24,7 @@ struct conf {
     int pattern, format, dtype;
     struct io_zmq_ends ends;
     struct io_strings subscribe;
-    bool topic;
+    bool topic, pass_tags;
     int64_t channels, max_message;
 };
 
@@ -37,13 +37,15 @@ static const struct io_option options[] = {
     {"pattern", "pull: senders share the work; sub: subscribe to publishers; router: senders are told what was taken",
      IO_OPT_ENUM, AT(pattern),
      .required = true, .names = patterns},
-    {"format", "array: JSON header and payload; raw: samples only; bytes: a byte stream", IO_OPT_ENUM, AT(format),
-     "array", .names = formats},
+    {"format", "array: JSON header and payload; raw: samples only; bytes: a byte stream; gnuradio: items of gr-zeromq",
+     IO_OPT_ENUM, AT(format), "array", .names = formats},
     IO_ZMQ_ENDS_OPTIONS(struct conf, ends, "1000"),
     {"subscribe", "topic prefixes (sub; default: everything)", IO_OPT_STRINGS, AT(subscribe)},
-    {"topic", "raw and bytes: a topic frame precedes the payload", IO_OPT_BOOL, AT(topic), "false"},
-    {"dtype", "raw: type of the samples", IO_OPT_ENUM, AT(dtype), "float32", .names = dtypes},
-    {"channels", "raw: samples per row (default 1)", IO_OPT_INT, AT(channels), .min = 0, .max = 1024},
+    {"topic", "all but array: a topic frame precedes the payload", IO_OPT_BOOL, AT(topic), "false"},
+    {"pass_tags", "gnuradio: the sink passes tags, and so the number of a message's first item", IO_OPT_BOOL,
+     AT(pass_tags), "false"},
+    {"dtype", "raw, gnuradio: type of the samples", IO_OPT_ENUM, AT(dtype), "float32", .names = dtypes},
+    {"channels", "raw, gnuradio: samples per row or item (default 1)", IO_OPT_INT, AT(channels), .min = 0, .max = 1024},
     {"max_message", "a peer that sends a longer frame is disconnected", IO_OPT_SIZE, AT(max_message), "16MiB", .min = 1,
      .max = 1 << 30},
     {0},
@@ -74,14 +76,14 @@ static int check(const void *config, const char **ret_key, char *reterr)
         return bad(ret_key, "format", reterr, "pattern router needs messages that number their rows: array");
     if (c->pattern == ROUTER && c->common.resample)
         return bad(ret_key, "resample", reterr, "pattern router takes rows as they are numbered: they cannot be resampled");
-    if (c->format == IO_ZMQ_GNURADIO)
-        return bad(ret_key, "format", reterr, "gnuradio is not supported yet (array, raw and bytes are)");
+    if (c->pass_tags && c->format != IO_ZMQ_GNURADIO)
+        return bad(ret_key, "pass_tags", reterr, "only gnuradio messages have tags");
     if (c->subscribe.n && c->pattern != SUB)
         return bad(ret_key, "subscribe", reterr, "only pattern sub subscribes");
     if (c->topic && c->format == IO_ZMQ_ARRAY)
-        return bad(ret_key, "topic", reterr, "only raw and bytes need it: in array messages a topic is seen");
-    if (c->channels && c->format != IO_ZMQ_RAW)
-        return bad(ret_key, "channels", reterr, "only raw messages need it");
+        return bad(ret_key, "topic", reterr, "in array messages a topic is seen without it");
+    if (c->channels && c->format != IO_ZMQ_RAW && c->format != IO_ZMQ_GNURADIO)
+        return bad(ret_key, "channels", reterr, "only raw and gnuradio messages need it");
     if (c->format == IO_ZMQ_BYTES && (c->common.scale != 1 || c->common.offset != 0))
         return bad(ret_key, c->common.scale != 1 ? "scale" : "offset", reterr, "bytes are taken as they are");
     if (c->common.resample && c->format != IO_ZMQ_ARRAY)
@@ -145,7 +147,7 @@ static int open_source(const void *config, const struct io_host *host, void **re
     s->delivery.common = &c->common;
     s->delivery.host = host;
     s->delivery.layout = (struct io_zmq_layout){(enum io_zmq_format)c->format, (enum io_dtype)c->dtype,
-                                                c->channels ? (uint32_t)c->channels : 1, c->topic};
+                                                c->channels ? (uint32_t)c->channels : 1, c->topic, c->pass_tags};
     r = io_zmq_delivery_init(&s->delivery);
     if (r)
         snprintf(reterr, IO_ERR, "out of memory");
