@@ -16,18 +16,21 @@ PASSING = ("duplicate_stream", "streams", "memory")  # refusals that time may he
 
 
 class ReliableSender:
-    def __init__(self, address, stream, channels=1, dtype="float32", keep=1 << 20, **header):
-        """keep: most rows to be held; send() waits then. header: more keys of the messages, such as rate=100."""
-        self.header = {"stream": stream, "dtype": dtype, **header}
-        self.channels, self.keep, self.rows = channels, keep, 0
-        self.kept, self.at = collections.deque(), 0  # [seq, n, flags, payload]; those before `at` are sent
-        self.asking, self.ask_due, self.heard, self.back = True, 0.0, time.monotonic(), (None, 0.0)
+    def __init__(self, address, stream, channels=1, dtype="float32", keep=1 << 20, replay=False, **header):
+        """`next` is the number of the row to go on with. With `replay` rows that were sent before can be had again, and it is
+        that of the first that is not durable. keep: most rows to be held, send() waits then. header: more keys of the
+        messages, such as rate=100."""
+        self.header, self.channels, self.keep = {"stream": stream, "dtype": dtype, **header}, channels, keep
+        self.replay = replay
+        self.kept, self.at, self.rows = collections.deque(), 0, 0  # [seq, n, flags, payload]; those before `at` are sent
+        self.asking, self.ask_due, self.back = True, 0.0, (None, 0.0)
+        self.waiting, self.last = False, time.monotonic()  # for an answer; since when there was none
         self.durable, self.ended = 0, False
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is given to a connection that is not there
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.connect(address)
-        self.next = None  # number of the next row: the daemon says where a stream goes on
+        self.next = None
         while self.next is None:
             self.pump(0.1)
 
@@ -35,8 +38,7 @@ class ReliableSender:
         """Takes rows [n] or [n, channels]."""
         rows = np.asarray(rows, self.header["dtype"]).reshape(-1, self.channels)
         self.kept.append([self.next, len(rows), [], rows.tobytes()])
-        self.next += len(rows)
-        self.rows += len(rows)
+        self.next, self.rows = self.next + len(rows), self.rows + len(rows)
         self.pump()
         while self.rows > self.keep:
             self.pump(0.1)
@@ -49,9 +51,11 @@ class ReliableSender:
             self.pump(0.1)
 
     def pump(self, wait_s=0.0):
-        """Sends what can be sent and hears what is said. Call it now and then, also when there is nothing to send."""
-        now = time.monotonic()
-        self.asking = self.asking or now - self.heard > 1  # silence: is anybody there, and what has arrived?
+        """Hears what is said, sends what can be sent. To be called now and then, also when there is nothing to send."""
+        while self.socket.poll(0):
+            self._hear(*self.socket.recv_multipart())
+        now, idle = time.monotonic(), self.at == len(self.kept) > 0
+        self.asking |= (self.waiting or idle) and now - self.last > 1  # is anybody there, and what has arrived?
         try:
             if self.asking and now >= self.ask_due:
                 self._say(0, 0, [], b"")
@@ -61,49 +65,43 @@ class ReliableSender:
                 self.at += 1
         except zmq.Again:
             pass  # no connection, or it takes no more now
-        if self.socket.poll(int(wait_s * 1000)):
-            while self.socket.poll(0):
-                self._hear(*self.socket.recv_multipart())
+        self.socket.poll(int(wait_s * 1000))
 
     def _say(self, seq, n, flags, payload):
         header = {**self.header, "shape": [n, self.channels], "seq": seq, "flags": flags}
         self.socket.send_multipart([json.dumps(header).encode(), payload], zmq.DONTWAIT)
+        self.last = self.last if self.waiting else time.monotonic()
+        self.waiting = True
 
     def _hear(self, verb, text):
         message = json.loads(text)
         if verb == b"error" and message["reason"] not in PASSING:
             raise RuntimeError(f"refused: {message['text']} ({message['reason']})")
-        if verb == b"ack":
-            self.heard = time.monotonic()
-            self.durable, self.ended = message["durable"], message.get("ended", False)
-            while self.kept and self._done(*self.kept[0]):
-                self.rows -= self.kept.popleft()[1]
-                self.at = max(0, self.at - 1)
-            if message.get("resend"):
-                self._go_back(message["seq"])
+        self.waiting, self.last = False, time.monotonic()
+        if verb == b"error":
+            self.asking, self.ask_due = True, self.last + 1
+            return
+        self.durable, self.ended = message["durable"], message.get("ended", False)
+        while self.kept and sum(self.kept[0][:2]) <= self.durable and (self.kept[0][1] or self.ended):
+            self.rows -= self.kept.popleft()[1]
+            self.at = max(0, self.at - 1)
+        if message.get("resend") and (self.asking or self.back[0] != message["seq"] or self.last - self.back[1] > 1):
+            self._go_on(message["seq"])
 
-    def _done(self, seq, n, flags, _):
-        return seq + n <= self.durable and (n > 0 or self.ended)
-
-    def _go_back(self, seq):
-        now = time.monotonic()
-        self.next = seq if self.next is None else self.next
-        if not self.asking and self.back[0] == seq and now - self.back[1] < 1:
-            return  # said twice
-        self.asking, self.back = False, (seq, now)
+    def _go_on(self, seq):
+        if self.next is None:
+            self.next = self.durable if self.replay else seq
+        self.asking, self.back = False, (seq, self.last)
         self.at = sum(1 for s, n, _, _ in self.kept if n and s + n <= seq)
-        if self.kept and self.kept[0][0] > seq:  # the daemon has lost what it once had on disk
-            self.kept[0][2] = sorted({*self.kept[0][2], "gap"}) if self.kept[0][1] else self.kept[0][2]
+        if self.kept and self.kept[0][0] > seq and self.kept[0][1]:
+            self.kept[0][2] = ["gap"]  # the daemon has lost what was durable once: it cannot be had any more
 
 
 if __name__ == "__main__":
-    address, stream, path = sys.argv[1:]
-    with open(path, encoding="utf-8") as file:
-        width = len(file.readline().split())
+    with open(sys.argv[3], encoding="utf-8") as file:
+        sender = ReliableSender(*sys.argv[1:3], channels=len(file.readline().split()), replay=True)
         file.seek(0)
-        sender = ReliableSender(address, stream, channels=width)
         lines = itertools.islice(file, sender.next, None)
         while block := [line.split() for line in itertools.islice(lines, 64)]:
             sender.send(np.array(block, float))
         sender.finish()
-    print(f"{stream}: all {sender.next} rows are durable", file=sys.stderr)

@@ -164,7 +164,7 @@ class Resume(unittest.TestCase):
                 time.sleep(0.01)  # before the first one nothing was written, and a torn file is the user's to remove
             self.await_rows(config + ".jsonl", sending)
             try:
-                p.wait(timeout=0.02 + self.rng.uniform(0.0, 1.0) * length / kills)
+                p.wait(timeout=0.02 + self.rng.uniform(0.0, 1.0) * (0.1 if sending else length / kills))
             except subprocess.TimeoutExpired:
                 p.send_signal(signal.SIGKILL)
             _, err = p.communicate(timeout=PATIENCE)
