@@ -13,7 +13,20 @@
 enum { MAGIC = 0x5FF0, VERSION = 1, HEADER = 2 + 1 + 8 + 8 };
 
 enum pmt {
-    TRUE_, FALSE_, SYMBOL, INT32, DOUBLE, COMPLEX, NULL_, PAIR, VECTOR, DICT, UNIFORM_VECTOR, UINT64, TUPLE, INT64
+    TRUE_,
+    FALSE_,
+    SYMBOL,
+    INT32,
+    DOUBLE,
+    COMPLEX,
+    NULL_,
+    PAIR,
+    VECTOR,
+    DICT,
+    UNIFORM_VECTOR,
+    UINT64,
+    TUPLE,
+    INT64
 };
 
 struct reader {

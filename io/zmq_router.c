@@ -23,9 +23,9 @@ int io_zmq_router_init(struct io_zmq_router *r, void *socket, struct io_zmq_deli
 {
     static const struct {
         int option, value;
-    } options[] = {{ZMQ_ROUTER_MANDATORY, 1},    /* who is gone is told from who is slow */
-                   {ZMQ_ROUTER_HANDOVER, 1},     /* an identity that connects again is the same sender */
-                   {ZMQ_HEARTBEAT_IVL, 2000},    /* a peer that lost its power is gone at last, */
+    } options[] = {{ZMQ_ROUTER_MANDATORY, 1},      /* who is gone is told from who is slow */
+                   {ZMQ_ROUTER_HANDOVER, 1},       /* an identity that connects again is the same sender */
+                   {ZMQ_HEARTBEAT_IVL, 2000},      /* a peer that lost its power is gone at last, */
                    {ZMQ_HEARTBEAT_TIMEOUT, 8000}}; /* and its streams free for its next connection */
 
     r->socket = socket;
@@ -195,8 +195,7 @@ static void end_stream(struct io_zmq_router *r, struct io_cached *e, struct io_p
 {
     struct io_zmq_delivery *d = r->delivery;
     const struct io_host *host = d->host;
-    struct io_stream_desc desc = {
-        .id = d->id, .channels = at->channels, .rate = at->rate, .irregular = at->irregular};
+    struct io_stream_desc desc = {.id = d->id, .channels = at->channels, .rate = at->rate, .irregular = at->irregular};
     struct io_stream *stream = e ? e->stream : NULL;
 
     if (!stream && host->stream(host->self, &desc, &stream))

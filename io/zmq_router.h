@@ -13,7 +13,7 @@ struct io_zmq_router {
     void *socket;
     struct io_zmq_delivery *delivery;
     zmq_msg_t sender; /* of the message at hand: its connection's identity */
-    struct {          /* the last message that was taken; not answered yet, for the next one may be of the same stream */
+    struct { /* the last message that was taken; not answered yet, for the next one may be of the same stream */
         bool is;
         char stream[IO_ID_MAX + 1];
         uint8_t bytes, sender[255];

@@ -35,8 +35,7 @@ static const char *const dtypes[] = {"float32", "float64", "int16", "int32", "in
 #define AT(field) offsetof(struct conf, field)
 static const struct io_option options[] = {
     {"pattern", "pull: senders share the work; sub: subscribe to publishers; router: senders are told what was taken",
-     IO_OPT_ENUM, AT(pattern),
-     .required = true, .names = patterns},
+     IO_OPT_ENUM, AT(pattern), .required = true, .names = patterns},
     {"format", "array: JSON header and payload; raw: samples only; bytes: a byte stream; gnuradio: items of gr-zeromq",
      IO_OPT_ENUM, AT(format), "array", .names = formats},
     IO_ZMQ_ENDS_OPTIONS(struct conf, ends, "1000"),
@@ -75,7 +74,8 @@ static int check(const void *config, const char **ret_key, char *reterr)
     if (c->pattern == ROUTER && c->format != IO_ZMQ_ARRAY)
         return bad(ret_key, "format", reterr, "pattern router needs messages that number their rows: array");
     if (c->pattern == ROUTER && c->common.resample)
-        return bad(ret_key, "resample", reterr, "pattern router takes rows as they are numbered: they cannot be resampled");
+        return bad(ret_key, "resample", reterr,
+                   "pattern router takes rows as they are numbered: they cannot be resampled");
     if (c->pass_tags && c->format != IO_ZMQ_GNURADIO)
         return bad(ret_key, "pass_tags", reterr, "only gnuradio messages have tags");
     if (c->subscribe.n && c->pattern != SUB)
@@ -164,7 +164,8 @@ static int open_source(const void *config, const struct io_host *host, void **re
     return r;
 }
 
-/* No block to be had. Senders of PULL and ROUTER are held back; a SUB's would drop in silence, so the message goes, counted. */
+/* No block to be had. Senders of PULL and ROUTER are held back; a SUB's would drop in silence, so the message goes,
+ * counted. */
 static void out_of_blocks(struct source *s, int64_t now_ns, int64_t *ret_wake_ns)
 {
     if (s->conf->pattern != SUB)

@@ -26,25 +26,30 @@ static const char help[] =
     "      --connect ADDRESS   of the daemon's socket, tcp://127.0.0.1:5555 or ipc:///path\n"
     "      --bind ADDRESS      where the daemon connects to\n"
     "      --pattern push|pub  push for `pattern: pull` (default), pub for `pattern: sub`\n"
-    "      --reliable          for `pattern: router`: rows are sent again until the daemon has them, whatever is restarted\n"
+    "      --reliable          for `pattern: router`: rows are sent again until the daemon has them, whatever is "
+    "restarted\n"
     "                          meanwhile; run again, it goes on where the daemon is\n"
     "      --until durable|acked\n"
-    "                          with --reliable, ends when all rows are in a snapshot on the daemon's disk (default), or\n"
+    "                          with --reliable, ends when all rows are in a snapshot on the daemon's disk (default), "
+    "or\n"
     "                          taken by it\n"
-    "      --keep MIB          with --reliable and a pipe: most that is kept of what is not durable (default 64); more is\n"
+    "      --keep MIB          with --reliable and a pipe: most that is kept of what is not durable (default 64); more "
+    "is\n"
     "                          not read\n"
     "      --topic TOPIC       topic frame; default with pub: the stream's id and a slash, else none\n"
     "      --pace fast|realtime\n"
     "                          as fast as it is taken (default), or at the data's own rate or times\n"
     "      --chunk N           most samples in a message (default 1024)\n"
-    "      --wait SECONDS      how long to wait for a peer (default 10), and for an answer with --reliable (default 60)\n"
+    "      --wait SECONDS      how long to wait for a peer (default 10), and for an answer with --reliable (default "
+    "60)\n"
     "      --insecure          allow TCP beyond loopback without encryption\n"
     "      --set KEY.PATH=VALUE\n"
     "                          any key of an input: inputs.audio, inputs.raw, inputs.hdf5, inputs.csv\n"
     "  -q, --quiet             no progress\n"
     "      --help              print this text and end\n"
     "\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 no such file, 69 no peer or no such address, 74 not everything arrived,\n"
+    "Exit codes: 0 done, 64 usage, 65 bad data, 66 no such file, 69 no peer or no such address, 74 not everything "
+    "arrived,\n"
     "78 wrong option value.\n";
 
 enum { SOURCES = 64, SENDS_A_ROUND = 64 };
@@ -289,8 +294,8 @@ static int conclude(const struct ctl_feed *c)
 {
     const struct feed *f = &c->feed;
     if (c->interrupted)
-        fprintf(stderr, "mambactl feed: interrupted; %u of %llu streams have not arrived: run again to go on\n", f->n_streams,
-                (unsigned long long)f->started);
+        fprintf(stderr, "mambactl feed: interrupted; %u of %llu streams have not arrived: run again to go on\n",
+                f->n_streams, (unsigned long long)f->started);
     else if (!c->quiet && !f->code && !f->broken)
         fprintf(stderr, "%llu streams: all rows are %s\n", (unsigned long long)f->ended,
                 f->durable ? "durable" : "acked");

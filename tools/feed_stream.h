@@ -9,13 +9,13 @@ struct feed_kept; /* feed_reliable.c */
 
 /* --reliable: what the receiver says of a stream, and what it may ask for again. */
 struct feed_reliable {
-    bool asking;          /* nothing is sent before the receiver has said where the stream goes on */
-    bool told;            /* it has at least once */
-    bool refused, failed; /* for now, and said so; for good */
-    bool end_sent, ended; /* the stream's end was sent, is taken */
+    bool asking;                  /* nothing is sent before the receiver has said where the stream goes on */
+    bool told;                    /* it has at least once */
+    bool refused, failed;         /* for now, and said so; for good */
+    bool end_sent, ended;         /* the stream's end was sent, is taken */
     int64_t taken, durable, sent; /* rows before these are */
     int64_t ask_ns, heard_ns;
-    int64_t back, back_ns; /* where it wanted the stream to go on last, and when */
+    int64_t back, back_ns;                  /* where it wanted the stream to go on last, and when */
     struct feed_kept *kept, **last, *again; /* messages in order; from `again` on they are to be sent anew */
 };
 
@@ -42,10 +42,10 @@ struct feed {
     bool reliable;       /* rows are sent again until the receiver has them: feed_reliable.h */
     bool durable;        /* and until they are durable there */
     bool keep;           /* the sources cannot begin anew: messages are kept, */
-    size_t kept, kept_max; /* so many bytes of them at most */
-    bool rewind;         /* the sources are to begin anew: feed_rewind() */
-    bool broken;         /* the receiver understands nothing of this */
-    int64_t heard_ns;    /* when it last said something */
+    size_t kept, kept_max;        /* so many bytes of them at most */
+    bool rewind;                  /* the sources are to begin anew: feed_rewind() */
+    bool broken;                  /* the receiver understands nothing of this */
+    int64_t heard_ns;             /* when it last said something */
     struct feed_stream **streams; /* live ones */
     unsigned n_streams, capacity, next;
     uint64_t started, ended, rows, messages, bytes;
@@ -57,7 +57,7 @@ struct feed_message { /* borrowed from the stream until feed_sent() */
     const char *id;
     char header[1024];
     size_t header_bytes, bare_bytes; /* all; up to its flags */
-    const void *payload, *times; /* times: of irregular streams, else NULL */
+    const void *payload, *times;     /* times: of irregular streams, else NULL */
     size_t payload_bytes, times_bytes;
     int64_t seq;
     uint32_t rows, flags;
