@@ -58,11 +58,16 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
 
     md_bump(&in->counters.errors[why], 1);
     md_add(&in->counters.discarded[why], samples);
-    if ((why == IO_R_RATE || why == IO_R_DUPLICATE_STREAM) && id) /* these leave no hole that would show */
+    if (why == IO_R_RATE && id) /* rows without numbers of their own leave no hole that would show */
         announce(in, why, id);
     if (why == IO_R_FILE)
         atomic_compare_exchange_strong(in->code, &(int){0}, EX_DATAERR);
     say(in, why, id, text);
+}
+
+static void host_announce(void *self, enum io_reason why, const char *id)
+{
+    announce(self, why, id);
 }
 
 /* A stream that cannot be had is refused, counted and announced under its own id. */
@@ -290,6 +295,7 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .recall = host_recall,
         .answered = host_answered,
         .discard = host_discard,
+        .announce = host_announce,
         .note = host_note,
         .received = host_received,
     };

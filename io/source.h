@@ -113,6 +113,8 @@ struct io_host {
     void (*end)(void *self, struct io_stream *stream);
     /* Something was not taken. `id` may be NULL; `text` says it for a person (rate-limited log line). */
     void (*discard)(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text);
+    /* An event `error` under the id; some of many. For what was refused under the id of a live stream. */
+    void (*announce)(void *self, enum io_reason why, const char *id);
     /* An event to be published on the stream: "gap", "restore", "error", … */
     void (*note)(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from, int64_t to);
     void (*received)(void *self, uint64_t messages, uint64_t bytes);

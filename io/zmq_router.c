@@ -256,6 +256,7 @@ void io_zmq_router_accept(struct io_zmq_router *r, int64_t now_ns)
         at = (struct io_place){0};
     if (taken(r, e, &at)) {
         discard(r, IO_R_DUPLICATE_STREAM, "another connection sends this stream");
+        host->announce(host->self, IO_R_DUPLICATE_STREAM, d->id);
         refuse(r, d->id);
     } else if (d->message.n || d->message.header.flags) {
         judge(r, e, known, &at, now_ns);

@@ -76,6 +76,8 @@ static int check(const void *config, const char **ret_key, char *reterr)
     if (c->pattern == ROUTER && c->common.resample)
         return bad(ret_key, "resample", reterr,
                    "pattern router takes rows as they are numbered: they cannot be resampled");
+    if (c->pattern == ROUTER && c->common.stream)
+        return bad(ret_key, "stream", reterr, "pattern router answers under the names that its senders give");
     if (c->pass_tags && c->format != IO_ZMQ_GNURADIO)
         return bad(ret_key, "pass_tags", reterr, "only gnuradio messages have tags");
     if (c->subscribe.n && c->pattern != SUB)

@@ -223,7 +223,13 @@ static int64_t now_ns(void)
 static void host_init(struct host *h, size_t pool)
 {
     *h = (struct host){0};
-    h->io = (struct io_host){h, NULL, 0, "plant", host_stream, host_push, host_end, host_discard, NULL, host_received};
+    h->io = (struct io_host){.self = h,
+                             .input = "plant",
+                             .stream = host_stream,
+                             .push = host_push,
+                             .end = host_end,
+                             .discard = host_discard,
+                             .received = host_received};
     assert_int_equal(io_pool_new(pool, &h->io.pool), 0);
 }
 
@@ -779,6 +785,7 @@ static void bad_configs_are_refused(void **state)
     } cases[] = {
         {"format", {"pattern", "router", "format", "raw", "bind", "ipc:///tmp/x"}},
         {"resample", {"pattern", "router", "resample", "true", "bind", "ipc:///tmp/x"}},
+        {"stream", {"pattern", "router", "stream", "{stream}", "bind", "ipc:///tmp/x"}},
         {"pass_tags", {"pattern", "pull", "pass_tags", "true", "bind", "ipc:///tmp/x"}},
         {"connect", {"pattern", "pull"}},
         {"bind", {"pattern", "pull", "bind", "tcp://*:5555"}},
