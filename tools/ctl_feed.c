@@ -186,7 +186,7 @@ static bool send_due(struct ctl_feed *c, int64_t *wake_ns, bool *ret_full)
 {
     struct feed_message m;
     unsigned n = 0;
-    *ret_full = false;
+    *ret_full = c->feed.moved = false;
     while (n < SENDS_A_ROUND && feed_next(&c->feed, clock_ns(), &m, wake_ns)) {
         if (!feed_socket_send(&c->socket, &m)) {
             *ret_full = true;
@@ -195,7 +195,7 @@ static bool send_due(struct ctl_feed *c, int64_t *wake_ns, bool *ret_full)
         feed_sent(&c->feed, &m);
         n++;
     }
-    return n > 0;
+    return n > 0 || c->feed.moved;
 }
 
 static void sleep_until(struct ctl_feed *c, int64_t wake_ns, bool full)

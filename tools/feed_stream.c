@@ -319,6 +319,7 @@ bool feed_next(struct feed *f, int64_t now_ns, struct feed_message *m, int64_t *
 
 void feed_used(struct feed *f, struct feed_stream *s, uint32_t rows)
 {
+    f->moved = true;
     s->at += rows;
     s->seq += rows;
     s->flags = 0;

@@ -44,6 +44,7 @@ struct feed {
     bool keep;           /* the sources cannot begin anew: messages are kept, */
     size_t kept, kept_max;        /* so many bytes of them at most */
     bool rewind;                  /* the sources are to begin anew: feed_rewind() */
+    bool moved;                   /* rows were sent or passed over since this was cleared: their source may go on */
     bool broken;                  /* the receiver understands nothing of this */
     int64_t heard_ns;             /* when it last said something */
     struct feed_stream **streams; /* live ones */

@@ -258,6 +258,29 @@ class Router(unittest.TestCase):
         self.assertGreater(self.status()["acks_dropped_total"], 0)
         self.assertEqual(len(self.rows(self.lines(), "good")), 40)
 
+    def test_who_dies_while_it_is_held_back(self):
+        """libzmq 4.3.4 would abort the daemon then, were heartbeats on."""
+        self.stop()
+        self.start(queue=64, hwm=100)
+        c = self.client()
+        c.socket.setsockopt(zmq.SNDTIMEO, 100)
+        rows = bytes(8 * 20000)
+        try:
+            for k in range(5000):
+                header = {"stream": "a", "dtype": "float32", "shape": [20000, 2], "seq": 20000 * k}
+                c.socket.send_multipart([json.dumps(header).encode(), rows])
+        except zmq.Again:
+            pass
+        c.close()
+        self.clients = []
+        for _ in range(25):
+            time.sleep(0.1)
+            self.assertIsNone(self.daemon.poll())
+        good = self.client()
+        good.say("good", 0, 64)
+        self.ack(good.hear(), 64)
+        self.stop(signal.SIGKILL)
+
     def test_flood(self):
         """Thousands of ids that only ask leave nothing behind; one that sends without pause leaves the others their turn."""
         c, good = self.client(), self.client()
