@@ -14,8 +14,6 @@ struct later {
 
 static const struct later table[] = {
     {"", NULL, "http", NULL, "the http section"},
-    {"inputs", "zmq", "pattern", "router", "the router pattern"},
-    {"inputs", "zmq", "format", "gnuradio", "the gnuradio format"},
     {"inputs", "zmq", "curve*", NULL, "CURVE keys"},
     {"outputs", "zmq", "curve*", NULL, "CURVE keys"},
 };

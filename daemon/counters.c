@@ -77,6 +77,8 @@ json_t *md_input_counters_json(struct md_input_counters *c)
     set(o, "input_gaps_total", &c->gaps);
     set(o, "input_clock_total", &c->clock);
     set(o, "input_blocked_total", &c->blocked);
+    set(o, "acks_total", &c->acks);
+    set(o, "acks_dropped_total", &c->acks_dropped);
     for (unsigned r = MD_RESET_NONE + 1; r < MD_RESETS; r++) {
         set(resets, md_reset_name(r), &c->resets[r]);
     }

@@ -49,6 +49,7 @@ struct md_input_counters {
     md_count errors[IO_R_COUNT];       /* messages or files refused, by reason */
     md_count blocked;                  /* times that a full queue held the source back */
     md_count queue_high_water;         /* rows of the fullest stream */
+    md_count acks, acks_dropped;       /* to senders; dropped: they did not read them */
     md_count discarded[IO_R_COUNT];    /* samples, by reason; any thread */
     _Alignas(64) md_count accepted;    /* samples that the model took */
     md_count gaps, clock;              /* holes announced; messages whose seq and t_ns disagreed */

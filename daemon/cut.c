@@ -49,6 +49,18 @@ static void save_place(struct md_saved_stream *saved, const struct md_course *c)
     saved->mark = within ? md_row_mark(b, c->at - 1) : c->mark;
 }
 
+/* A hole that was given up lies behind what was judged, and is not to be given up again. */
+int64_t md_saved_next(const struct md_saved_stream *saved)
+{
+    return saved->judged != IO_SEQ_NONE && saved->time.next > saved->judged ? saved->time.next : saved->judged;
+}
+
+static void note_place(struct io_stream *s, const struct md_saved_stream *saved)
+{
+    s->place.cut = md_saved_next(saved);
+    s->place.cut_end = !saved->open;
+}
+
 static int copy_slots(struct ssm_engine *engine, const struct io_stream *s, uint8_t *to)
 {
     size_t bytes = ssm_slot_bytes(engine);
@@ -60,7 +72,7 @@ static int copy_slots(struct ssm_engine *engine, const struct io_stream *s, uint
 }
 
 /* What was restored and has not begun again: its record as it came. */
-static struct md_piece *copy_again(const struct io_stream *s)
+static struct md_piece *copy_again(struct io_stream *s)
 {
     const struct md_restored *old = &s->course.restored;
     uint32_t id_len = (uint32_t)strlen(s->id);
@@ -71,10 +83,11 @@ static struct md_piece *copy_again(const struct io_stream *s)
         return NULL;
     p->bytes = bytes;
     md_record_write(p->records, MD_RECORD_STREAM, s->id, id_len, old->saved, old->bytes);
+    note_place(s, old->saved);
     return p;
 }
 
-struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const struct io_stream *s)
+struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struct io_stream *s)
 {
     const struct md_course *c = &s->course;
     bool open = c->slots != NULL;
@@ -107,6 +120,7 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const
     save_place(saved, c);
     saved->slot_bytes = slot;
     memcpy(&saved->time, &c->time, sizeof c->time);
+    note_place(s, saved);
     to += sizeof *saved;
     memcpy(to, s->input->conf->id, input_len);
     memcpy(to + md_record_padded(input_len), model, model_len);

@@ -63,8 +63,11 @@ void md_cut_leaves(struct md_scheduler *sch, const struct io_stream *s);
 /* Of a row's values and, where it has one, its time. */
 uint64_t md_row_mark(struct io_block *b, uint32_t row);
 
+/* Row that a sender is to go on with after a restart from this record, or IO_SEQ_NONE. */
+int64_t md_saved_next(const struct md_saved_stream *saved);
+
 /* The stream's record as it is now; NULL: out of memory. `open`: with its slots, engine idle. */
-struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, const struct io_stream *s);
+struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struct io_stream *s);
 
 /* Hands a piece to the writer; NULL: the cut has failed. */
 void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p);

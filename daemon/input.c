@@ -65,6 +65,11 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
     say(in, why, id, text);
 }
 
+static void host_announce(void *self, enum io_reason why, const char *id)
+{
+    announce(self, why, id);
+}
+
 /* A stream that cannot be had is refused, counted and announced under its own id. */
 static int refuse(struct md_input *in, int err, const struct io_stream_desc *desc)
 {
@@ -92,7 +97,10 @@ static int host_stream(void *self, const struct io_stream_desc *desc, struct io_
         return -EINVAL;
     }
     r = md_registry_open(in->registry, in, desc, ret);
-    return r ? refuse(in, r, desc) : 0;
+    if (r)
+        return refuse(in, r, desc);
+    (*ret)->place.ended = false;
+    return 0;
 }
 
 static void host_note(void *self, struct io_stream *s, const char *event, const char *reason, int64_t from, int64_t to);
@@ -164,16 +172,20 @@ static bool seen_before(struct md_input *in, struct io_stream *s, struct io_bloc
 static int host_push(void *self, struct io_stream *s, struct io_block *b)
 {
     struct md_input *in = self;
+    int64_t next;
     int r;
 
     if (seen_before(in, s, b)) {
         io_block_put(in->host.pool, b);
         return 0;
     }
+    next = b->seq == IO_SEQ_NONE || b->n == 0 ? s->place.next : b->seq + b->n;
     r = md_inbox_push(s->inbox, s, b);
-    if (r == 0)
-        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
-    return r;
+    if (r)
+        return r;
+    s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    s->place.next = next;
+    return 0;
 }
 
 static void host_end(void *self, struct io_stream *s)
@@ -183,6 +195,49 @@ static void host_end(void *self, struct io_stream *s)
     if (!s->replay.quiet || !md_inbox_retract(s->inbox, s))
         md_inbox_end(s->inbox, s);
     s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    s->place.ended = true;
+}
+
+/* Without snapshots nothing is ever asked for again that was taken. */
+static void host_place(void *self, struct io_stream *s, struct io_place *ret)
+{
+    struct md_input *in = self;
+    int64_t durable = atomic_load_explicit(&s->place.durable, memory_order_relaxed);
+
+    *ret = (struct io_place){
+        .next = s->place.next,
+        .durable = in->registry->config->state_dir ? durable : s->place.next,
+        .channels = s->channels,
+        .rate = s->rate,
+        .irregular = s->irregular,
+    };
+}
+
+static bool host_recall(void *self, const char *id, struct io_place *ret)
+{
+    struct md_input *in = self;
+    struct io_stream *s;
+
+    pthread_mutex_lock(&in->registry->lock);
+    s = md_registry_find(in->registry, id, (uint32_t)strlen(id));
+    if (s && s->input != in)
+        s = NULL;
+    if (s) {
+        host_place(in, s, ret);
+        ret->ended = s->place.ended;
+        if (s->place.ended && in->registry->config->state_dir && !s->place.durable_end && ret->durable == ret->next)
+            ret->durable--;
+    }
+    pthread_mutex_unlock(&in->registry->lock);
+    return s && ret->next != IO_SEQ_NONE;
+}
+
+static void host_answered(void *self, uint64_t sent, uint64_t dropped)
+{
+    struct md_input *in = self;
+
+    md_bump(&in->counters.acks, sent);
+    md_bump(&in->counters.acks_dropped, dropped);
 }
 
 static int64_t host_resume(void *self, struct io_stream *s)
@@ -236,7 +291,11 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .push = host_push,
         .end = host_end,
         .resume = host_resume,
+        .place = host_place,
+        .recall = host_recall,
+        .answered = host_answered,
         .discard = host_discard,
+        .announce = host_announce,
         .note = host_note,
         .received = host_received,
     };

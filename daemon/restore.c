@@ -75,8 +75,9 @@ static void continue_stream(struct tally *t, struct io_stream *s, const struct m
 {
     const struct md_saved_stream *saved = r->saved;
     const struct md_input_conf *conf = s->input->conf;
-    bool replays = conf->class_->replayable;
+    bool resent = conf->class_->resent && conf->class_->resent(conf->conf), replays = conf->class_->replayable;
     struct md_course *c = &s->course;
+    int64_t next = md_saved_next(saved);
 
     c->time = saved->time;
     c->judged = saved->judged;
@@ -84,10 +85,12 @@ static void continue_stream(struct tally *t, struct io_stream *s, const struct m
     c->returning = true;
     if (replays)
         s->replay = (struct md_replay){.from = saved->judged, .mark = saved->mark, .quiet = !saved->open};
+    s->place = (struct md_place){.next = next, .ended = !saved->open, .durable_end = !saved->open};
+    atomic_store_explicit(&s->place.durable, next == IO_SEQ_NONE ? 0 : next, memory_order_relaxed);
     c->lost = saved->lost;
     if (!saved->open)
         return;
-    if (saved->slot_bytes && (replays || t->d->restored.head.clean) && t->same_model[conf->model] &&
+    if (saved->slot_bytes && (replays || resent || t->d->restored.head.clean) && t->same_model[conf->model] &&
         is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len))
         c->restored = *r;
     else if (c->lost == IO_SEQ_NONE)

@@ -228,6 +228,18 @@ static int write_pieces(struct md_snapshots *s, int r, char *reterr)
     return r;
 }
 
+/* What the file that is on the disk now has of the stream, its sender need not keep. */
+static bool made_durable(struct io_stream *s, void *arg)
+{
+    const struct md_snapshots *of = arg;
+
+    if (s->course.cut == of->number && s->place.cut != IO_SEQ_NONE) {
+        atomic_store_explicit(&s->place.durable, s->place.cut, memory_order_relaxed);
+        s->place.durable_end = s->place.cut_end;
+    }
+    return true;
+}
+
 static int finish(struct md_snapshots *s, int r, char *reterr)
 {
     if (r == 0)
@@ -236,11 +248,13 @@ static int finish(struct md_snapshots *s, int r, char *reterr)
         r = append_outputs(s, reterr);
     if (r == 0)
         r = md_snapshot_commit(s->writer, s->d->config->state_keep, reterr);
-    if (r)
+    if (r) {
         md_snapshot_abandon(s->writer);
-    else
-        s->generation++;
-    return r;
+        return r;
+    }
+    s->generation++;
+    md_registry_each(&s->d->registry, made_durable, s);
+    return 0;
 }
 
 /* ---- a cut ------------------------------------------------------------------------------------------------------ */

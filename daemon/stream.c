@@ -147,7 +147,7 @@ static struct io_stream *make(struct md_registry *r, struct md_input *input, con
     if (!s)
         return NULL;
     memset(s, 0, sizeof *s);
-    s->course.judged = s->course.lost = s->replay.from = IO_SEQ_NONE;
+    s->course.judged = s->course.lost = s->replay.from = s->place.next = IO_SEQ_NONE;
     s->id = strdup(desc->id);
     s->hash = hash_id(r, desc->id);
     s->inbox = input->inbox;
@@ -197,6 +197,7 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
     if (s->input != input) {
         s->course.judged = IO_SEQ_NONE;
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+        s->place = (struct md_place){.next = IO_SEQ_NONE};
     }
     return identify(r, s, input, desc);
 }

@@ -9,6 +9,7 @@
  *   course     the engine thread (scheduler.h)
  *   voice      the publisher thread; cut_voice: its copy at the last cut, read by the snapshot's thread
  *   replay     the source's thread
+ *   place      as it says
  *   seen       relaxed atomics, for the status */
 #ifndef MD_STREAM_H
 #define MD_STREAM_H
@@ -84,6 +85,16 @@ struct md_replay {
     bool quiet;     /* the stream had ended; unless more rows come its end is none */
 };
 
+/* For senders that can send again, by their numbers. */
+struct md_place {
+    int64_t next;            /* source's thread: behind the last row taken, or IO_SEQ_NONE */
+    bool ended;              /* source's thread: it has said end() since */
+    bool durable_end;        /* registry's lock: the newest snapshot on the disk knows that it has ended, */
+    _Atomic int64_t durable; /* and goes on here */
+    int64_t cut;             /* at the last cut: the thread that copies, then the snapshot's */
+    bool cut_end;
+};
+
 struct md_voice {
     uint64_t out_seq[IO_EVENT];
     struct md_alarm alarm;
@@ -115,6 +126,7 @@ struct io_stream {
     struct md_course course;
     struct md_voice voice, cut_voice;
     struct md_replay replay;
+    struct md_place place;
     struct md_seen seen;
 };
 
@@ -138,7 +150,8 @@ int md_registry_open(struct md_registry *r, struct md_input *input, const struct
 /* A stream that a snapshot remembers: a record, not live. Before the daemon's threads. −EEXIST; −EINVAL; −ENOMEM. */
 int md_registry_restore(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,
                         struct io_stream **ret);
-struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32_t len); /* likewise; or NULL */
+/* Or NULL. Before the threads, or under the lock. */
+struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32_t len);
 
 /* Frees the records of streams that ended before that time and that no source holds. */
 void md_registry_forget(struct md_registry *r, int64_t before_ns);

@@ -68,6 +68,7 @@ enum io_reason {
     IO_R_NAN, IO_R_LATE, IO_R_DUPLICATE, IO_R_CLOCK, IO_R_GAP, IO_R_TAIL, IO_R_RESET,
     IO_R_FILE,       /* a file that cannot be opened or read on */
     IO_R_MEMORY,     /* block pool at its limit */
+    IO_R_AHEAD,      /* beyond missing rows that the sender is asked for again; these come again too */
     IO_R_COUNT
 };
 const char *io_reason_name(enum io_reason r);
@@ -81,6 +82,17 @@ struct io_stream_desc {
     bool irregular;    /* every row has its own time */
     bool anew;         /* its rows cannot be had again, or are not wanted: not to be gone on with from a snapshot */
     uint64_t samples;  /* at hand, and lost where the stream is refused; 0: it will be asked for again */
+};
+
+/* How far a stream has come, for senders that can send again. By the sender's numbers. */
+struct io_place {
+    int64_t next;    /* behind the last row taken, or IO_SEQ_NONE */
+    int64_t durable; /* first row that would have to be sent again if the daemon died now; where `ended`, `next` only once
+                        the end would not have to be */
+    bool ended;      /* and not begun again */
+    uint32_t channels;
+    double rate;
+    bool irregular;
 };
 
 struct io_host {
@@ -101,12 +113,18 @@ struct io_host {
     void (*end)(void *self, struct io_stream *stream);
     /* Something was not taken. `id` may be NULL; `text` says it for a person (rate-limited log line). */
     void (*discard)(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text);
+    /* An event `error` under the id; some of many. For what was refused under the id of a live stream. */
+    void (*announce)(void *self, enum io_reason why, const char *id);
     /* An event to be published on the stream: "gap", "restore", "error", … */
     void (*note)(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from, int64_t to);
     void (*received)(void *self, uint64_t messages, uint64_t bytes);
     /* First row that is to be pushed of a stream that stream() has just given: the last one that was taken before a
      * restart, by which the file is known again. It and those before it are let through unseen. 0: all. A source that can go there at once may; the others begin at row 0. */
     int64_t (*resume)(void *self, struct io_stream *stream);
+    /* Of a stream that stream() has given; and of any of the input's by its id, live or not (false: never seen). */
+    void (*place)(void *self, struct io_stream *stream, struct io_place *ret);
+    bool (*recall)(void *self, const char *id, struct io_place *ret);
+    void (*answered)(void *self, uint64_t sent, uint64_t dropped); /* acks to senders; dropped: they did not read them */
 };
 
 /* ---- the adapter's side ----------------------------------------------------------------------------------- */
@@ -134,6 +152,7 @@ struct io_source_class {
     int (*fd)(void *self); /* readable when a turn is worthwhile */
     bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it */
     bool (*blocks)(const void *conf); /* default of when_full is block under this config; NULL: as `replayable` */
+    bool (*resent)(const void *conf); /* senders are told where a snapshot was and go on there under this config */
 };
 
 /* Adapters of this build, by index (NULL past the end) and by type; io/registry.c. A type that exists but was built

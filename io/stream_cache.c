@@ -38,6 +38,7 @@ int io_stream_cache_init(struct io_stream_cache *c, uint64_t seed, void (*free_e
 static void free_entry(struct io_stream_cache *c, struct io_cached *e)
 {
     c->free_extra(e->extra);
+    free(e->sender);
     free(e);
 }
 

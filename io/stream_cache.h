@@ -7,8 +7,9 @@
 
 struct io_cached {
     struct io_stream *stream;
-    void *extra; /* the source's own about this stream; freed with the entry */
-    double rate; /* of the messages, before resampling */
+    void *extra;  /* the source's own about this stream; freed with the entry */
+    void *sender; /* whose it is, where senders can send again (zmq_router.h); malloc'ed, freed with the entry */
+    double rate;  /* of the messages, before resampling */
     uint32_t channels;
     bool irregular;
     uint32_t len;

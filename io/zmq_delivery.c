@@ -28,7 +28,9 @@ int io_zmq_delivery_init(struct io_zmq_delivery *d)
 
 void io_zmq_delivery_done(struct io_zmq_delivery *d)
 {
-    if (d->busy)
+    if (d->busy && d->resent)
+        io_block_put(d->host->pool, d->block);
+    else if (d->busy)
         io_zmq_give_up(d, IO_R_QUEUE_FULL, "closed while the stream's queue was full");
     io_zmq_message_done(&d->message);
     io_stream_cache_done(&d->cache);
@@ -37,6 +39,8 @@ void io_zmq_delivery_done(struct io_zmq_delivery *d)
 
 static void discard(struct io_zmq_delivery *d, enum io_reason why, const char *id, uint64_t rows, const char *text)
 {
+    d->why = why;
+    d->text = text;
     d->host->discard(d->host->self, why, id, rows, text);
 }
 
@@ -122,6 +126,15 @@ static int renew(struct io_zmq_delivery *d, const struct io_stream_desc *desc, s
     return 0;
 }
 
+/* Why the daemon did not give a stream. */
+static enum io_reason refusal(int err)
+{
+    return err == -EEXIST   ? IO_R_DUPLICATE_STREAM
+           : err == -ENOSPC ? IO_R_STREAMS
+           : err == -ENOMEM ? IO_R_MEMORY
+                            : IO_R_SHAPE;
+}
+
 /* The daemon's stream of d->id, from the cache where the message is like those before it. */
 static int find_stream(struct io_zmq_delivery *d)
 {
@@ -144,6 +157,10 @@ static int find_stream(struct io_zmq_delivery *d)
     desc.samples = samples_left(d);
     desc.rate = d->common->resample && wanted_rate(d) > 0 ? wanted_rate(d) : d->rate;
     r = d->host->stream(d->host->self, &desc, &stream);
+    if (r) {
+        d->why = refusal(r);
+        d->text = "stream refused";
+    }
     if (!r && !e)
         r = io_stream_cache_add(&d->cache, d->id, &d->entry);
     if (!r)
@@ -151,7 +168,7 @@ static int find_stream(struct io_zmq_delivery *d)
     return r;
 }
 
-void io_zmq_accept(struct io_zmq_delivery *d)
+int io_zmq_read(struct io_zmq_delivery *d)
 {
     struct io_zmq_message *m = &d->message;
     enum io_reason why;
@@ -159,17 +176,36 @@ void io_zmq_accept(struct io_zmq_delivery *d)
 
     d->busy = false;
     d->row = 0;
+    d->entry = NULL;
     if (io_zmq_message_read(m, &d->layout, &why, &text)) {
         discard(d, why, NULL, samples_left(d), text);
-    } else if (make_id(d)) {
-        discard(d, IO_R_ID, NULL, samples_left(d), "topic or template give no valid id");
-    } else if ((m->n || m->header.flags) && find_stream(d) == 0) {
-        d->busy = true;
-        if (d->entry->extra)
-            d->row = io_zmq_run_meet(d->entry->extra, m);
-        if (d->row)
-            discard(d, IO_R_DUPLICATE, d->id, d->row * m->channels, "rows came a second time");
+        return -EBADMSG;
     }
+    if (make_id(d)) {
+        discard(d, IO_R_ID, NULL, samples_left(d), "topic or template give no valid id");
+        return -EBADMSG;
+    }
+    return 0;
+}
+
+int io_zmq_admit(struct io_zmq_delivery *d, uint64_t row)
+{
+    struct io_zmq_message *m = &d->message;
+    int r = find_stream(d);
+
+    if (r)
+        return r;
+    d->busy = true;
+    d->row = d->entry->extra ? io_zmq_run_meet(d->entry->extra, m) : row;
+    if (d->row)
+        discard(d, IO_R_DUPLICATE, d->id, d->row * m->channels, "rows came a second time");
+    return 0;
+}
+
+void io_zmq_accept(struct io_zmq_delivery *d)
+{
+    if (io_zmq_read(d) == 0 && (d->message.n || d->message.header.flags))
+        io_zmq_admit(d, 0);
 }
 
 /* ---- from message to blocks ---- */
@@ -273,6 +309,7 @@ int io_zmq_deliver(struct io_zmq_delivery *d, int64_t now_ns)
     if (d->message.header.flags & IO_END) {
         d->host->end(d->host->self, d->entry->stream);
         io_stream_cache_drop(&d->cache, d->entry);
+        d->entry = NULL;
     }
     return 0;
 }

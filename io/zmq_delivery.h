@@ -11,16 +11,19 @@ struct io_zmq_delivery {
     const struct io_common *common;
     const struct io_host *host;
     struct io_zmq_layout layout;
+    bool resent; /* what is not taken comes again, and so is not lost */
     struct io_zmq_plans plans;
     struct io_stream_cache cache;
     /* the message at hand; handed over piece by piece while `busy` */
     bool busy;
     struct io_zmq_message message;
     char id[IO_ID_MAX + 1];
-    struct io_cached *entry; /* of its stream */
+    struct io_cached *entry; /* of its stream; NULL: none, or no more */
     double rate;             /* of its rows; 0: irregular or unknown */
     uint64_t row;            /* rows of it that are in blocks already */
     struct io_block *block;  /* refused by a full queue */
+    enum io_reason why;      /* it was refused */
+    const char *text;
 };
 
 /* Zeroed, with the fixed members set. -ENOMEM. */
@@ -29,6 +32,10 @@ void io_zmq_delivery_done(struct io_zmq_delivery *d); /* what is still at hand i
 
 /* Looks at the message just received into d->message; d->busy afterwards: io_zmq_deliver() is to be called. */
 void io_zmq_accept(struct io_zmq_delivery *d);
+/* The same in two steps: what the message says, with d->id; and its rows from `row` on to its stream. Negative errno:
+ * refused, counted; d->why and d->text say it. */
+int io_zmq_read(struct io_zmq_delivery *d);
+int io_zmq_admit(struct io_zmq_delivery *d, uint64_t row);
 
 /* 0: done with the message; -EAGAIN: its stream's queue is full; -ENOMEM: no block to be had. Call again after those.
  */

@@ -7,6 +7,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "io/gnuradio.h"
+
 void io_zmq_message_init(struct io_zmq_message *m)
 {
     for (unsigned i = 0; i < IO_ZMQ_FRAMES; i++)
@@ -113,14 +115,31 @@ static int read_array(struct io_zmq_message *m, enum io_reason *ret_why, const c
     return 0;
 }
 
-/* raw and bytes: what the input's config says stands in for the header. */
+/* gnuradio with tags: a header precedes the items, and says which is the first. */
+static int read_tags(struct io_zmq_message *m, size_t *size, enum io_reason *ret_why, const char **ret_text)
+{
+    uint64_t first;
+    size_t bytes;
+
+    if (io_gnuradio_header(m->payload, *size, &first, &bytes))
+        return refuse(IO_R_MALFORMED, "no header of gr-zeromq's pass_tags, or not all of it", ret_why, ret_text);
+    if (first >= UINT64_C(1) << 62)
+        return refuse(IO_R_MALFORMED, "the first item's number is beyond 2^62", ret_why, ret_text);
+    m->header.seq = (int64_t)first;
+    m->payload += bytes;
+    *size -= bytes;
+    return 0;
+}
+
+/* raw, bytes and gnuradio: what the input's config says stands in for the header. */
 static int read_headless(struct io_zmq_message *m, const struct io_zmq_layout *l, enum io_reason *ret_why,
                          const char **ret_text)
 {
-    bool raw = l->format == IO_ZMQ_RAW;
+    bool bytes = l->format == IO_ZMQ_BYTES;
     zmq_msg_t *payload = &m->frames[l->topic];
-    uint32_t channels = raw ? l->channels : 1;
-    enum io_dtype dtype = raw ? l->dtype : IO_D_U8;
+    uint32_t channels = bytes ? 1 : l->channels;
+    enum io_dtype dtype = bytes ? IO_D_U8 : l->dtype;
+    size_t size = zmq_msg_size(payload);
 
     if (m->n_frames != 1u + l->topic)
         return refuse(IO_R_MALFORMED, l->topic ? "the message is not topic, payload" : "the message is not one frame",
@@ -128,10 +147,12 @@ static int read_headless(struct io_zmq_message *m, const struct io_zmq_layout *l
     if (l->topic)
         read_topic(m);
     m->header = (struct io_header){.dtype = dtype, .ndim = 2, .seq = IO_SEQ_NONE, .t_ns = IO_T_NONE, .rate = -1};
-    m->header.shape[0] = zmq_msg_size(payload) / (io_dtype_bytes(dtype) * channels);
-    m->header.shape[1] = channels;
     m->payload = zmq_msg_data(payload);
-    return read_size(m, zmq_msg_size(payload), ret_why, ret_text);
+    if (l->tags && read_tags(m, &size, ret_why, ret_text))
+        return -EBADMSG;
+    m->header.shape[0] = size / (io_dtype_bytes(dtype) * channels);
+    m->header.shape[1] = channels;
+    return read_size(m, size, ret_why, ret_text);
 }
 
 int io_zmq_message_read(struct io_zmq_message *m, const struct io_zmq_layout *layout, enum io_reason *ret_why,

@@ -12,9 +12,10 @@ enum { IO_ZMQ_FRAMES = 4 }; /* topic, header, payload, times */
 
 struct io_zmq_layout { /* the input's, fixed */
     enum io_zmq_format format;
-    enum io_dtype dtype; /* raw */
-    uint32_t channels;   /* raw */
-    bool topic;          /* raw and bytes: a topic frame comes first */
+    enum io_dtype dtype; /* raw, gnuradio */
+    uint32_t channels;   /* likewise */
+    bool topic;          /* all but array: a topic frame comes first */
+    bool tags;           /* gnuradio: a header of tags precedes the items */
 };
 
 struct io_zmq_message {

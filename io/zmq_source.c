@@ -1,8 +1,9 @@
-/* zmq_source.c: samples from ZeroMQ peers (type `zmq`, patterns pull and sub). docs/protocol.md has the messages.
+/* zmq_source.c: samples from ZeroMQ peers (type `zmq`, patterns pull, sub and router). docs/protocol.md has the
+ * messages.
  *
  * A turn reads messages until there are none, a number is reached, or a stream's queue is full. What could not be
  * handed over stays in the delivery, and no further message is read: ZeroMQ's own high-water mark then holds the
- * senders back (PULL) or makes them drop (SUB).
+ * senders back (PULL, ROUTER) or makes them drop (SUB).
  *
  * Trap: ZMQ_FD is edge-triggered. It tells only that ZMQ_EVENTS may have changed, so a turn ends in WAIT only after
  * ZMQ_EVENTS was read: that takes the signal back, and otherwise the daemon's poll() would spin or sleep for ever. */
@@ -12,8 +13,8 @@
 #include <string.h>
 
 #include "io/stream_id.h"
-#include "io/zmq_delivery.h"
 #include "io/zmq_endpoint.h"
+#include "io/zmq_router.h"
 
 enum { PULL, SUB, ROUTER };
 enum { TURN_MESSAGES = 256, MEMORY_RETRY_NS = 2000000 };
@@ -23,7 +24,7 @@ struct conf {
     int pattern, format, dtype;
     struct io_zmq_ends ends;
     struct io_strings subscribe;
-    bool topic;
+    bool topic, pass_tags;
     int64_t channels, max_message;
 };
 
@@ -33,15 +34,17 @@ static const char *const dtypes[] = {"float32", "float64", "int16", "int32", "in
 
 #define AT(field) offsetof(struct conf, field)
 static const struct io_option options[] = {
-    {"pattern", "pull: senders share the work; sub: subscribe to publishers", IO_OPT_ENUM, AT(pattern),
-     .required = true, .names = patterns},
-    {"format", "array: JSON header and payload; raw: samples only; bytes: a byte stream", IO_OPT_ENUM, AT(format),
-     "array", .names = formats},
+    {"pattern", "pull: senders share the work; sub: subscribe to publishers; router: senders are told what was taken",
+     IO_OPT_ENUM, AT(pattern), .required = true, .names = patterns},
+    {"format", "array: JSON header and payload; raw: samples only; bytes: a byte stream; gnuradio: items of gr-zeromq",
+     IO_OPT_ENUM, AT(format), "array", .names = formats},
     IO_ZMQ_ENDS_OPTIONS(struct conf, ends, "1000"),
     {"subscribe", "topic prefixes (sub; default: everything)", IO_OPT_STRINGS, AT(subscribe)},
-    {"topic", "raw and bytes: a topic frame precedes the payload", IO_OPT_BOOL, AT(topic), "false"},
-    {"dtype", "raw: type of the samples", IO_OPT_ENUM, AT(dtype), "float32", .names = dtypes},
-    {"channels", "raw: samples per row (default 1)", IO_OPT_INT, AT(channels), .min = 0, .max = 1024},
+    {"topic", "all but array: a topic frame precedes the payload", IO_OPT_BOOL, AT(topic), "false"},
+    {"pass_tags", "gnuradio: the sink passes tags, and so the number of a message's first item", IO_OPT_BOOL,
+     AT(pass_tags), "false"},
+    {"dtype", "raw, gnuradio: type of the samples", IO_OPT_ENUM, AT(dtype), "float32", .names = dtypes},
+    {"channels", "raw, gnuradio: samples per row or item (default 1)", IO_OPT_INT, AT(channels), .min = 0, .max = 1024},
     {"max_message", "a peer that sends a longer frame is disconnected", IO_OPT_SIZE, AT(max_message), "16MiB", .min = 1,
      .max = 1 << 30},
     {0},
@@ -52,6 +55,7 @@ struct source {
     const struct io_host *host;
     struct io_zmq zmq;
     struct io_zmq_delivery delivery;
+    struct io_zmq_router router; /* of its pattern; zeroed else */
 };
 
 static int bad(const char **ret_key, const char *key, char *reterr, const char *text)
@@ -67,16 +71,21 @@ static int check(const void *config, const char **ret_key, char *reterr)
     const struct conf *c = config;
     int r;
 
-    if (c->pattern == ROUTER)
-        return bad(ret_key, "pattern", reterr, "router is not supported yet (pull and sub are)");
-    if (c->format == IO_ZMQ_GNURADIO)
-        return bad(ret_key, "format", reterr, "gnuradio is not supported yet (array, raw and bytes are)");
+    if (c->pattern == ROUTER && c->format != IO_ZMQ_ARRAY)
+        return bad(ret_key, "format", reterr, "pattern router needs messages that number their rows: array");
+    if (c->pattern == ROUTER && c->common.resample)
+        return bad(ret_key, "resample", reterr,
+                   "pattern router takes rows as they are numbered: they cannot be resampled");
+    if (c->pattern == ROUTER && c->common.stream)
+        return bad(ret_key, "stream", reterr, "pattern router answers under the names that its senders give");
+    if (c->pass_tags && c->format != IO_ZMQ_GNURADIO)
+        return bad(ret_key, "pass_tags", reterr, "only gnuradio messages have tags");
     if (c->subscribe.n && c->pattern != SUB)
         return bad(ret_key, "subscribe", reterr, "only pattern sub subscribes");
     if (c->topic && c->format == IO_ZMQ_ARRAY)
-        return bad(ret_key, "topic", reterr, "only raw and bytes need it: in array messages a topic is seen");
-    if (c->channels && c->format != IO_ZMQ_RAW)
-        return bad(ret_key, "channels", reterr, "only raw messages need it");
+        return bad(ret_key, "topic", reterr, "in array messages a topic is seen without it");
+    if (c->channels && c->format != IO_ZMQ_RAW && c->format != IO_ZMQ_GNURADIO)
+        return bad(ret_key, "channels", reterr, "only raw and gnuradio messages need it");
     if (c->format == IO_ZMQ_BYTES && (c->common.scale != 1 || c->common.offset != 0))
         return bad(ret_key, c->common.scale != 1 ? "scale" : "offset", reterr, "bytes are taken as they are");
     if (c->common.resample && c->format != IO_ZMQ_ARRAY)
@@ -94,6 +103,10 @@ static int set_options(struct source *s, char *reterr)
     int64_t max = s->conf->max_message;
     int r = zmq_setsockopt(s->zmq.socket, ZMQ_RCVHWM, &hwm, sizeof hwm);
 
+    if (s->conf->pattern == ROUTER) {
+        r |= zmq_setsockopt(s->zmq.socket, ZMQ_SNDHWM, &hwm, sizeof hwm);
+        r |= io_zmq_router_init(&s->router, s->zmq.socket, &s->delivery);
+    }
     r |= zmq_setsockopt(s->zmq.socket, ZMQ_MAXMSGSIZE, &max, sizeof max);
     for (unsigned i = 0; i < s->conf->subscribe.n; i++) {
         const char *prefix = s->conf->subscribe.v[i];
@@ -111,8 +124,14 @@ static void close_source(void *self)
     struct source *s = self;
 
     io_zmq_delivery_done(&s->delivery);
+    io_zmq_router_done(&s->router);
     io_zmq_close(&s->zmq, 0);
     free(s);
+}
+
+static int socket_type(int pattern)
+{
+    return pattern == PULL ? ZMQ_PULL : pattern == SUB ? ZMQ_SUB : ZMQ_ROUTER;
 }
 
 static int open_source(const void *config, const struct io_host *host, void **ret_self, char *reterr)
@@ -130,12 +149,12 @@ static int open_source(const void *config, const struct io_host *host, void **re
     s->delivery.common = &c->common;
     s->delivery.host = host;
     s->delivery.layout = (struct io_zmq_layout){(enum io_zmq_format)c->format, (enum io_dtype)c->dtype,
-                                                c->channels ? (uint32_t)c->channels : 1, c->topic};
+                                                c->channels ? (uint32_t)c->channels : 1, c->topic, c->pass_tags};
     r = io_zmq_delivery_init(&s->delivery);
     if (r)
         snprintf(reterr, IO_ERR, "out of memory");
     if (!r)
-        r = io_zmq_open(&s->zmq, c->pattern == PULL ? ZMQ_PULL : ZMQ_SUB, reterr);
+        r = io_zmq_open(&s->zmq, socket_type(c->pattern), reterr);
     if (!r)
         r = set_options(s, reterr);
     if (!r)
@@ -147,10 +166,11 @@ static int open_source(const void *config, const struct io_host *host, void **re
     return r;
 }
 
-/* No block to be had. Senders of PULL are held back; a SUB's would drop in silence, so the message goes, counted. */
+/* No block to be had. Senders of PULL and ROUTER are held back; a SUB's would drop in silence, so the message goes,
+ * counted. */
 static void out_of_blocks(struct source *s, int64_t now_ns, int64_t *ret_wake_ns)
 {
-    if (s->conf->pattern == PULL)
+    if (s->conf->pattern != SUB)
         *ret_wake_ns = now_ns + MEMORY_RETRY_NS;
     else
         io_zmq_give_up(&s->delivery, IO_R_MEMORY, "no memory for blocks");
@@ -164,6 +184,29 @@ static bool readable(struct source *s)
     return zmq_getsockopt(s->zmq.socket, ZMQ_EVENTS, &events, &size) == 0 && events & ZMQ_POLLIN;
 }
 
+static int receive(struct source *s)
+{
+    return s->conf->pattern == ROUTER ? io_zmq_router_receive(&s->router)
+                                      : io_zmq_message_receive(&s->delivery.message, s->zmq.socket);
+}
+
+static void accept(struct source *s, int64_t now_ns)
+{
+    if (s->conf->pattern == ROUTER)
+        io_zmq_router_accept(&s->router, now_ns);
+    else
+        io_zmq_accept(&s->delivery);
+}
+
+/* What is left of the message at hand. */
+static void deliver(struct source *s, int64_t now_ns, int64_t *ret_wake_ns)
+{
+    if (io_zmq_deliver(&s->delivery, now_ns) == -ENOMEM)
+        out_of_blocks(s, now_ns, ret_wake_ns);
+    if (!s->delivery.busy && s->conf->pattern == ROUTER)
+        io_zmq_router_delivered(&s->router);
+}
+
 static enum io_turn turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
 {
     struct source *s = self;
@@ -174,20 +217,22 @@ static enum io_turn turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
     *ret_wake_ns = INT64_MAX;
     while (messages < TURN_MESSAGES && more) {
         if (!d->busy) {
-            if (io_zmq_message_receive(&d->message, s->zmq.socket)) {
+            if (receive(s)) {
                 more = readable(s);
                 continue;
             }
             messages++;
             bytes += d->message.bytes;
-            io_zmq_accept(d);
+            accept(s, now_ns);
         }
-        if (d->busy && io_zmq_deliver(d, now_ns) == -ENOMEM)
-            out_of_blocks(s, now_ns, ret_wake_ns);
+        if (d->busy)
+            deliver(s, now_ns, ret_wake_ns);
         more = !d->busy;
     }
     if (messages)
         s->host->received(s->host->self, messages, bytes);
+    if (s->conf->pattern == ROUTER)
+        io_zmq_router_flush(&s->router);
     if (d->busy)
         readable(s);
     return more ? IO_TURN_MORE : IO_TURN_WAIT;
@@ -205,7 +250,12 @@ static int descriptor(void *self)
 
 static bool blocks(const void *config)
 {
-    return ((const struct conf *)config)->pattern == PULL;
+    return ((const struct conf *)config)->pattern != SUB;
+}
+
+static bool resent(const void *config)
+{
+    return ((const struct conf *)config)->pattern == ROUTER;
 }
 
 const struct io_source_class io_source_zmq = {
@@ -219,4 +269,5 @@ const struct io_source_class io_source_zmq = {
     .close = close_source,
     .fd = descriptor,
     .blocks = blocks,
+    .resent = resent,
 };

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 
 #include "daemon/config.h"
 #include "tools/ctl_inputs.h"
+#include "tools/feed_reliable.h"
 #include "tools/feed_socket.h"
 #include "tools/mambactl.h"
 
@@ -24,19 +26,31 @@ static const char help[] =
     "      --connect ADDRESS   of the daemon's socket, tcp://127.0.0.1:5555 or ipc:///path\n"
     "      --bind ADDRESS      where the daemon connects to\n"
     "      --pattern push|pub  push for `pattern: pull` (default), pub for `pattern: sub`\n"
+    "      --reliable          for `pattern: router`: rows are sent again until the daemon has them, whatever is "
+    "restarted\n"
+    "                          meanwhile; run again, it goes on where the daemon is\n"
+    "      --until durable|acked\n"
+    "                          with --reliable, ends when all rows are in a snapshot on the daemon's disk (default), "
+    "or\n"
+    "                          taken by it\n"
+    "      --keep MIB          with --reliable and a pipe: most that is kept of what is not durable (default 64); more "
+    "is\n"
+    "                          not read\n"
     "      --topic TOPIC       topic frame; default with pub: the stream's id and a slash, else none\n"
     "      --pace fast|realtime\n"
     "                          as fast as it is taken (default), or at the data's own rate or times\n"
     "      --chunk N           most samples in a message (default 1024)\n"
-    "      --wait SECONDS      how long to wait for a peer (default 10)\n"
+    "      --wait SECONDS      how long to wait for a peer (default 10), and for an answer with --reliable (default "
+    "60)\n"
     "      --insecure          allow TCP beyond loopback without encryption\n"
     "      --set KEY.PATH=VALUE\n"
     "                          any key of an input: inputs.audio, inputs.raw, inputs.hdf5, inputs.csv\n"
     "  -q, --quiet             no progress\n"
     "      --help              print this text and end\n"
     "\n"
-    "Exit codes: 0 done, 64 usage, 65 bad data, 66 no such file, 69 no peer or no such address, 78 wrong option "
-    "value.\n";
+    "Exit codes: 0 done, 64 usage, 65 bad data, 66 no such file, 69 no peer or no such address, 74 not everything "
+    "arrived,\n"
+    "78 wrong option value.\n";
 
 enum { SOURCES = 64, SENDS_A_ROUND = 64 };
 
@@ -55,6 +69,7 @@ struct ctl_feed {
     double wait_s;
     struct feed feed;
     struct feed_socket socket;
+    struct md_config *config;
     struct source sources[SOURCES];
     unsigned n_sources;
     int signals;
@@ -84,7 +99,7 @@ static void default_ids(json_t *section)
     }
 }
 
-static int make_config(const struct ctl_feed *c, char *const *args, int n, struct md_config **ret)
+static int make_config(struct ctl_feed *c, char *const *args, int n)
 {
     json_t *section = ctl_inputs_section(&c->inputs, args, n), *root;
     const char *id;
@@ -97,14 +112,16 @@ static int make_config(const struct ctl_feed *c, char *const *args, int n, struc
         json_object_set_new(input, "pace", json_string("realtime"));
     root = json_pack("{s:{s:{s:s}}, s:o}", "models", "none", "path", ".", "inputs", section);
     char *text = root ? ctl_config_text(root) : NULL;
-    int r = text ? md_config_parse("mambactl feed", text, c->sets, c->n_sets, false, stderr, ret) : -EINVAL;
+    int r = text ? md_config_parse("mambactl feed", text, c->sets, c->n_sets, false, stderr, &c->config) : -EINVAL;
     free(text);
     json_decref(root);
     return r ? EX_CONFIG : EX_OK;
 }
 
-static int open_sources(struct ctl_feed *c, const struct md_config *config)
+static int open_sources(struct ctl_feed *c)
 {
+    const struct md_config *config = c->config;
+
     for (unsigned i = 0; i < config->n_inputs && i < SOURCES; i++) {
         const struct md_input_conf *in = &config->inputs[i];
         struct source *s = &c->sources[c->n_sources];
@@ -118,6 +135,21 @@ static int open_sources(struct ctl_feed *c, const struct md_config *config)
         c->n_sources++;
     }
     return EX_OK;
+}
+
+static void close_sources(struct ctl_feed *c)
+{
+    for (unsigned i = 0; i < c->n_sources; i++)
+        if (c->sources[i].self)
+            c->sources[i].class_->close(c->sources[i].self);
+    c->n_sources = 0;
+}
+
+/* What cannot be read a second time is kept instead. */
+static bool is_pipe(const char *arg)
+{
+    struct stat st;
+    return strcmp(arg, "-") == 0 || (stat(arg, &st) == 0 && !S_ISREG(st.st_mode));
 }
 
 /* Takes the signal, if one came. */
@@ -154,7 +186,7 @@ static bool send_due(struct ctl_feed *c, int64_t *wake_ns, bool *ret_full)
 {
     struct feed_message m;
     unsigned n = 0;
-    *ret_full = false;
+    *ret_full = c->feed.moved = false;
     while (n < SENDS_A_ROUND && feed_next(&c->feed, clock_ns(), &m, wake_ns)) {
         if (!feed_socket_send(&c->socket, &m)) {
             *ret_full = true;
@@ -163,18 +195,19 @@ static bool send_due(struct ctl_feed *c, int64_t *wake_ns, bool *ret_full)
         feed_sent(&c->feed, &m);
         n++;
     }
-    return n > 0;
+    return n > 0 || c->feed.moved;
 }
 
 static void sleep_until(struct ctl_feed *c, int64_t wake_ns, bool full)
 {
     zmq_pollitem_t items[SOURCES + 2] = {{.fd = c->signals, .events = ZMQ_POLLIN}};
+    short events = (short)((full ? ZMQ_POLLOUT : 0) | (c->feed.reliable ? ZMQ_POLLIN : 0));
     int n = 1;
     for (unsigned i = 0; i < c->n_sources; i++)
         if (c->sources[i].self && c->sources[i].class_->fd)
             items[n++] = (zmq_pollitem_t){.fd = c->sources[i].class_->fd(c->sources[i].self), .events = ZMQ_POLLIN};
-    if (full)
-        items[n++] = (zmq_pollitem_t){.socket = c->socket.zmq.socket, .events = ZMQ_POLLOUT};
+    if (events)
+        items[n++] = (zmq_pollitem_t){.socket = c->socket.zmq.socket, .events = events};
     int64_t ms = wake_ns == INT64_MAX ? 1000 : (wake_ns - clock_ns() + 999999) / 1000000;
     zmq_poll(items, n, ms < 0 ? 0 : ms < 1000 ? (long)ms : 1000);
 }
@@ -187,6 +220,42 @@ static void show_progress(const struct feed *f, double seconds)
     fflush(stderr);
 }
 
+static bool rewind_sources(struct ctl_feed *c)
+{
+    close_sources(c);
+    feed_rewind(&c->feed);
+    int code = open_sources(c);
+    c->feed.code = code ? code : c->feed.code;
+    c->feed.broken = code != EX_OK;
+    return true;
+}
+
+/* What the receiver says; true: something. */
+static bool hear(struct ctl_feed *c)
+{
+    struct feed *f = &c->feed;
+    bool heard = false;
+    zmq_msg_t m[2];
+    zmq_msg_init(&m[0]);
+    zmq_msg_init(&m[1]);
+    while (feed_socket_receive(&c->socket, m)) {
+        heard = true;
+        feed_reliable_hear(f, clock_ns(), zmq_msg_data(&m[0]), zmq_msg_size(&m[0]), zmq_msg_data(&m[1]),
+                           zmq_msg_size(&m[1]));
+    }
+    zmq_msg_close(&m[0]);
+    zmq_msg_close(&m[1]);
+    feed_reliable_sweep(f);
+    if (f->n_streams == 0)
+        f->heard_ns = clock_ns(); /* nothing was asked */
+    if ((double)(clock_ns() - f->heard_ns) > c->wait_s * 1e9) {
+        fprintf(stderr, "mambactl feed: no answer for %g s; run again to go on\n", c->wait_s);
+        f->code = f->code ? f->code : EX_UNAVAILABLE;
+        f->broken = true;
+    }
+    return heard;
+}
+
 static void feed_all(struct ctl_feed *c)
 {
     enum { SHOW_NS = 200000000 };
@@ -196,6 +265,11 @@ static void feed_all(struct ctl_feed *c)
         int64_t wake = INT64_MAX;
         bool worked = turn_sources(c, &wake, &left);
         worked |= send_due(c, &wake, &full);
+        worked |= c->feed.reliable && hear(c);
+        if (c->feed.broken)
+            break;
+        if (c->feed.rewind)
+            left = worked = rewind_sources(c);
         if (progress && clock_ns() - shown > SHOW_NS) {
             shown = clock_ns();
             show_progress(&c->feed, (double)(shown - began) / 1e9);
@@ -203,7 +277,7 @@ static void feed_all(struct ctl_feed *c)
         if ((!worked || full) && (left || c->feed.n_streams))
             sleep_until(c, wake, full);
     }
-    if (c->interrupted) { /* the streams end here, as far as the peer still takes it */
+    if (c->interrupted && !c->feed.reliable) { /* the streams end here, as far as the peer still takes it */
         int64_t wake;
         feed_cut(&c->feed);
         while (send_due(c, &wake, &full) && !full)
@@ -213,6 +287,19 @@ static void feed_all(struct ctl_feed *c)
         show_progress(&c->feed, (double)(clock_ns() - began) / 1e9);
         fputc('\n', stderr);
     }
+}
+
+/* What became of it all. */
+static int conclude(const struct ctl_feed *c)
+{
+    const struct feed *f = &c->feed;
+    if (c->interrupted)
+        fprintf(stderr, "mambactl feed: interrupted; %u of %llu streams have not arrived: run again to go on\n",
+                f->n_streams, (unsigned long long)f->started);
+    else if (!c->quiet && !f->code && !f->broken)
+        fprintf(stderr, "%llu streams: all rows are %s\n", (unsigned long long)f->ended,
+                f->durable ? "durable" : "acked");
+    return c->interrupted ? EX_IOERR : EX_OK;
 }
 
 static int send_all(struct ctl_feed *c)
@@ -225,7 +312,10 @@ static int send_all(struct ctl_feed *c)
         fprintf(stderr, "mambactl feed: %s\n", reterr);
         return EX_UNAVAILABLE;
     }
+    c->feed.heard_ns = clock_ns();
     feed_all(c);
+    if (c->feed.reliable)
+        return conclude(c);
     if (!c->interrupted)
         feed_socket_drain(&c->socket, c->signals);
     return EX_OK;
@@ -233,11 +323,12 @@ static int send_all(struct ctl_feed *c)
 
 static int feed_inputs(struct ctl_feed *c, char *const *args, int n)
 {
-    struct md_config *config = NULL;
     sigset_t set;
-    int code = feed_init(&c->feed, "feed") ? EX_UNAVAILABLE : make_config(c, args, n, &config);
+    int code = feed_init(&c->feed, "feed") ? EX_UNAVAILABLE : make_config(c, args, n);
+    for (int i = 0; i < n; i++)
+        c->feed.keep |= is_pipe(args[i]);
     if (code == EX_OK)
-        code = open_sources(c, config);
+        code = open_sources(c);
     sigemptyset(&set);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
@@ -246,15 +337,13 @@ static int feed_inputs(struct ctl_feed *c, char *const *args, int n)
     if (code == EX_OK)
         code = send_all(c);
     sigprocmask(SIG_UNBLOCK, &set, NULL); /* a signal ends the wait for a peer that does not take the rest */
-    feed_socket_close(&c->socket, code || c->interrupted ? 1000000000 : INT64_MAX);
-    for (unsigned i = 0; i < c->n_sources; i++)
-        if (c->sources[i].self)
-            c->sources[i].class_->close(c->sources[i].self);
+    feed_socket_close(&c->socket, c->feed.reliable ? 0 : code || c->interrupted ? 1000000000 : INT64_MAX);
+    close_sources(c);
     if (c->feed.host.pool) {
         code = code ? code : c->feed.code;
         feed_done(&c->feed);
     }
-    md_config_free(&config);
+    md_config_free(&c->config);
     close(c->signals);
     return code;
 }
@@ -306,6 +395,15 @@ static int take_option(struct ctl_feed *c, int option)
     case 'i':
         c->ends.insecure = true;
         return -1;
+    case 'r':
+        c->feed.reliable = true;
+        return -1;
+    case 'u':
+        return take_pair(&c->feed.durable, optarg, "durable", "acked", "--until is durable or acked, not ");
+    case 'K':
+        code = take_number(&v, optarg, 1, 1 << 20, "--keep is 1 to 1048576 MiB, not ");
+        c->feed.kept_max = (size_t)v << 20;
+        return code;
     case 's':
         c->sets[c->n_sets++] = optarg;
         return strchr(optarg, '=') ? -1 : refuse("--set needs KEY.PATH=VALUE, not ", optarg);
@@ -323,10 +421,15 @@ static int take_option(struct ctl_feed *c, int option)
     }
 }
 
-static int check_ends(struct ctl_feed *c)
+static int check_options(struct ctl_feed *c)
 {
     const char *key;
     char reterr[IO_ERR] = "";
+    if (c->wait_s < 0)
+        c->wait_s = c->feed.reliable ? 60 : 10;
+    c->socket.dealer = c->feed.reliable;
+    if (c->feed.reliable && (c->socket.pub || c->socket.topic))
+        return refuse("--pattern and --topic do not go with --reliable", "");
     c->ends.bind = (struct io_strings){&c->address[0], c->address[0] != NULL};
     c->ends.connect = (struct io_strings){&c->address[1], c->address[1] != NULL};
     if (!c->address[0] == !c->address[1])
@@ -344,6 +447,9 @@ int ctl_feed(int argc, char **argv)
                                           {"pace", required_argument, NULL, 'p'},
                                           {"chunk", required_argument, NULL, 'k'},
                                           {"wait", required_argument, NULL, 'w'},
+                                          {"reliable", no_argument, NULL, 'r'},
+                                          {"until", required_argument, NULL, 'u'},
+                                          {"keep", required_argument, NULL, 'K'},
                                           {"insecure", no_argument, NULL, 'i'},
                                           {"set", required_argument, NULL, 's'},
                                           {"quiet", no_argument, NULL, 'q'},
@@ -354,12 +460,14 @@ int ctl_feed(int argc, char **argv)
     if (!c || !(c->sets = calloc((size_t)argc + 1, sizeof *c->sets)))
         return EX_UNAVAILABLE;
     c->inputs.command = "feed";
-    c->wait_s = 10;
+    c->wait_s = -1;
     c->feed.chunk = 1024;
+    c->feed.durable = true;
+    c->feed.kept_max = (size_t)64 << 20;
     while (code < 0 && (option = getopt_long(argc, argv, "q", longs, NULL)) != -1)
         code = take_option(c, option);
     if (code < 0)
-        code = check_ends(c);
+        code = check_options(c);
     if (code < 0 && optind == argc)
         code = refuse("an input is needed", "");
     if (code < 0)

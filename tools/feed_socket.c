@@ -36,7 +36,7 @@ static int open_monitor(struct feed_socket *s, char *reterr)
 int feed_socket_open(struct feed_socket *s, const struct io_zmq_ends *ends, long wait_ms, int wake_fd, char *reterr)
 {
     int one = 1, hwm = 1000;
-    int r = io_zmq_open(&s->zmq, s->pub ? ZMQ_XPUB : ZMQ_PUSH, reterr);
+    int r = io_zmq_open(&s->zmq, s->dealer ? ZMQ_DEALER : s->pub ? ZMQ_XPUB : ZMQ_PUSH, reterr);
     if (r)
         return r;
     zmq_setsockopt(s->zmq.socket, ZMQ_SNDHWM, &hwm, sizeof hwm);
@@ -82,6 +82,20 @@ bool feed_socket_send(struct feed_socket *s, const struct feed_message *m)
     return (!text || send_frame(s, text, strlen(text), true)) && send_frame(s, m->header, m->header_bytes, true) &&
            send_frame(s, m->payload, m->payload_bytes, m->times != NULL) &&
            (!m->times || send_frame(s, m->times, m->times_bytes, false));
+}
+
+bool feed_socket_receive(struct feed_socket *s, zmq_msg_t verb_and_text[2])
+{
+    unsigned n = 0;
+    do {
+        zmq_msg_t *frame = &verb_and_text[n < 2 ? n : 1];
+        if (zmq_msg_recv(frame, s->zmq.socket, ZMQ_DONTWAIT) < 0)
+            return false;
+        n++;
+        if (!zmq_msg_more(frame))
+            break;
+    } while (true);
+    return n == 2 || feed_socket_receive(s, verb_and_text); /* anything else is not meant for us */
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------- */

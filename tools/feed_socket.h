@@ -1,12 +1,15 @@
-/* feed_socket.h: the sending end of `mambactl feed`: PUSH, or PUB that waits for its subscribers. One thread. */
+/* feed_socket.h: the sending end of `mambactl feed`: PUSH, PUB that waits for its subscribers, or DEALER, which hears
+ * answers. One thread. */
 #ifndef TOOLS_FEED_SOCKET_H
 #define TOOLS_FEED_SOCKET_H
+
+#include <zmq.h>
 
 #include "io/zmq_endpoint.h"
 #include "tools/feed_stream.h"
 
 struct feed_socket {
-    bool pub;
+    bool pub, dealer;
     const char *topic; /* NULL: with pub the stream's id and a slash, else none */
     struct io_zmq zmq;
     void *monitor; /* PAIR: connections made and broken */
@@ -20,6 +23,9 @@ int feed_socket_open(struct feed_socket *s, const struct io_zmq_ends *ends, long
 
 /* False: not now; then all of it is to be sent again. */
 bool feed_socket_send(struct feed_socket *s, const struct feed_message *m);
+
+/* The next answer to a DEALER, as two frames; false: none. */
+bool feed_socket_receive(struct feed_socket *s, zmq_msg_t verb_and_text[2]);
 
 /* Waits until the peers have read all that was sent, or wake_fd is readable. */
 void feed_socket_drain(struct feed_socket *s, int wake_fd);

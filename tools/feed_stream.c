@@ -15,22 +15,9 @@
 
 #include "io/json_write.h"
 #include "io/wire.h"
+#include "tools/feed_reliable.h"
 
 static const double quantum_s = 0.02; /* a paced message has this much of a signal, or one row */
-
-struct feed_stream {
-    char id[IO_ID_MAX + 1];
-    uint32_t channels;
-    double rate;
-    bool irregular, begun, ending;
-    uint32_t flags;         /* that the next message is to carry */
-    struct io_block *block; /* being sent; NULL: none */
-    uint32_t at;            /* its first row not sent */
-    uint64_t sent;          /* rows */
-    int64_t seq;            /* of the next row */
-    int64_t began_ns;       /* CLOCK_MONOTONIC of the first block */
-    int64_t first_t_ns;     /* time of the first row */
-};
 
 static int64_t clock_ns(void)
 {
@@ -61,9 +48,15 @@ static int host_stream(void *self, const struct io_stream_desc *desc, struct io_
         f->streams = v;
         f->capacity = capacity;
     }
+    if (f->reliable && desc->anew && !f->keep) {
+        fprintf(stderr, "mambactl feed: %s: cannot be read again: with --reliable name it alone\n", desc->id);
+        f->code = f->code ? f->code : EX_USAGE;
+        return -EINVAL;
+    }
     struct feed_stream *s = calloc(1, sizeof *s);
     if (!s)
         return -ENOMEM;
+    feed_reliable_begin(f, s);
     snprintf(s->id, sizeof s->id, "%s", desc->id);
     s->channels = desc->channels;
     s->rate = desc->rate;
@@ -87,14 +80,14 @@ static int host_push(void *self, struct io_stream *stream, struct io_block *bloc
         return 0;
     }
     s->flags |= block->flags & (IO_RESET | IO_GAP);
-    s->seq = block->seq == IO_SEQ_NONE ? s->seq : block->seq;
-    if (block->n == 0) { /* its flags go with the next rows */
+    if (block->seq != IO_SEQ_NONE) {
+        if (f->reliable && s->base + block->seq > s->seq)
+            s->flags |= IO_GAP; /* these do not exist: the receiver is not to wait for them */
+        s->seq = s->base + block->seq;
+    }
+    if (block->n == 0 || s->again.failed) { /* its flags go with the next rows */
         io_block_put(f->host.pool, block);
         return 0;
-    }
-    if (s->began_ns == 0) {
-        s->began_ns = clock_ns();
-        s->first_t_ns = block->timed ? io_block_times(block)[0] : block->t_ns;
     }
     s->block = block;
     s->at = 0;
@@ -139,10 +132,27 @@ int feed_init(struct feed *f, const char *input)
 
 static void drop_stream(struct feed *f, unsigned i)
 {
-    if (f->streams[i]->block)
-        io_block_put(f->host.pool, f->streams[i]->block);
+    io_block_put(f->host.pool, f->streams[i]->block);
+    feed_reliable_done(f, f->streams[i]);
     free(f->streams[i]);
     f->streams[i] = f->streams[--f->n_streams];
+}
+
+void feed_drop(struct feed *f, struct feed_stream *s)
+{
+    unsigned i = 0;
+    while (f->streams[i] != s)
+        i++;
+    drop_stream(f, i);
+    f->ended++;
+}
+
+void feed_rewind(struct feed *f)
+{
+    while (f->n_streams)
+        drop_stream(f, f->n_streams - 1);
+    f->started = f->ended = 0;
+    f->rewind = false;
 }
 
 void feed_done(struct feed *f)
@@ -190,14 +200,16 @@ static uint32_t due(const struct feed *f, struct feed_stream *s, int64_t now_ns,
     return n;
 }
 
-static void write_flags(struct io_out *o, uint32_t flags)
+void feed_flags(struct feed_message *m, uint32_t flags)
 {
+    struct io_out out = {m->header + m->bare_bytes, m->header + sizeof m->header, false}, *o = &out;
     static const struct {
         uint32_t flag;
         const char *name;
     } names[] = {{IO_START, "\"start\""}, {IO_RESET, "\"reset\""}, {IO_GAP, "\"gap\""}, {IO_END, "\"end\""}};
     bool first = true;
-    IO_OUT_LIT(o, ",\"flags\":[");
+    if (flags)
+        IO_OUT_LIT(o, ",\"flags\":[");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (!(flags & names[i].flag))
             continue;
@@ -205,7 +217,11 @@ static void write_flags(struct io_out *o, uint32_t flags)
         io_out_bytes(o, names[i].name, strlen(names[i].name));
         first = false;
     }
-    IO_OUT_LIT(o, "]");
+    if (flags)
+        IO_OUT_LIT(o, "]");
+    IO_OUT_LIT(o, "}");
+    m->flags = flags;
+    m->header_bytes = (size_t)(out.p - m->header);
 }
 
 /* Time of the message's first row; IO_T_NONE: not known. */
@@ -220,7 +236,8 @@ static int64_t time_of(const struct feed_stream *s)
     return s->rate > 0 ? s->block->t_ns + llround(s->at / s->rate * 1e9) : IO_T_NONE;
 }
 
-static void write_header(const struct feed_stream *s, struct feed_message *m, enum io_sample type, uint32_t flags)
+/* All but its flags and its end. */
+static void write_header(const struct feed_stream *s, struct feed_message *m, enum io_sample type)
 {
     struct io_out o = {m->header, m->header + sizeof m->header, false};
     static const char *const dtypes[] = {[IO_F32] = "float32", [IO_F64] = "float64", [IO_U8] = "uint8"};
@@ -240,67 +257,89 @@ static void write_header(const struct feed_stream *s, struct feed_message *m, en
         io_out_i64(&o, t_ns);
         IO_OUT_LIT(&o, "\"");
     }
-    if (s->rate > 0 || s->irregular) {
+    if ((s->rate > 0 || s->irregular) && !m->question) { /* rate 0 would need a frame of times */
         IO_OUT_LIT(&o, ",\"rate\":");
         io_out_real(&o, s->irregular ? 0 : s->rate);
     }
-    if (flags)
-        write_flags(&o, flags);
-    IO_OUT_LIT(&o, "}");
-    m->header_bytes = (size_t)(o.p - m->header);
+    m->bare_bytes = (size_t)(o.p - m->header);
 }
 
 /* The message of the first n rows left in the block (n = 0: none, the stream's end). */
-static void make_message(struct feed_stream *s, uint32_t n, struct feed_message *m)
+static void make_message(const struct feed *f, struct feed_stream *s, uint32_t n, struct feed_message *m)
 {
     const struct io_block *b = s->block;
     enum io_sample type = b ? b->type : IO_F32;
     size_t row = s->channels * io_sample_bytes(type);
-    *m = (struct feed_message){.stream = s, .id = s->id, .rows = n, .last = !b};
-    uint32_t flags = s->flags | (s->begun ? 0 : IO_START) | (b ? 0 : IO_END);
+    *m = (struct feed_message){.stream = s, .id = s->id, .seq = s->seq, .rows = n, .last = !b};
+    uint32_t flags = s->flags | (s->begun || f->reliable ? 0 : IO_START) | (b ? 0 : IO_END);
     m->payload = b ? b->data + s->at * row : (const void *)"";
     m->payload_bytes = n * row;
     if (s->irregular) {
         m->times = b ? (const void *)(io_block_times(s->block) + s->at) : (const void *)"";
         m->times_bytes = n * sizeof(int64_t);
     }
-    write_header(s, m, type, flags);
+    write_header(s, m, type);
+    feed_flags(m, flags);
+}
+
+void feed_question(struct feed_stream *s, struct feed_message *m)
+{
+    *m = (struct feed_message){.stream = s, .id = s->id, .payload = "", .question = true};
+    write_header(s, m, IO_F32);
+    feed_flags(m, 0);
+}
+
+static void first_row(struct feed_stream *s)
+{
+    s->began_ns = clock_ns();
+    s->first_t_ns = s->block->timed ? io_block_times(s->block)[s->at] : s->block->t_ns;
 }
 
 bool feed_next(struct feed *f, int64_t now_ns, struct feed_message *m, int64_t *wake_ns)
 {
     for (unsigned k = 0; k < f->n_streams; k++) {
-        struct feed_stream *s = f->streams[(f->next + k) % f->n_streams];
-        uint32_t n = s->block ? due(f, s, now_ns, wake_ns) : 0;
-        if (n == 0 && (s->block || !s->ending))
+        unsigned i = (f->next + k) % f->n_streams;
+        struct feed_stream *s = f->streams[i];
+        enum feed_step step = f->reliable ? feed_reliable_next(f, s, now_ns, m) : FEED_ROWS;
+        uint32_t n = 0;
+        if (step == FEED_ROWS && s->block) {
+            if (s->began_ns == 0)
+                first_row(s);
+            n = due(f, s, now_ns, wake_ns);
+        }
+        if (step == FEED_NOTHING || (step == FEED_ROWS && n == 0 && (s->block || !s->ending)))
             continue;
-        f->next = (f->next + k + 1) % f->n_streams;
-        make_message(s, n, m);
+        f->next = (i + 1) % f->n_streams;
+        if (step == FEED_ROWS)
+            make_message(f, s, n, m);
         return true;
     }
     return false;
 }
 
-void feed_sent(struct feed *f, const struct feed_message *m)
+void feed_used(struct feed *f, struct feed_stream *s, uint32_t rows)
 {
-    struct feed_stream *s = m->stream;
-    s->begun = true;
+    f->moved = true;
+    s->at += rows;
+    s->seq += rows;
     s->flags = 0;
-    s->at += m->rows;
-    s->seq += m->rows;
-    s->sent += m->rows;
-    f->rows += m->rows;
-    f->messages++;
-    f->bytes += m->header_bytes + m->payload_bytes + m->times_bytes;
     if (s->block && s->at == s->block->n) {
         io_block_put(f->host.pool, s->block);
         s->block = NULL;
     }
-    for (unsigned i = 0; m->last && i < f->n_streams; i++) {
-        if (f->streams[i] == s) {
-            drop_stream(f, i);
-            f->ended++;
-            break;
-        }
-    }
+}
+
+void feed_sent(struct feed *f, const struct feed_message *m)
+{
+    struct feed_stream *s = m->stream;
+    f->messages++;
+    f->bytes += m->header_bytes + m->payload_bytes + m->times_bytes;
+    if (f->reliable && !feed_reliable_sent(f, m))
+        return;
+    s->begun = true;
+    s->sent += m->rows;
+    f->rows += m->rows;
+    feed_used(f, s, m->rows);
+    if (m->last && !f->reliable)
+        feed_drop(f, s);
 }

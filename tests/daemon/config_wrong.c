@@ -127,10 +127,6 @@ const struct wrong config_wrong[] = {
 
     /* not in this version */
     {"http: {bind: x}\n", "1:1: error: http: not in this version: the http section", 1},
-    {MODEL "inputs: {i: {type: zmq, pattern: router, bind: \"ipc://x\"}}\n",
-     "2:25: error: inputs.i.pattern: not in this version: the router pattern", 1},
-    {MODEL "inputs: {i: {" ZMQ ", format: gnuradio}}\n",
-     "2:57: error: inputs.i.format: not in this version: the gnuradio format", 1},
     {MODEL "inputs: {i: {" ZMQ ", curve: {server_key: f}}}\n",
      "2:57: error: inputs.i.curve: not in this version: CURVE keys", 1},
     {"outputs: {o: {type: zmq, bind: \"ipc://x\", curve_key: f}}\n",

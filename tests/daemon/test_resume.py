@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,8 @@ import signal_model  # noqa: E402
 
 MAMBAD = os.path.abspath(sys.argv[1])
 SEED, KILLS = (int(sys.argv[i]) if len(sys.argv) > i else fallback for i, fallback in ((2, 20260101), (3, 4)))
+CLIENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "reliable_client.py")
+MAMBACTL = os.path.join(os.path.dirname(MAMBAD), "..", "tools", "mambactl")
 PATIENCE = 120
 EXCEPTED = ("latency_us", "run", "out_seq", "seq", "t_ns", "shape", "data", "topic")
 TELLING = ("restore", "error")  # events that speak of the restart
@@ -28,6 +32,10 @@ try:
     import numpy
 except ImportError:
     h5py = None
+try:
+    import zmq
+except ImportError:
+    zmq = None
 
 
 def rows_of_lines(path):
@@ -125,24 +133,38 @@ class Resume(unittest.TestCase):
                       "streams: {'*': {publish: {prediction: {every: 50, horizon: 2}, embedding: {every: 7}}}}\n" + state)
         return path
 
-    def start(self, config):
-        return subprocess.Popen([MAMBAD, "-c", config, "--once"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    senders = []  # commands that send to the input and end when all is durable; without any, the input is files
 
-    def finish(self, config):
+    def start(self, config):
+        return subprocess.Popen([MAMBAD, "-c", config, *([] if self.senders else ["--once"])], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+
+    def send(self):
+        return [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in self.senders]
+
+    def finish(self, config, sending=None):
         p, begun = self.start(config), time.monotonic()
+        for sender in self.send() if sending is None else sending:
+            _, err = sender.communicate(timeout=PATIENCE)
+            self.assertEqual(sender.returncode, 0, err)
+        length = time.monotonic() - begun
+        if self.senders:
+            self.await_socket(p)
+            p.terminate()
         _, err = p.communicate(timeout=PATIENCE)
         self.assertEqual(p.returncode, 0, err)
-        return time.monotonic() - begun
+        return length
 
     def killed(self, config, kills, length):
-        """Starts and kills, so many times if it does not end before."""
-        done = 0
-        while done < kills:
+        """Starts and kills, so many times if it does not end before. Returns who still sends."""
+        done, sending = 0, self.send()
+        while done < kills and not (sending and all(s.poll() is not None for s in sending)):
             p = self.start(config)
             while not glob.glob(config + ".state/snapshot-*[0-9]") and p.poll() is None:
                 time.sleep(0.01)  # before the first one nothing was written, and a torn file is the user's to remove
+            self.await_rows(config + ".jsonl", sending)
             try:
-                p.wait(timeout=0.02 + self.rng.uniform(0.0, 1.0) * length / kills)
+                p.wait(timeout=0.02 + self.rng.uniform(0.0, 1.0) * (0.1 if sending else length / kills))
             except subprocess.TimeoutExpired:
                 p.send_signal(signal.SIGKILL)
             _, err = p.communicate(timeout=PATIENCE)
@@ -152,6 +174,19 @@ class Resume(unittest.TestCase):
             done += 1
         self.assertGreater(done, kills / 4, "the run was over before it could be killed")
         print(f"killed {done} times,", end=" ", file=sys.stderr, flush=True)
+        return sending
+
+    def await_socket(self, process):
+        """Where the senders had ended before, the daemon may have just begun: a signal would find no handler yet."""
+        with socket.socket(socket.AF_UNIX) as s:
+            while s.connect_ex(f"{self.dir}/in") and process.poll() is None:
+                time.sleep(0.01)
+
+    def await_rows(self, path, sending):
+        """Senders take a moment to find the daemon again, in which there is nothing to be torn."""
+        size = os.path.getsize(path)
+        while any(s.poll() is None for s in sending) and os.path.getsize(path) <= size + 5000:
+            time.sleep(0.005)
 
     def compare_lines(self, a, b):
         a, b = strip_times(rows_of_lines(a)), strip_times(rows_of_lines(b))
@@ -166,8 +201,7 @@ class Resume(unittest.TestCase):
         out += "  h: {type: hdf5, path: OUT.out}\n" if h5py else ""
         undisturbed, killed = self.config("plain", inputs, out, False), self.config("killed", inputs, out, True)
         length = self.finish(undisturbed)
-        self.killed(killed, KILLS, length)
-        self.finish(killed)
+        self.finish(killed, self.killed(killed, KILLS, length))
         self.compare_lines(undisturbed + ".jsonl", killed + ".jsonl")
         if h5py:
             a, b = rows_of_tables(undisturbed + ".out"), rows_of_tables(killed + ".out")
@@ -223,6 +257,35 @@ class Resume(unittest.TestCase):
     def test_hdf5(self):
         self.hdf5s(4, 12000 * KILLS)
         self.check_lines(f"{{type: hdf5, files: '{self.dir}/in-*.h5', dataset: /x, time: /t}}")
+
+    def check_router(self, senders):
+        self.senders = senders
+        self.check_lines(f"{{type: zmq, pattern: router, bind: 'ipc://{self.dir}/in'}}")
+
+    @unittest.skipUnless(zmq and h5py, "python3-zmq or python3-numpy is not installed")
+    def test_router(self):
+        """Four clients in Python that keep what no snapshot has."""
+        for k in range(4):
+            with open(os.path.join(self.dir, f"in-{k}.txt"), "w", encoding="utf-8") as out:
+                for _ in range(5000 * KILLS + 97 * k):
+                    out.write(f"{self.rng.gauss(k, 1):.6g} {self.rng.gauss(-k, 2):.6g}\n")
+        self.check_router([[sys.executable, CLIENT, f"ipc://{self.dir}/in", f"s{k}", f"{self.dir}/in-{k}.txt"]
+                           for k in range(4)])
+
+    @unittest.skipUnless(os.path.exists(MAMBACTL), "mambactl is not built")
+    def test_router_feed(self):
+        """mambactl feed --reliable: tables, by one that is killed as well; and standard input, which cannot be read again."""
+        self.csvs(3, 5000 * KILLS)
+        with open(os.path.join(self.dir, "raw"), "wb") as out:
+            out.write(struct.pack(f"<{10000 * KILLS}f", *(self.rng.gauss(0, 1) for _ in range(10000 * KILLS))))
+        feed = f"{MAMBACTL} feed --reliable --quiet --connect ipc://{self.dir}/in"
+        files = f"{feed} {self.dir}/in-*.csv"
+        times = []
+        if h5py:  # rows with times of their own
+            self.hdf5s(2, 6000 * KILLS)
+            times = [["sh", "-c", f"exec {feed} --time /t --stream '{{stem}}.t' {self.dir}/in-0.h5:/x {self.dir}/in-1.h5:/x"]]
+        self.check_router([["sh", "-c", f"timeout -s KILL 1 {files}; exec {files}"], *times,
+                           ["sh", "-c", f"cat {self.dir}/raw | {feed} --chunk 100 --channels 2 --keep 1 -"]])
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     layout.topic = data[0] / 3 % 2;
     layout.dtype = data[0] / 6 % 7;
     layout.channels = 1 + data[0] / 42;
+    if (data[0] >= 252)
+        layout = (struct io_zmq_layout){IO_ZMQ_GNURADIO, IO_D_F32, 1, data[0] % 2, data[0] < 254};
     io_zmq_message_init(&m);
     for (size_t at = 1; at < size && m.n_frames < IO_ZMQ_FRAMES; m.n_frames++) {
         size_t left = size - at - 1, n = data[at] == 255 || data[at] > left ? left : data[at];

@@ -223,7 +223,13 @@ static int64_t now_ns(void)
 static void host_init(struct host *h, size_t pool)
 {
     *h = (struct host){0};
-    h->io = (struct io_host){h, NULL, 0, "plant", host_stream, host_push, host_end, host_discard, NULL, host_received};
+    h->io = (struct io_host){.self = h,
+                             .input = "plant",
+                             .stream = host_stream,
+                             .push = host_push,
+                             .end = host_end,
+                             .discard = host_discard,
+                             .received = host_received};
     assert_int_equal(io_pool_new(pool, &h->io.pool), 0);
 }
 
@@ -386,6 +392,38 @@ static void raw_and_bytes(void **state)
     zmq_send(f->peer, "abc\xff", 4, 0);
     run_until(f, 1);
     assert_true(f->host.streams[0].n == 4 && f->host.streams[0].x[3] == 255);
+    finish(f);
+}
+
+static void gnuradio_items(void **state)
+{
+    static const char *const tagged[] = {"format", "gnuradio", "pass_tags", "true", "channels", "2", NULL};
+    static const char *const plain[] = {"format", "gnuradio", "topic", "true", NULL};
+    uint8_t m[19 + 24] = {0xf0, 0x5f, 1, 100}; /* items from number 100 on, no tags */
+    float x[6] = {1, 2, 3, 4, 5, 6};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", tagged);
+
+    memcpy(m + 19, x, sizeof x);
+    zmq_send(f->peer, m, sizeof m, 0);
+    m[3] = 103;
+    zmq_send(f->peer, m, 19 + 16, 0);
+    zmq_send(f->peer, m, 19 + 12, 0); /* one item and a half */
+    zmq_send(f->peer, m, 18, 0);
+    m[10] = 0x7f; /* the first item's number is absurd */
+    zmq_send(f->peer, m, sizeof m, 0);
+    run_until(f, 5);
+    assert_true(f->host.streams[0].n == 5 && f->host.streams[0].x[9] == 4);
+    assert_int_equal(f->host.streams[0].seq, 103);
+    assert_int_equal(f->host.streams[0].seq_end, 105);
+    assert_int_equal(f->host.discarded[IO_R_SHAPE], 1);
+    assert_int_equal(f->host.discarded[IO_R_MALFORMED], 2);
+    finish(f);
+
+    f = fixture(ZMQ_PUSH, "pull", plain);
+    send_frames(f->peer, (const void *[]){"key", x}, (size_t[]){3, sizeof x}, 2);
+    run_until(f, 1);
+    assert_string_equal(f->host.streams[0].id, "key");
+    assert_true(f->host.streams[0].n == 6 && f->host.streams[0].seq == IO_SEQ_NONE);
     finish(f);
 }
 
@@ -745,8 +783,10 @@ static void bad_configs_are_refused(void **state)
         const char *key;
         const char *keys[9];
     } cases[] = {
-        {"pattern", {"pattern", "router", "bind", "ipc:///tmp/x"}},
-        {"format", {"pattern", "pull", "format", "gnuradio", "bind", "ipc:///tmp/x"}},
+        {"format", {"pattern", "router", "format", "raw", "bind", "ipc:///tmp/x"}},
+        {"resample", {"pattern", "router", "resample", "true", "bind", "ipc:///tmp/x"}},
+        {"stream", {"pattern", "router", "stream", "{stream}", "bind", "ipc:///tmp/x"}},
+        {"pass_tags", {"pattern", "pull", "pass_tags", "true", "bind", "ipc:///tmp/x"}},
         {"connect", {"pattern", "pull"}},
         {"bind", {"pattern", "pull", "bind", "tcp://*:5555"}},
         {"bind", {"pattern", "pull", "bind", "tcp://0.0.0.0:5555"}},
@@ -776,7 +816,7 @@ static void bad_configs_are_refused(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         void *conf = conf_new(z->options, z->conf_bytes, true);
         for (const char *const *k = cases[i].keys; *k; k += 2)
-            set(!strcmp(*k, "stream") ? io_common_options : z->options, conf, k[0], k[1]);
+            set(!strcmp(*k, "stream") || !strcmp(*k, "resample") ? io_common_options : z->options, conf, k[0], k[1]);
         err[0] = '\0';
         assert_int_equal(z->check(conf, &key, err), -EINVAL);
         assert_string_equal(key, cases[i].key);
@@ -957,6 +997,7 @@ int main(void)
         cmocka_unit_test(pull_takes_arrays),
         cmocka_unit_test(sub_takes_topics),
         cmocka_unit_test(raw_and_bytes),
+        cmocka_unit_test(gnuradio_items),
         cmocka_unit_test(irregular_streams_bring_their_times),
         cmocka_unit_test(wrong_messages_are_counted),
         cmocka_unit_test(long_messages_are_cut),

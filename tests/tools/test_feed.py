@@ -64,6 +64,66 @@ class Peer:
         return messages
 
 
+class Receiver:
+    """The daemon's side of `pattern: router`, as docs/protocol.md has it, with a bad day: it can lose what is not durable."""
+
+    def __init__(self):
+        self.address = "ipc://" + path("receiver%d" % id(self))
+        self.rows, self.durable, self.ended, self.flags, self.questions = {}, {}, set(), [], 0
+        self.bind()
+
+    def bind(self):
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.ROUTER)
+        self.socket.bind(self.address)
+
+    def die(self):
+        """What is not durable is gone, and so is what was under way."""
+        self.context.destroy(linger=0)  # waits: the old address is removed before the new one is made
+        self.rows = {stream: rows[:self.durable.get(stream, 0)] for stream, rows in self.rows.items()}
+        self.ended = set()
+        self.bind()
+
+    def feed(self, *args, stdin=None):
+        return subprocess.Popen([MAMBACTL, "feed", "--reliable", "--connect", self.address, *args], stdin=stdin,
+                                stderr=subprocess.PIPE)
+
+    def serve(self, until, snapshot=True, refuse=None, seconds=20):
+        """Takes and answers until until() is true; `snapshot`: all is durable at once."""
+        deadline = time.monotonic() + seconds
+        while not until() and time.monotonic() < deadline:
+            if self.socket.poll(20):
+                self.take(*self.socket.recv_multipart(), snapshot=snapshot, refuse=refuse)
+        return until()
+
+    def take(self, sender, header, payload, *_, snapshot, refuse):
+        header = json.loads(header)
+        stream, flags, n = header["stream"], header.get("flags", []), header["shape"][0]
+        rows = self.rows.setdefault(stream, [])
+        if refuse:
+            answer = {"stream": stream, "reason": refuse, "text": "not today"}
+            self.socket.send_multipart([sender, b"error", json.dumps(answer).encode()])
+            return
+        x = np.frombuffer(payload, header["dtype"]).reshape(-1, header["shape"][1]).tolist()
+        again = n == 0 and not flags
+        self.questions += again
+        if not again and header["seq"] > len(rows) and "gap" not in flags:
+            again = True
+        elif not again:
+            self.flags += flags if n else []
+            if header["seq"] > len(rows):
+                rows += [None] * (header["seq"] - len(rows))
+            rows += x[len(rows) - header["seq"]:] if header["seq"] <= len(rows) else x
+            if "end" in flags and header["seq"] + n == len(rows):
+                self.ended.add(stream)
+        if snapshot:
+            self.durable[stream] = len(rows)
+        answer = {"stream": stream, "seq": len(rows), "durable": self.durable.get(stream, 0)}
+        answer |= {"ended": True} if stream in self.ended else {}
+        answer |= {"resend": True} if again else {}
+        self.socket.send_multipart([sender, b"ack", json.dumps(answer).encode()])
+
+
 def joined(messages):
     """Checks flags and seq of one stream's messages; returns all of its rows."""
     seq = 0
@@ -197,6 +257,109 @@ class Feed(unittest.TestCase):
         self.assertEqual(json.loads(peer.socket.recv_multipart()[0])["flags"], ["end"])
         self.finish(process)
 
+    def table(self, name, rows):
+        with open(path(name), "w") as f:
+            f.write("a,b\n" + "".join("%d,%d\n" % (i, -i) for i in range(rows)))
+        return path(name), [[i, -i] for i in range(rows)]
+
+    def ended(self, process):
+        return lambda: process.poll() is not None
+
+    def test_reliable_files_are_read_again(self):
+        tables = [self.table("r%d.csv" % k, 3000 + k) for k in range(3)]
+        receiver = Receiver()
+        process = receiver.feed("--chunk", "50", "--stream", "{stem}", *(name for name, _ in tables))
+        rows = lambda: sum(map(len, receiver.rows.values()))  # noqa: E731
+        for lost in (1500, 4000, 9003):
+            self.assertTrue(receiver.serve(lambda: rows() >= lost, snapshot=False))
+            receiver.durable = {stream: len(r) // 2 for stream, r in receiver.rows.items()}
+            receiver.die()
+        self.assertTrue(receiver.serve(self.ended(process)))
+        self.assertIn("3 streams: all rows are durable", self.finish(process))
+        self.assertEqual(receiver.rows, {"r%d" % k: want for k, (_, want) in enumerate(tables)})
+        self.assertEqual(receiver.flags, [])
+        again = receiver.feed("--stream", "{stem}", tables[0][0])  # there is nothing left to do
+        self.assertTrue(receiver.serve(self.ended(again)))
+        self.finish(again)
+        self.assertEqual(len(receiver.rows["r0"]), 3000)
+        self.table("r0.csv", 100)  # not the file that it was
+        again = receiver.feed("--stream", "{stem}", tables[0][0])
+        self.assertTrue(receiver.serve(self.ended(again)))
+        self.assertIn("3000 rows of it, here are 100", self.finish(again, 65))
+
+    def test_reliable_pipe_is_kept(self):
+        """No more is read than may be kept; what was sent is sent again; where that is gone it says so."""
+        x = np.arange(3 << 18, dtype="<f4")  # 3 MiB
+        x.tofile(path("pipe"))
+        receiver = Receiver()
+        with open(path("pipe"), "rb") as file:
+            process = receiver.feed("-", "--keep", "1", "--stream", "s", stdin=subprocess.PIPE)
+            os.set_blocking(process.stdin.fileno(), False)
+            sent = 0
+
+            def pump():
+                nonlocal sent
+                try:
+                    sent += os.write(process.stdin.fileno(), file.read(1 << 16)) if file.tell() == sent else 0
+                except BlockingIOError:
+                    pass
+                file.seek(sent)
+                return False
+            self.assertTrue(receiver.serve(lambda: pump() or 4 * len(receiver.rows.get("s", ())) > 700000, snapshot=False))
+            receiver.serve(pump, snapshot=False, seconds=1)
+            self.assertLess(sent, 1.5 * (1 << 20))
+            receiver.durable["s"] = 1000
+            receiver.die()
+            receiver.serve(lambda: pump() or len(receiver.rows["s"]) > 500000)
+            receiver.durable["s"] = 0
+            receiver.die()
+            receiver.serve(lambda: pump() or sent == x.nbytes)
+            process.stdin.close()
+            process.stdin = None
+            self.assertTrue(receiver.serve(self.ended(process)))
+        self.finish(process)
+        rows = receiver.rows["s"]
+        lost = rows.count(None)
+        self.assertGreater(lost, 100000)
+        self.assertEqual(rows, [None] * lost + [[v] for v in x[lost:].tolist()])
+        self.assertEqual(receiver.flags, ["gap"])
+
+    def test_reliable_pipe_goes_on_behind_the_last(self):
+        receiver = Receiver()
+        for first in (0, 100):
+            process = receiver.feed("-", "--stream", "s", stdin=subprocess.PIPE)
+            process.stdin.write(np.arange(first, first + 100, dtype="<f4").tobytes())
+            process.stdin.close()
+            process.stdin = None
+            self.assertTrue(receiver.serve(self.ended(process)))
+            self.finish(process)
+        self.assertEqual(receiver.rows["s"], [[v] for v in range(200)])
+        self.assertEqual(receiver.flags, ["start"])
+
+    def test_reliable_waits_for_what_it_was_told_to(self):
+        name, want = self.table("u.csv", 500)
+        for until, code in (("acked", 0), ("durable", 74)):
+            receiver = Receiver()
+            process = receiver.feed("--until", until, name)
+            receiver.serve(lambda: process.poll() is not None or receiver.questions > 2, snapshot=False)
+            process.terminate()
+            self.assertIn("acked" if code == 0 else "interrupted", self.finish(process, code))
+            self.assertEqual(receiver.rows["u.csv"], want)
+
+    def test_reliable_is_refused(self):
+        name, want = self.table("x.csv", 500)
+        receiver = Receiver()
+        process = receiver.feed(name)
+        self.assertTrue(receiver.serve(self.ended(process), refuse="rate"))
+        self.assertIn("x.csv: not today (rate)", self.finish(process, 65))
+        process = receiver.feed(name)
+        receiver.serve(lambda: False, refuse="duplicate_stream", seconds=1.5)  # this one passes
+        self.assertTrue(receiver.serve(self.ended(process)))
+        self.assertIn("not today", self.finish(process))
+        self.assertEqual(receiver.rows["x.csv"], want)
+        process = receiver.feed(name, "--wait", "1", "--stream", "deaf")
+        self.assertIn("no answer for 1 s", self.finish(process, 69))
+
     def test_errors(self):
         address = "ipc://" + path("nobody")
         wav = make_wav("e.wav", np.zeros(3000))
@@ -212,6 +375,9 @@ class Feed(unittest.TestCase):
             (64, "either --connect or --bind", [wav]),
             (64, "insecure", [wav, "--connect", "tcp://192.0.2.1:5555"]),
             (64, "--pace", [wav, "--connect", address, "--pace", "slow"]),
+            (64, "--until", [wav, "--connect", address, "--reliable", "--until", "dawn"]),
+            (64, "--keep", [wav, "--connect", address, "--reliable", "--keep", "0"]),
+            (64, "--reliable", [wav, "--connect", address, "--reliable", "--pattern", "pub"]),
             (66, "none.wav", [path("none.wav"), "--connect", address]),
             (69, "no peer", [wav, "--connect", address, "--wait", "0.1"]),
             (69, "no subscriber", [wav, "--bind", address, "--pattern", "pub", "--wait", "0.1"]),
