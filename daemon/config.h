@@ -39,6 +39,7 @@ struct md_input_conf {
     unsigned model; /* index into models */
     enum md_when_full when_full;
     uint32_t queue; /* rows a stream may have waiting */
+    uint32_t max_streams; /* live at once */
     struct md_where where;
 };
 

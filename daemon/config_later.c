@@ -16,8 +16,6 @@ static const struct later table[] = {
     {"", NULL, "http", NULL, "the http section"},
     {"inputs", "zmq", "pattern", "router", "the router pattern"},
     {"inputs", "zmq", "format", "gnuradio", "the gnuradio format"},
-    {"inputs", "zmq", "curve*", NULL, "CURVE keys"},
-    {"outputs", "zmq", "curve*", NULL, "CURVE keys"},
 };
 
 static const struct later *find(const char *section, const char *type, const struct md_pair *pair)

@@ -32,7 +32,7 @@ static void print_inputs(const struct md_config *c, FILE *out)
     for (unsigned i = 0; i < c->n_inputs; i++) {
         const struct md_input_conf *input = &c->inputs[i];
         struct md_input_keys keys = {(char *)(uintptr_t)input->class_->type, c->models[input->model].id,
-                                     (int)input->when_full, input->queue};
+                                     (int)input->when_full, input->queue, input->max_streams};
 
         fputs("  ", out);
         md_print_string(input->id, out);

@@ -42,6 +42,8 @@ const struct io_option md_input_options[] = {
     {"when_full", "what a full queue does", IO_OPT_ENUM, AT(md_input_keys, when_full), .names = when_full_names},
     {"queue", "rows that a stream may have waiting", IO_OPT_INT, AT(md_input_keys, queue), .fallback = "65536",
      .min = 1, .max = 1 << 28},
+    {"max_streams", "streams that are live at once; more are refused", IO_OPT_INT, AT(md_input_keys, max_streams),
+     .fallback = "16777216", .min = 1, .max = 1 << 24},
     {NULL},
 };
 

@@ -223,6 +223,7 @@ static int open_all(struct md_daemon *d, char *reterr)
 
     for (unsigned i = 0; i < d->n_outputs; i++) {
         d->outputs[i].env = d->env;
+        d->outputs[i].env.door = md_door_open(&d->outputs[i].door, d->outputs[i].conf->id);
         d->outputs[i].env.resumes = d->config->state_dir != NULL;
         d->outputs[i].env.position = md_restored_position(&d->restored, d->outputs[i].conf->id);
         int r = d->outputs[i].wake_fd < 0 ? md_output_open(&d->outputs[i], text) : 0;

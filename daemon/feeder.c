@@ -49,6 +49,8 @@ static int input_code(const struct io_source_class *c, int err)
     case -EBADMSG:
     case -EINVAL:
         return EX_DATAERR;
+    case -EKEYREJECTED:
+        return EX_CONFIG;
     case -EACCES:
     case -EADDRINUSE:
     case -EADDRNOTAVAIL:

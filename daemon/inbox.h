@@ -23,7 +23,7 @@ struct md_inbox {
 int md_inbox_init(struct md_inbox *in, uint32_t slots, struct io_pool *pool);
 void md_inbox_done(struct md_inbox *in);
 
-/* Source side. Reserves the stream's slots: −ENOSPC. A live stream keeps its own. */
+/* Source side. Reserves the stream's slots: −ENOSPC, also at the input's max_streams. A live stream keeps its own. */
 int md_inbox_enter(struct md_inbox *in, struct io_stream *s);
 /* 0: taken or dropped by policy; −EAGAIN: full, the caller keeps the block; −ESTALE: the stream is not live. */
 int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);

@@ -59,6 +59,7 @@ static json_t *input_status(struct md_input *in)
     json_object_set_new(o, "type", json_string(in->conf->class_->type));
     json_object_set_new(o, "model", json_string(in->model));
     set_int(o, "queue_capacity_rows", in->conf->queue);
+    json_object_set_new(o, "peers_refused_total", md_door_json(&in->door));
     json_object_set_new(o, "done", json_boolean(atomic_load(&in->done)));
     return o;
 }
@@ -87,6 +88,7 @@ json_t *md_daemon_status(struct md_daemon *d)
     for (unsigned i = 0; i < d->n_outputs; i++) {
         json_t *output = md_output_counters_json(&d->outputs[i].counters);
         json_object_set_new(output, "type", json_string(d->outputs[i].conf->class_->type));
+        json_object_set_new(output, "peers_refused_total", md_door_json(&d->outputs[i].door));
         json_object_set_new(outputs, d->outputs[i].conf->id, output);
     }
     json_object_set_new(o, "models", models);

@@ -29,6 +29,9 @@ static const char help[] =
     "                          as fast as it is taken (default), or at the data's own rate or times\n"
     "      --chunk N           most samples in a message (default 1024)\n"
     "      --wait SECONDS      how long to wait for a peer (default 10)\n"
+    "      --key FILE          secret key (mambactl keygen): CURVE, with\n"
+    "      --server-key FILE     --connect: the public key of the daemon's socket\n"
+    "      --clients FILE        --bind: the public keys that are let in\n"
     "      --insecure          allow TCP beyond loopback without encryption\n"
     "      --set KEY.PATH=VALUE\n"
     "                          any key of an input: inputs.audio, inputs.raw, inputs.hdf5, inputs.csv\n"
@@ -36,9 +39,10 @@ static const char help[] =
     "      --help              print this text and end\n"
     "\n"
     "Exit codes: 0 done, 64 usage, 65 bad data, 66 no such file, 69 no peer or no such address, 78 wrong option "
-    "value.\n";
+    "value or key file.\n";
 
 enum { SOURCES = 64, SENDS_A_ROUND = 64 };
+enum { OPT_KEY = 256, OPT_SERVER_KEY, OPT_CLIENTS }; /* beyond the letters, which ctl_inputs.h has its share of */
 
 struct source {
     const struct io_source_class *class_;
@@ -223,7 +227,7 @@ static int send_all(struct ctl_feed *c)
         return EX_OK;
     if (r) {
         fprintf(stderr, "mambactl feed: %s\n", reterr);
-        return EX_UNAVAILABLE;
+        return r == -EKEYREJECTED ? EX_CONFIG : EX_UNAVAILABLE;
     }
     feed_all(c);
     if (!c->interrupted)
@@ -306,6 +310,15 @@ static int take_option(struct ctl_feed *c, int option)
     case 'i':
         c->ends.insecure = true;
         return -1;
+    case OPT_KEY:
+        c->ends.curve_key = optarg;
+        return -1;
+    case OPT_SERVER_KEY:
+        c->ends.curve_server = optarg;
+        return -1;
+    case OPT_CLIENTS:
+        c->ends.curve_clients = optarg;
+        return -1;
     case 's':
         c->sets[c->n_sets++] = optarg;
         return strchr(optarg, '=') ? -1 : refuse("--set needs KEY.PATH=VALUE, not ", optarg);
@@ -331,7 +344,11 @@ static int check_ends(struct ctl_feed *c)
     c->ends.connect = (struct io_strings){&c->address[1], c->address[1] != NULL};
     if (!c->address[0] == !c->address[1])
         return refuse("an address is needed: either --connect or --bind", "");
-    return io_zmq_ends_check(&c->ends, &key, reterr) ? refuse(reterr, "") : -1;
+    if (io_zmq_ends_check(&c->ends, &key, reterr) == 0)
+        return -1;
+    if (!strncmp(key, "curve_", 6))
+        return refuse("--connect needs --key and --server-key, --bind needs --key and --clients, or none of them", "");
+    return refuse(reterr, "");
 }
 
 int ctl_feed(int argc, char **argv)
@@ -344,6 +361,9 @@ int ctl_feed(int argc, char **argv)
                                           {"pace", required_argument, NULL, 'p'},
                                           {"chunk", required_argument, NULL, 'k'},
                                           {"wait", required_argument, NULL, 'w'},
+                                          {"key", required_argument, NULL, OPT_KEY},
+                                          {"server-key", required_argument, NULL, OPT_SERVER_KEY},
+                                          {"clients", required_argument, NULL, OPT_CLIENTS},
                                           {"insecure", no_argument, NULL, 'i'},
                                           {"set", required_argument, NULL, 's'},
                                           {"quiet", no_argument, NULL, 'q'},

@@ -8,6 +8,7 @@ int ctl_streams(int argc, char **argv);
 int ctl_snapshot(int argc, char **argv);
 int ctl_tail(int argc, char **argv);
 int ctl_feed(int argc, char **argv);
+int ctl_keygen(int argc, char **argv);
 int ctl_run(int argc, char **argv);
 int ctl_inspect(int argc, char **argv);
 int ctl_eval(int argc, char **argv); /* dispatches to eval_forecast, eval_ltsf, eval_anomaly */
