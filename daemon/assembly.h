@@ -13,6 +13,7 @@ struct md_served_model {
     struct md_scheduler scheduler;
     uint64_t hash; /* ssm_model_hash(); 0 where no snapshots are made */
     bool made;     /* scheduler is initialised */
+    uint64_t seen; /* md_scheduler_moves(); the main thread's */
 };
 
 struct md_daemon {

@@ -429,6 +429,15 @@ int md_daemon_status_code(const struct md_daemon *d)
     return atomic_load(&((struct md_daemon *)d)->code);
 }
 
+bool md_daemon_moves(struct md_daemon *d)
+{
+    bool moves = true;
+
+    for (unsigned i = 0; i < d->n_models; i++)
+        moves &= md_scheduler_moves(&d->models[i].scheduler, &d->models[i].seen);
+    return moves;
+}
+
 /* ---- stop
  * ------------------------------------------------------------------------------------------------------------- */
 

@@ -28,6 +28,9 @@ int md_daemon_fd(const struct md_daemon *d);
 /* 0, or the sysexits code of the fatal failure or of the first input that failed. */
 int md_daemon_status_code(const struct md_daemon *d);
 
+/* Whether every engine thread has moved since the last call, or has nothing to do. Main thread. */
+bool md_daemon_moves(struct md_daemon *d);
+
 /* Asks for a snapshot: its number, which the status' snapshots.answered reaches when it is on the disk or has failed; 0:
  * the configuration has no section `state`. Any thread. */
 uint64_t md_daemon_snapshot(struct md_daemon *d);

@@ -13,6 +13,7 @@
 
 #include "daemon/check.h"
 #include "daemon/control.h"
+#include "daemon/notify.h"
 
 static const char usage[] = "usage: mambad -c FILE [--check] [--once] [--set KEY.PATH=VALUE]... [--print-config]\n"
                             "       mambad --help | --version\n";
@@ -162,24 +163,30 @@ static bool take_signal(int fd, struct md_daemon *daemon, struct md_control *con
     return true;
 }
 
-/* Sleeps until the daemon is to end; false where a signal asked for it. The tick lets the log say its repeats. */
-static bool wait_for_end(struct md_daemon *daemon, struct md_control *control, int signals)
+/* Sleeps until the daemon is to end; false where a signal asked for it. The tick lets the log say its repeats, and feeds
+ * the service manager's watchdog as long as the engines move. */
+static bool wait_for_end(struct md_daemon *daemon, struct md_control *control, const struct md_notify *notify,
+                         int signals)
 {
     enum { TICK_MS = 1000 };
     struct pollfd fds[] = {{.fd = signals, .events = POLLIN}, {.fd = md_daemon_fd(daemon), .events = POLLIN}};
+    int64_t quarter_ms = notify->watchdog_ns / 4000000;
+    int tick_ms = notify->watchdog_ns && quarter_ms < TICK_MS ? (int)quarter_ms + 1 : TICK_MS;
 
     for (;;) {
-        int n = poll(fds, 2, TICK_MS);
+        int n = poll(fds, 2, tick_ms);
 
         if (n > 0 && fds[1].revents)
             return true;
         if (n > 0 && fds[0].revents && take_signal(signals, daemon, control))
             return false;
+        if (notify->watchdog_ns && md_daemon_moves(daemon))
+            md_notify(notify, "WATCHDOG=1");
         md_log_flush(false);
     }
 }
 
-static int serve(const struct md_config *config, unsigned flags, int signals)
+static int serve(const struct md_config *config, unsigned flags, const struct md_notify *notify, int signals)
 {
     struct md_daemon *daemon = NULL;
     struct md_control *control = NULL;
@@ -197,8 +204,11 @@ static int serve(const struct md_config *config, unsigned flags, int signals)
     }
     md_log(MD_INFO, NULL, "mambad " MAMBAD_VERSION " runs: %u models, %u inputs, %u outputs", config->n_models,
            config->n_inputs, config->n_outputs);
-    if (wait_for_end(daemon, control, signals))
+    md_notify(notify, "READY=1\nSTATUS=%u models, %u inputs, %u outputs", config->n_models, config->n_inputs,
+              config->n_outputs);
+    if (wait_for_end(daemon, control, notify, signals))
         code = md_daemon_status_code(daemon);
+    md_notify(notify, "STOPPING=1\nSTATUS=draining");
     let_signals_kill();
     limit_end(config->shutdown_timeout_ns);
     md_control_close(&control);
@@ -217,14 +227,17 @@ static int run(const struct md_config *config, const struct options *o)
 {
     sigset_t set;
     int signals = block_signals(&set), code;
+    struct md_notify notify;
 
     md_log_setup(config->log_level, config->log_format);
     if (signals < 0) {
         md_log(MD_ERROR, NULL, "signalfd: %s", strerror(errno));
         return EX_UNAVAILABLE;
     }
-    code = serve(config, o->once ? MD_ONCE : 0, signals);
+    md_notify_open(&notify);
+    code = serve(config, o->once ? MD_ONCE : 0, &notify, signals);
     md_log_flush(true);
+    md_notify_close(&notify);
     close(signals);
     return code;
 }

@@ -70,10 +70,10 @@ class Case(unittest.TestCase):
 class Running(Case):
     """One daemon at a time, with its control socket at DIR/control."""
 
-    def start(self, config, *args):
+    def start(self, config, *args, **more):
         self.log = open(self.path("log"), "w+")
         self.addCleanup(self.log.close)
-        self.daemon = subprocess.Popen([MAMBAD, "-c", config, *args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log)
+        self.daemon = subprocess.Popen([MAMBAD, "-c", config, *args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log, **more)
         self.addCleanup(self.end)
         control = self.path("control")
         self.wait(lambda: os.path.exists(control) and run(MAMBACTL, "status", "--control", control).returncode == 0)
@@ -98,6 +98,6 @@ class Running(Case):
     def status(self, control):
         return json.loads(run(MAMBACTL, "status", "--control", control, "--json").stdout)
 
-    def live(self, *args):
+    def live(self, *args, **more):
         return self.start(self.config("z: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\"}, a: {type: audio, files: " + self.wav("a.wav") + "}",
-                                      more="server: {control: \"ipc://DIR/control\", shutdown_timeout: 20s}"), *args)
+                                      more="server: {control: \"ipc://DIR/control\", shutdown_timeout: 20s}"), *args, **more)

@@ -2,6 +2,7 @@
  * way for a while as on a device, and so that it can fail. Environment:
  *
  *   FAKE_DEVICE_FAIL_AT=N   the N-th batch fails (counted from 1)
+ *   FAKE_DEVICE_HANG_AT=N   the N-th batch never ends
  *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only
  *
  * With `deterministic` false it says that it is not exact, as the real one does. */
@@ -12,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 struct fake {
     void *cpu;
@@ -20,7 +22,7 @@ struct fake {
     _Atomic bool done;
     const struct ssm_item *items;
     uint32_t n_items, memory;
-    unsigned long batch, fail_at;
+    unsigned long batch, fail_at, hang_at;
     bool failed, exact;
 };
 
@@ -37,6 +39,7 @@ static int fake_open(const struct ssm_model *model, const struct ssm_engine_opts
         return -ENOMEM;
     f->exact = opts->deterministic;
     f->fail_at = number("FAKE_DEVICE_FAIL_AT");
+    f->hang_at = number("FAKE_DEVICE_HANG_AT");
     f->memory = number("FAKE_DEVICE_SLOTS") ? (uint32_t)number("FAKE_DEVICE_SLOTS") : UINT32_MAX;
     int err = ssm_backend_cpu.open(model, opts, &f->cpu, reterr);
     if (err) {
@@ -76,6 +79,8 @@ static void *work(void *arg)
 {
     struct fake *f = arg;
     nanosleep(&(struct timespec){0, 3000000}, NULL);
+    while (f->batch == f->hang_at)
+        pause();
     f->failed = f->batch == f->fail_at;
     if (!f->failed)
         ssm_backend_cpu.start(f->cpu, f->items, f->n_items);
