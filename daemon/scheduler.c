@@ -254,3 +254,10 @@ void md_scheduler_join(struct md_scheduler *s)
         pthread_join(s->thread, NULL);
     s->running = false;
 }
+
+void md_scheduler_again(struct md_scheduler *s)
+{
+    s->inbox.draining = s->inbox.stopping = false;
+    s->draining = s->struck = false;
+    s->next_sweep_ns = 0;
+}

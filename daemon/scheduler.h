@@ -48,6 +48,8 @@ struct md_scheduler {
 
 int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *pool);
 int md_scheduler_start(struct md_scheduler *s);
+/* After md_inbox_drain() and md_scheduler_join(): ready to be started again, with what is queued. */
+void md_scheduler_again(struct md_scheduler *s);
 /* The thread has ended: after md_inbox_drain() only. */
 void md_scheduler_join(struct md_scheduler *s);
 void md_scheduler_done(struct md_scheduler *s);

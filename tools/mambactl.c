@@ -16,6 +16,8 @@ static const struct command commands[] = {
     {"status", ctl_status, "a running daemon's models, inputs, outputs and counters"},
     {"streams", ctl_streams, "a running daemon's streams"},
     {"snapshot", ctl_snapshot, "have a running daemon write a snapshot"},
+    {"reload", ctl_reload, "have a running daemon read its configuration again"},
+    {"drain", ctl_drain, "have a running daemon write everything and end"},
     {"tail", ctl_tail, "show what a daemon publishes"},
     {"feed", ctl_feed, "send audio, HDF5, CSV or standard input to a ZeroMQ input"},
     {"run", ctl_run, "process files offline through the daemon's pipeline"},
@@ -25,8 +27,6 @@ static const struct command commands[] = {
     {"eval", ctl_eval, "how good a model's forecasts and anomaly scores are on files"},
     {"restore", NULL, ""},
     {"reset", NULL, ""},
-    {"reload", NULL, ""},
-    {"drain", NULL, ""},
     {"generate", NULL, ""},
     {NULL, NULL, NULL},
 };

@@ -310,16 +310,11 @@ class Signals(Running):
         self.daemon.terminate()
         self.assertEqual(self.daemon.wait(PATIENCE), -signal.SIGTERM, self.said())
 
-    def test_hup_changes_nothing(self):
+    def test_snapshots_without_state(self):
         control = self.live()
-        for _ in range(2):
-            self.daemon.send_signal(signal.SIGHUP)
-            self.wait(lambda: self.status(control)["signals"]["reload_refused"] > _)
         self.daemon.send_signal(signal.SIGUSR1)
         self.wait(lambda: "no section `state`" in self.said())
         self.check(run(MAMBACTL, "snapshot", "--control", control), 69, "keeps no snapshots")
-        self.assertEqual(self.status(control)["signals"]["reload_refused"], 2)
-        self.assertIn("reload is not in this version; the configuration stays", self.said())
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
 
