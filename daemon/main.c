@@ -193,6 +193,7 @@ static bool reload(struct running *r)
 {
     struct timespec t;
     struct md_config *config = NULL;
+    uint64_t asked = md_daemon_reload_asked(r->daemon);
     char *text = NULL, reterr[IO_ERR] = "";
     int rc;
 
@@ -217,7 +218,7 @@ static bool reload(struct running *r)
         md_log(MD_INFO, NULL, "reloaded: %u models, %u inputs, %u outputs", config->n_models, config->n_inputs,
                config->n_outputs);
     }
-    md_daemon_answer_reload(r->daemon, rc ? reterr : NULL);
+    md_daemon_answer_reload(r->daemon, asked, rc ? reterr : NULL);
     say_ready(r, rc ? reterr : NULL);
     return rc != -EIO && rc != -EINTR;
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sysexits.h>
 #include <unistd.h>
 
 #include "daemon/assembly.h"
@@ -193,6 +194,8 @@ static void end_feeders(struct md_daemon *d)
         md_feeder_join(&d->feeders[i]);
         md_feeder_done(&d->feeders[i]);
     }
+    for (unsigned i = 0; i < d->n_outputs; i++)
+        d->outputs[i]->wake_fd = -1; /* no thread serves it now */
     free(d->feeders);
     d->feeders = NULL;
     d->n_feeders = 0;
@@ -309,7 +312,8 @@ static int apply(struct change *c)
     d->config = old;
     if (md_daemon_connect(d, text) == 0)
         return -EINVAL;
-    md_log(MD_ERROR, NULL, "%s, and what was there before cannot be opened again: %s", c->reterr, text);
+    end_feeders(d);
+    snprintf(c->reterr, IO_ERR, "what was there before cannot be opened again: %.400s", text);
     return -EIO;
 }
 
@@ -399,8 +403,8 @@ int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr
     r = prepare(&c);
     if (r)
         snprintf(reterr, IO_ERR, "out of memory");
-    if (r == 0)
-        r = come_to_rest(&c);
+    if (r == 0 && (r = come_to_rest(&c)) != 0)
+        snprintf(reterr, IO_ERR, "the end came in between; what was queued is lost");
     if (r == 0) {
         r = apply(&c);
         if (r == 0)
@@ -408,6 +412,8 @@ int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr
         if (r != -EIO)
             start_again(d);
     }
+    if (r == -EIO || r == -EINTR)
+        atomic_compare_exchange_strong(&d->code, &(int){0}, EX_IOERR);
     drop_rest(&c, r == 0);
     pthread_mutex_unlock(&d->shape);
     return r;
@@ -442,10 +448,20 @@ bool md_daemon_drain_asked(const struct md_daemon *d)
     return atomic_load(&((struct md_daemon *)(uintptr_t)d)->drain);
 }
 
-void md_daemon_answer_reload(struct md_daemon *d, const char *text)
+uint64_t md_daemon_reload_asked(struct md_daemon *d)
+{
+    uint64_t number;
+
+    pthread_mutex_lock(&d->shape);
+    number = d->asked;
+    pthread_mutex_unlock(&d->shape);
+    return number;
+}
+
+void md_daemon_answer_reload(struct md_daemon *d, uint64_t number, const char *text)
 {
     pthread_mutex_lock(&d->shape);
-    d->answered = d->asked;
+    d->answered = number;
     d->reloads += !text;
     d->refused += text != NULL;
     snprintf(d->reload_text, sizeof d->reload_text, "%s", text ? text : "");

@@ -214,6 +214,30 @@ class Reload(Running):
         self.assertEqual(sorted(k[2] for k in self.rows("s") if k[0] == "anomaly"), list(range(60)))
         self.assertEqual(sorted(k[2] for k in self.rows("s", "q.jsonl") if k[0] == "anomaly"), list(range(20, 60)))
 
+    def test_hdf5_goes_on(self):
+        """A followed log and a record: both stay open, on another thread."""
+        try:
+            import h5py
+        except ImportError:
+            self.skipTest("no h5py")
+        with h5py.File(self.path("log.h5"), "w", libver="latest") as log:
+            x = log.create_dataset("x", (100,), maxshape=(None,), dtype="f4", chunks=(64,), data=[i % 7 for i in range(100)])
+            log.swmr_mode = True
+            inputs, record = "h: {type: hdf5, files: DIR/log.h5, rate: 10, follow: true, poll: 20ms}", LINES + ", r: {type: hdf5, path: DIR/r.h5}"
+            control = self.serve(inputs, record)
+            for n in range(1, 4):
+                self.wait(lambda: self.accepted(control, "h") == 100 * n)
+                self.reload(control, inputs + (", " + PULL if n % 2 else ""), record)
+                x.resize((100 * (n + 1),))
+                x[100 * n:] = [i % 7 for i in range(100)]
+                x.flush()
+            self.wait(lambda: self.accepted(control, "h") == 400)
+            self.stop()
+        stream = next(m["stream"] for m in self.lines() if m.get("event") == "start")
+        self.assertEqual(sorted(k[2] for k in self.rows(stream) if k[0] == "anomaly"), list(range(400)))
+        with h5py.File(self.path("r.h5"), "r") as record:
+            self.assertEqual(sorted(record["anomaly"]["seq"][:].tolist()), list(range(400)))
+
     def test_the_manager_is_told(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
             s.bind(self.path("notify"))
