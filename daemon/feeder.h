@@ -32,13 +32,13 @@ struct md_feeder {
     _Atomic bool mute, quit; /* mute: no more turns for sources; quit: end when the sinks have nothing left */
     sem_t opened, go, muted; /* posted once each: all is open or `failed` is set; begin; the last turn is over */
     bool ack;                /* muted was posted */
-    bool silent;             /* and heard of */
-    bool keep;               /* at the end sources and sinks stay open */
     int failed;              /* sysexits code of what could not be opened; `reterr` names it */
     char reterr[IO_ERR];
     int64_t linger_ns; /* for the sinks' close */
     pthread_t thread;
     bool running;
+    bool silent; /* its last turn is over, and that was heard of */
+    bool keep;   /* at the end sources and sinks stay open */
 };
 
 /* Room for n inputs and outputs; they are added afterwards. */
