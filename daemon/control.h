@@ -2,6 +2,7 @@
  *   {"command":"status"}                          {"ok":true, …}
  *   {"command":"streams","glob":"*","limit":1000} {"ok":true,"streams":[…]}
  *   {"command":"snapshot"}                        {"ok":true,"number":n}
+ *   {"command":"reset","glob":"*"}                {"ok":true,"streams":n}: the next rows of n live ones begin new epochs
  *   {"command":"reload"}                          {"ok":true,"number":n}: done or refused when reload.answered is n
  *   {"command":"drain"}                           {"ok":true}: the daemon ends, as by SIGTERM
  *   anything else                                 {"ok":false,"error":"…"}

@@ -78,6 +78,18 @@ static json_t *answer_snapshot(struct md_daemon *daemon, json_t *request)
     return json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)number);
 }
 
+static json_t *answer_reset(struct md_daemon *daemon, json_t *request)
+{
+    static const char *const names[] = {"command", "glob", NULL};
+    const char *stray = stray_key(request, names), *glob = json_string_value(json_object_get(request, "glob"));
+
+    if (stray)
+        return refuse("unknown key '%s'", stray);
+    if (!glob)
+        return refuse("'%s' must be there and be a string", "glob");
+    return json_pack("{s:b, s:I}", "ok", 1, "streams", (json_int_t)md_daemon_reset(daemon, glob));
+}
+
 static json_t *answer_asked(struct md_daemon *daemon, const char *command, json_t *request)
 {
     static const char *const names[] = {"command", NULL};
@@ -93,7 +105,6 @@ static json_t *answer_asked(struct md_daemon *daemon, const char *command, json_
 
 static json_t *answer_command(struct md_daemon *daemon, const char *command, json_t *request)
 {
-    static const char *const later[] = {"restore", "reset", NULL};
 
     if (!strcmp(command, "status"))
         return answer_status(daemon, request);
@@ -101,12 +112,13 @@ static json_t *answer_command(struct md_daemon *daemon, const char *command, jso
         return answer_streams(daemon, request);
     if (!strcmp(command, "snapshot"))
         return answer_snapshot(daemon, request);
+    if (!strcmp(command, "reset"))
+        return answer_reset(daemon, request);
     if (!strcmp(command, "reload") || !strcmp(command, "drain"))
         return answer_asked(daemon, command, request);
-    for (const char *const *l = later; *l; l++)
-        if (!strcmp(*l, command))
-            return refuse("not in this version: %s", command);
-    return refuse("unknown command '%.100s' (valid: status, streams, snapshot, reload, drain)", command);
+    if (!strcmp(command, "restore"))
+        return refuse("not in this version: %s", command);
+    return refuse("unknown command '%.100s' (valid: status, streams, snapshot, reset, reload, drain)", command);
 }
 
 json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t len)

@@ -42,6 +42,8 @@ int md_daemon_stop(struct md_daemon **d, int64_t timeout_ns);
 /* Snapshots of every counter, for the control socket and mambactl. New references. Any thread. */
 json_t *md_daemon_status(struct md_daemon *d);
 json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit);
+/* The next rows of every live stream whose id matches begin a new epoch. How many streams that are. Any thread. */
+uint64_t md_daemon_reset(struct md_daemon *d, const char *glob);
 /* Arrival of a row's last sample to hand-over to the sinks; live, as long as the daemon. */
 struct md_hist *md_daemon_latency(struct md_daemon *d);
 

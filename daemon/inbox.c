@@ -404,6 +404,17 @@ bool md_inbox_retract(struct md_inbox *in, struct io_stream *s)
     return nothing;
 }
 
+bool md_inbox_reset(struct md_inbox *in, struct io_stream *s)
+{
+    bool live;
+
+    pthread_mutex_lock(&in->lock);
+    live = s->queue.live;
+    s->queue.flags |= live ? IO_RESET : 0;
+    pthread_mutex_unlock(&in->lock);
+    return live;
+}
+
 void md_inbox_drain(struct md_inbox *in, bool stop)
 {
     pthread_mutex_lock(&in->lock);

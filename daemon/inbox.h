@@ -49,6 +49,9 @@ bool md_inbox_leave(struct md_inbox *in, struct io_stream *s);
 /* For a stream that is to end by itself: takes it out of rest. False: something has come meanwhile. */
 bool md_inbox_claim(struct md_inbox *in, struct io_stream *s);
 
+/* Any thread. The next rows of a live stream begin a new epoch, as where their sender asks for it. False: not live. */
+bool md_inbox_reset(struct md_inbox *in, struct io_stream *s);
+
 void md_inbox_drain(struct md_inbox *in, bool stop);
 /* Asks the engine for a cut, soon. */
 void md_inbox_cut(struct md_inbox *in, uint32_t number);

@@ -169,6 +169,32 @@ json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit)
     return l.rows;
 }
 
+/* ---- reset ------------------------------------------------------------------------------------------------------- */
+
+struct resetting {
+    const char *glob;
+    uint64_t n;
+};
+
+static bool reset_stream(struct io_stream *s, void *arg)
+{
+    struct resetting *r = arg;
+
+    if (fnmatch(r->glob, s->id, 0) == 0)
+        r->n += md_inbox_reset(s->inbox, s);
+    return true;
+}
+
+uint64_t md_daemon_reset(struct md_daemon *d, const char *glob)
+{
+    struct resetting r = {.glob = glob};
+
+    pthread_mutex_lock(&d->shape);
+    md_registry_each(&d->registry, reset_stream, &r);
+    pthread_mutex_unlock(&d->shape);
+    return r.n;
+}
+
 struct md_hist *md_daemon_latency(struct md_daemon *d)
 {
     return &d->publisher.latency;

@@ -185,7 +185,8 @@ int ctl_control_request(const struct ctl_target *target, json_t *request, json_t
     return rc;
 }
 
-int ctl_control_options(struct ctl_target *target, int argc, char **argv, const char *usage, const char *help)
+int ctl_control_options(struct ctl_target *target, int argc, char **argv, const char *usage, const char *help,
+                        const char **ret_operand)
 {
     static const struct option longs[] = {CTL_CONTROL_LONG, {NULL, 0, NULL, 0}};
     int c, code = -1;
@@ -199,10 +200,12 @@ int ctl_control_options(struct ctl_target *target, int argc, char **argv, const 
         if (!ctl_control_option(target, c, optarg, &code))
             code = EX_USAGE;
     }
-    if (code < 0 && optind < argc)
+    if (code < 0 && optind + (ret_operand != NULL) != argc)
         code = EX_USAGE;
     if (code == EX_USAGE)
         fputs(usage, stderr);
+    if (code < 0 && ret_operand)
+        *ret_operand = argv[optind];
     return code;
 }
 

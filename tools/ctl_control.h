@@ -36,8 +36,10 @@ struct ctl_target {
 /* Takes one of the options above; false: it is none of them. *ret_code ≥ 0: end with it. */
 bool ctl_control_option(struct ctl_target *target, int option, const char *value, int *ret_code);
 
-/* The whole command line of a subcommand that has these options only. −1: go on; else the exit code. */
-int ctl_control_options(struct ctl_target *target, int argc, char **argv, const char *usage, const char *help);
+/* The whole command line of a subcommand that has these options only, and an operand where ret_operand is not NULL.
+ * −1: go on; else the exit code. */
+int ctl_control_options(struct ctl_target *target, int argc, char **argv, const char *usage, const char *help,
+                        const char **ret_operand);
 
 /* Sends a request (taken) and returns 0 and the reply, or an exit code after a message on stderr. */
 int ctl_control_request(const struct ctl_target *target, json_t *request, json_t **ret_reply);

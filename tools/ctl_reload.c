@@ -19,7 +19,7 @@ int ctl_reload(int argc, char **argv)
 {
     struct ctl_target target = {.command = "reload", .timeout_ms = 5000};
     json_t *state = NULL;
-    int code = ctl_control_options(&target, argc, argv, reload_usage, reload_help);
+    int code = ctl_control_options(&target, argc, argv, reload_usage, reload_help, NULL);
     const char *error;
 
     if (code < 0)
@@ -41,7 +41,7 @@ int ctl_drain(int argc, char **argv)
 {
     struct ctl_target target = {.command = "drain", .timeout_ms = 5000};
     json_t *reply = NULL;
-    int code = ctl_control_options(&target, argc, argv, drain_usage, drain_help);
+    int code = ctl_control_options(&target, argc, argv, drain_usage, drain_help, NULL);
 
     if (code >= 0)
         return code;

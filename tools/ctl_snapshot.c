@@ -31,7 +31,7 @@ int ctl_snapshot(int argc, char **argv)
 {
     struct ctl_target target = {.command = "snapshot", .timeout_ms = 5000};
     json_t *snapshots = NULL;
-    int code = ctl_control_options(&target, argc, argv, usage, help);
+    int code = ctl_control_options(&target, argc, argv, usage, help, NULL);
 
     if (code < 0)
         code = ctl_control_ask(&target, "snapshots", &snapshots);

@@ -16,6 +16,7 @@ static const struct command commands[] = {
     {"status", ctl_status, "a running daemon's models, inputs, outputs and counters"},
     {"streams", ctl_streams, "a running daemon's streams"},
     {"snapshot", ctl_snapshot, "have a running daemon write a snapshot"},
+    {"reset", ctl_reset, "have streams of a running daemon begin anew"},
     {"reload", ctl_reload, "have a running daemon read its configuration again"},
     {"drain", ctl_drain, "have a running daemon write everything and end"},
     {"tail", ctl_tail, "show what a daemon publishes"},
@@ -26,7 +27,6 @@ static const struct command commands[] = {
     {"bench", ctl_bench, "measure the engine and the daemon"},
     {"eval", ctl_eval, "how good a model's forecasts and anomaly scores are on files"},
     {"restore", NULL, ""},
-    {"reset", NULL, ""},
     {"generate", NULL, ""},
     {NULL, NULL, NULL},
 };

@@ -56,6 +56,15 @@ uint64_t md_daemon_ask_reload(struct md_daemon *d)
     return 3;
 }
 
+uint64_t md_daemon_reset(struct md_daemon *d, const char *glob)
+{
+    pthread_mutex_lock(&d->lock);
+    d->calls++;
+    snprintf(d->glob, sizeof d->glob, "%s", glob);
+    pthread_mutex_unlock(&d->lock);
+    return 5;
+}
+
 void md_daemon_ask_drain(struct md_daemon *d)
 {
     pthread_mutex_lock(&d->lock);
@@ -207,6 +216,17 @@ static void reload_and_drain_are_asked_for(void **state)
     pthread_mutex_unlock(&f->daemon.lock);
 }
 
+static void reset_passes_a_glob(void **state)
+{
+    struct fixture *f = *state;
+    const char *request = "{\"command\":\"reset\",\"glob\":\"b*\"}";
+    json_t *reply = ask(f, request, strlen(request));
+
+    assert_int_equal(json_integer_value(json_object_get(reply, "streams")), 5);
+    check_calls(&f->daemon, 1, "b*", 0);
+    json_decref(reply);
+}
+
 /* A DEALER need not send the empty frame that a REQ sends. */
 static void dealer_is_answered(void **state)
 {
@@ -236,6 +256,10 @@ static void hostile_requests_touch_nothing(void **state)
         "{\"command\":[\"status\"]}",
         "{\"command\":\"stat\"}",
         "{\"command\":\"status\"} x",
+        "{\"command\":\"reset\"}",
+        "{\"command\":\"reset\",\"glob\":[\"*\"]}",
+        "{\"command\":\"reload\",\"file\":\"/etc/passwd\"}",
+        "{\"command\":\"drain\",\"x\":1}",
         "{\"command\":\"status\",\"command\":\"status\"}",
         "{\"command\":\"status\",\"glob\":\"*\"}",
         "{\"command\":\"status\\u0000\"}",
@@ -376,6 +400,7 @@ int main(void)
         TEST(status_is_the_daemons),
         TEST(streams_pass_glob_and_limit),
         TEST(snapshot_has_a_number),
+        TEST(reset_passes_a_glob),
         TEST(reload_and_drain_are_asked_for),
         TEST(dealer_is_answered),
         TEST(hostile_requests_touch_nothing),

@@ -252,6 +252,21 @@ class Reload(Running):
             self.assertIn("STATUS=1 models, 1 inputs, 1 outputs; reload refused: ", s.recv(4096).decode())
             self.stop()
 
+    def test_reset(self):
+        control = self.serve()
+        peer = self.peer()
+        for n in range(2):
+            for stream in ("a/1", "a/2", "b"):
+                self.push(peer, stream, [float(i) for i in range(20)])
+            self.wait(lambda: self.accepted(control) == 60 * (n + 1))
+            if n == 0:
+                self.check(run(MAMBACTL, "reset", "a/*", "--control", control), 0, "2 streams begin anew")
+                self.check(run(MAMBACTL, "reset", "c", "--control", control), 69, "no live stream matches c")
+        self.stop()
+        self.assertIn(("reset", 1), self.events("a/1"))
+        for stream, epoch in (("a/1", 1), ("a/2", 1), ("b", 0)):
+            self.assertEqual({k[1] for k in self.rows(stream) if k[0] == "embedding" and k[2] >= 20}, {epoch})
+
     def test_drain(self):
         control = self.serve()
         self.push(self.peer(), "s", [1.0] * 20)
