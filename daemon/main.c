@@ -220,6 +220,8 @@ static bool reload(struct running *r)
     }
     md_daemon_answer_reload(r->daemon, asked, rc ? reterr : NULL);
     say_ready(r, rc ? reterr : NULL);
+    if (rc == -EINTR) /* the signal is taken: the next one ends at once */
+        (void)!read(r->signals, &(struct signalfd_siginfo){0}, sizeof(struct signalfd_siginfo));
     return rc != -EIO && rc != -EINTR;
 }
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 import unittest
 
 import zmq
@@ -251,6 +252,35 @@ class Reload(Running):
             s.recv(4096)
             self.assertIn("STATUS=1 models, 1 inputs, 1 outputs; reload refused: ", s.recv(4096).decode())
             self.stop()
+
+    def stuck(self):
+        """A daemon whose output has a reader that does not read."""
+        os.mkfifo(self.path("fifo"))
+        self.fifo = os.open(self.path("fifo"), os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, self.fifo)
+        files, outputs = "a: {type: audio, files: " + self.wav("a.wav", 300000) + "}", "o: {type: jsonl, path: DIR/fifo}"
+        control = self.start(self.config(files, outputs, more="server: {control: \"ipc://DIR/control\", shutdown_timeout: 1s}\n"))
+        had = -1
+        while had != (had := self.accepted(control, "a")) or had == 0:
+            time.sleep(0.3)
+        self.daemon.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        self.assertIsNone(self.daemon.poll())
+        return control
+
+    def test_an_output_that_holds_it_up(self):
+        control = self.stuck()
+        os.set_blocking(self.fifo, True)
+        while self.daemon.poll() is None and not self.said().count("reloaded: "):
+            os.read(self.fifo, 1 << 16)
+        os.set_blocking(self.fifo, False)
+        self.assertIn("reloaded: ", self.said())
+
+    def test_the_end_while_an_output_holds_it_up(self):
+        self.stuck()
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 74, self.said())
+        self.assertIn("the end came in between; what was queued is lost", self.said())
 
     def test_reset(self):
         control = self.serve()
