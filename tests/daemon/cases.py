@@ -3,6 +3,7 @@ goes again."""
 import json
 import os
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -21,6 +22,12 @@ PATIENCE = 60  # seconds, for builds with sanitizers on a busy machine; nothing 
 def run(*args, **more):
     return subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace",
                           stdin=subprocess.DEVNULL, timeout=PATIENCE, check=False, **more)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 class Case(unittest.TestCase):

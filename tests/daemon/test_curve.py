@@ -11,16 +11,10 @@ import unittest
 import zmq
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from cases import MAMBACTL, MAMBAD, PATIENCE, Case, Running, run  # noqa: E402
+from cases import MAMBACTL, MAMBAD, PATIENCE, Case, Running, free_port, run  # noqa: E402
 
 if not zmq.has("curve"):
     sys.exit(77)
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Keygen(Case):
