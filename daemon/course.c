@@ -186,7 +186,7 @@ static int open_stream(struct md_scheduler *sch, struct io_stream *s)
         return -ENOMEM;
     c->refused = false;
     begin_stream(sch, s);
-    c->silent = c->greeted = c->end_due = false;
+    c->silent = c->greeted = false;
     c->last_ns = md_now_ns();
     c->prev_open = NULL;
     c->next_open = sch->open;

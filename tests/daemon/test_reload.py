@@ -239,6 +239,13 @@ class Reload(Running):
         with h5py.File(self.path("r.h5"), "r") as record:
             self.assertEqual(sorted(record["anomaly"]["seq"][:].tolist()), list(range(400)))
 
+    def test_a_stream_without_rows_ends(self):
+        control = self.serve("f: {type: audio, files: " + self.wav("a.wav", 0) + "}")
+        self.wait(lambda: self.status(control)["inputs"]["f"]["done"])
+        self.wait(lambda: run(MAMBACTL, "reset", "*", "--control", control).returncode == 69)  # nothing is live
+        self.reload(control)
+        self.stop()
+
     def test_the_manager_is_told(self):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
             s.bind(self.path("notify"))
