@@ -1,5 +1,5 @@
-/* assembly.h: what a running daemon is made of; for daemon.c, which builds and ends it, and status.c, which looks at
- * it. */
+/* assembly.h: what a running daemon is made of; for daemon.c, which builds and ends it, reload.c, which changes it, and
+ * status.c, which looks at it. */
 #ifndef MD_ASSEMBLY_H
 #define MD_ASSEMBLY_H
 
@@ -13,6 +13,7 @@ struct md_served_model {
     struct md_scheduler scheduler;
     uint64_t hash; /* ssm_model_hash(); 0 where no snapshots are made */
     bool made;     /* scheduler is initialised */
+    uint64_t seen; /* md_scheduler_moves(); the main thread's */
 };
 
 struct md_daemon {
@@ -20,8 +21,8 @@ struct md_daemon {
     struct io_pool *pool;
     struct md_registry registry;
     struct md_served_model *models; /* as in the config, like inputs and outputs */
-    struct md_input *inputs;
-    struct md_output *outputs;
+    struct md_input **inputs;
+    struct md_output **outputs;
     struct md_feeder *feeders;
     unsigned n_models, n_inputs, n_outputs, n_feeders;
     struct md_publisher publisher;
@@ -32,8 +33,28 @@ struct md_daemon {
     int64_t started_ns;
     uint64_t run;
     int finished_fd;
+    bool once;        /* MD_ONCE */
+    uint32_t adapts;  /* md_config_adapts() of the start: what the engines have room for */
     _Atomic int finite_left, code;
     _Atomic bool draining;
+    /* reload.c. The lock is held while the parts change places: who looks at them from another thread takes it. */
+    pthread_mutex_t shape;
+    struct md_input **retired;  /* inputs that are gone; records of their streams still name them */
+    struct md_config **configs; /* that came by reloads; inputs and outputs that stayed keep theirs */
+    unsigned n_retired, n_configs;
+    int asked_fd;         /* eventfd: one of these was asked for */
+    _Atomic bool drain;   /* an end, as by SIGTERM */
+    uint64_t asked;       /* reloads asked for by the control socket, under `shape`, as is the rest; */
+    uint64_t answered;    /* up to which they are answered */
+    uint64_t reloads, refused;
+    char reload_text[IO_ERR]; /* why the last one was refused, or "" */
 };
+
+/* Made, not open. NULL: out of memory. */
+struct md_input *md_daemon_input(struct md_daemon *d, const struct md_input_conf *conf);
+struct md_output *md_daemon_output(struct md_daemon *d, const struct md_output_conf *conf);
+/* Threads for all inputs and outputs, which open those that are not open. 0 or a sysexits code. */
+int md_daemon_connect(struct md_daemon *d, char *reterr);
+int md_daemon_start_threads(struct md_daemon *d);
 
 #endif

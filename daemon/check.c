@@ -1,4 +1,4 @@
-/* check.c: see check.h. No engine, socket or input file is touched. */
+/* check.c: see check.h. No engine, socket or input file is touched; models and key files are. */
 #include "daemon/check.h"
 
 #include <errno.h>
@@ -23,6 +23,24 @@ static int open_models(const struct md_config *config, struct ssm_model **models
     return md_report_flush(&report, errors) ? -EINVAL : 0;
 }
 
+static int check_keys(const struct md_config *config, FILE *errors)
+{
+    struct md_report report = {.text = config->text};
+    char reterr[IO_ERR];
+
+    for (unsigned i = 0; i < config->n_inputs; i++) {
+        const struct md_input_conf *in = &config->inputs[i];
+        if (in->class_->keys && in->class_->keys(in->conf, reterr) < 0)
+            md_report(&report, in->where, "inputs.%s: %s", in->id, reterr);
+    }
+    for (unsigned i = 0; i < config->n_outputs; i++) {
+        const struct md_output_conf *out = &config->outputs[i];
+        if (out->class_->keys && out->class_->keys(out->conf, reterr) < 0)
+            md_report(&report, out->where, "outputs.%s: %s", out->id, reterr);
+    }
+    return md_report_flush(&report, errors) ? -EINVAL : 0;
+}
+
 int md_check(const struct md_config *config, FILE *errors)
 {
     struct ssm_model **models = calloc(config->n_models + 1, sizeof *models);
@@ -32,6 +50,8 @@ int md_check(const struct md_config *config, FILE *errors)
     if (models && infos) {
         rc = open_models(config, models, infos, errors);
         if (md_config_check_models(config, infos, errors) < 0)
+            rc = -EINVAL;
+        if (check_keys(config, errors) < 0)
             rc = -EINVAL;
     }
     for (unsigned i = 0; models && i < config->n_models; i++)

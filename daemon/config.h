@@ -39,6 +39,7 @@ struct md_input_conf {
     unsigned model; /* index into models */
     enum md_when_full when_full;
     uint32_t queue; /* rows a stream may have waiting */
+    uint32_t max_streams; /* live at once */
     struct md_where where;
 };
 
@@ -109,6 +110,10 @@ int md_config_load(const char *file, const char *const *sets, unsigned n_sets, b
 int md_config_parse(const char *name, const char *text, const char *const *sets, unsigned n_sets, bool complete,
                     FILE *errors, struct md_config **ret);
 void md_config_free(struct md_config **config);
+/* One entry of a section, as YAML. */
+void md_config_print_model(const struct md_config *config, unsigned i, FILE *out);
+void md_config_print_input(const struct md_config *config, unsigned i, FILE *out);
+void md_config_print_output(const struct md_config *config, unsigned i, FILE *out);
 void md_config_print(const struct md_config *config, FILE *out); /* the effective configuration, as YAML */
 
 /* Checks that need the opened models: horizons, quantiles, NaN policies, rates. Reports like md_config_load. */

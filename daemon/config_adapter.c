@@ -118,6 +118,7 @@ static void read_input(struct md_config *config, struct md_input_conf *input, co
     md_table_read(e->report, e->pair->value, e->path, e->pair->where, tables, 3, NULL);
     input->model = find_model(config, e, keys.model);
     input->queue = (uint32_t)keys.queue;
+    input->max_streams = (uint32_t)keys.max_streams;
     if (e->report->n == before && class_->check && class_->check(input->conf, &key, reterr) < 0)
         md_report(e->report, entry_place(e, key), "%s%s%s: %s", e->path, key ? "." : "", key ? key : "", reterr);
     if (e->report->n == before) {

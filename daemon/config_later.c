@@ -14,8 +14,6 @@ struct later {
 
 static const struct later table[] = {
     {"", NULL, "http", NULL, "the http section"},
-    {"inputs", "zmq", "curve*", NULL, "CURVE keys"},
-    {"outputs", "zmq", "curve*", NULL, "CURVE keys"},
 };
 
 static const struct later *find(const char *section, const char *type, const struct md_pair *pair)

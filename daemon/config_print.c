@@ -8,59 +8,57 @@
 #include "daemon/config_table.h"
 #include "daemon/config_units.h"
 
-static void print_models(const struct md_config *c, FILE *out)
+static void print_id(const char *id, FILE *out)
 {
-    if (c->n_models)
-        fputs("models:\n", out);
-    for (unsigned i = 0; i < c->n_models; i++) {
-        const struct md_model_conf *m = &c->models[i];
-        struct md_model_keys keys = {m->path,       m->device,        m->weights_stored ? 0 : 1 + (int)m->weights,
-                                     (int)m->state, m->deterministic, m->slots,
-                                     m->threads};
-
-        fputs("  ", out);
-        md_print_string(m->id, out);
-        fputs(":\n", out);
-        md_table_print(md_model_options, &keys, 4, out);
-    }
+    fputs("  ", out);
+    md_print_string(id, out);
+    fputs(":\n", out);
 }
 
-static void print_inputs(const struct md_config *c, FILE *out)
+void md_config_print_model(const struct md_config *c, unsigned i, FILE *out)
 {
-    if (c->n_inputs)
-        fputs("inputs:\n", out);
-    for (unsigned i = 0; i < c->n_inputs; i++) {
-        const struct md_input_conf *input = &c->inputs[i];
-        struct md_input_keys keys = {(char *)(uintptr_t)input->class_->type, c->models[input->model].id,
-                                     (int)input->when_full, input->queue};
+    const struct md_model_conf *m = &c->models[i];
+    struct md_model_keys keys = {m->path,       m->device,        m->weights_stored ? 0 : 1 + (int)m->weights,
+                                 (int)m->state, m->deterministic, m->slots,
+                                 m->threads};
 
-        fputs("  ", out);
-        md_print_string(input->id, out);
-        fputs(":\n", out);
-        md_table_print(md_input_options, &keys, 4, out);
-        md_table_print(io_common_options, input->conf, 4, out);
-        md_table_print(input->class_->options, input->conf, 4, out);
-    }
+    print_id(m->id, out);
+    md_table_print(md_model_options, &keys, 4, out);
 }
 
-static void print_outputs(const struct md_config *c, FILE *out)
+void md_config_print_input(const struct md_config *c, unsigned i, FILE *out)
 {
-    if (c->n_outputs)
-        fputs("outputs:\n", out);
-    for (unsigned i = 0; i < c->n_outputs; i++) {
-        const struct md_output_conf *output = &c->outputs[i];
-        char *names[IO_FAMILIES];
-        struct md_output_keys keys = {(char *)(uintptr_t)output->class_->type, {names, 0}};
+    const struct md_input_conf *input = &c->inputs[i];
+    struct md_input_keys keys = {(char *)(uintptr_t)input->class_->type, c->models[input->model].id,
+                                 (int)input->when_full, input->queue, input->max_streams};
 
-        for (unsigned f = 0; f < IO_FAMILIES; f++)
-            if (output->families & 1u << f)
-                names[keys.families.n++] = (char *)(uintptr_t)io_family_name((enum io_family)f);
-        fputs("  ", out);
-        md_print_string(output->id, out);
-        fputs(":\n", out);
-        md_table_print(md_output_options, &keys, 4, out);
-        md_table_print(output->class_->options, output->conf, 4, out);
-    }
+    print_id(input->id, out);
+    md_table_print(md_input_options, &keys, 4, out);
+    md_table_print(io_common_options, input->conf, 4, out);
+    md_table_print(input->class_->options, input->conf, 4, out);
+}
+
+void md_config_print_output(const struct md_config *c, unsigned i, FILE *out)
+{
+    const struct md_output_conf *output = &c->outputs[i];
+    char *names[IO_FAMILIES];
+    struct md_output_keys keys = {(char *)(uintptr_t)output->class_->type, {names, 0}};
+
+    for (unsigned f = 0; f < IO_FAMILIES; f++)
+        if (output->families & 1u << f)
+            names[keys.families.n++] = (char *)(uintptr_t)io_family_name((enum io_family)f);
+    print_id(output->id, out);
+    md_table_print(md_output_options, &keys, 4, out);
+    md_table_print(output->class_->options, output->conf, 4, out);
+}
+
+static void print_entries(const char *section, unsigned n, const struct md_config *c,
+                          void (*print)(const struct md_config *c, unsigned i, FILE *out), FILE *out)
+{
+    if (n)
+        fprintf(out, "%s:\n", section);
+    for (unsigned i = 0; i < n; i++)
+        print(c, i, out);
 }
 
 /* ---- streams ---------------------------------------------------------------------------------------------------- */
@@ -140,9 +138,9 @@ void md_config_print(const struct md_config *c, FILE *out)
     struct md_server_keys server = {c->control, c->shutdown_timeout_ns};
     struct md_log_keys log = {(int)c->log_level, (int)c->log_format};
 
-    print_models(c, out);
-    print_inputs(c, out);
-    print_outputs(c, out);
+    print_entries("models", c->n_models, c, md_config_print_model, out);
+    print_entries("inputs", c->n_inputs, c, md_config_print_input, out);
+    print_entries("outputs", c->n_outputs, c, md_config_print_output, out);
     print_streams(c, out);
     fputs("batch:\n", out);
     md_table_print(md_batch_options, &batch, 2, out);

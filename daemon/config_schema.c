@@ -11,7 +11,7 @@ static const char *const nan_names[] = {"auto", "mask", "skip", "hold", "reset",
 static const char *const late_names[] = {"drop", "reorder", NULL};
 static const char *const adapt_names[] = {"none", "linear", NULL};
 static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
-static const char *const format_names[] = {"auto", "text", "json", NULL};
+static const char *const format_names[] = {"auto", "text", "json", "journal", NULL};
 
 #define DAY_NS 86400e9
 #define AT(type, field) .offset = offsetof(struct type, field)
@@ -42,6 +42,8 @@ const struct io_option md_input_options[] = {
     {"when_full", "what a full queue does", IO_OPT_ENUM, AT(md_input_keys, when_full), .names = when_full_names},
     {"queue", "rows that a stream may have waiting", IO_OPT_INT, AT(md_input_keys, queue), .fallback = "65536",
      .min = 1, .max = 1 << 28},
+    {"max_streams", "streams that are live at once; more are refused", IO_OPT_INT, AT(md_input_keys, max_streams),
+     .fallback = "16777216", .min = 1, .max = 1 << 24},
     {NULL},
 };
 
@@ -79,7 +81,7 @@ const struct io_option md_server_options[] = {
 const struct io_option md_log_options[] = {
     {"level", "least important lines written", IO_OPT_ENUM, AT(md_log_keys, level), .fallback = "info",
      .names = level_names},
-    {"format", "text, json, or auto: text on a terminal", IO_OPT_ENUM, AT(md_log_keys, format), .fallback = "auto",
+    {"format", "text, json, journal, or auto: by what stderr is", IO_OPT_ENUM, AT(md_log_keys, format), .fallback = "auto",
      .names = format_names},
     {NULL},
 };

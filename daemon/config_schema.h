@@ -16,7 +16,7 @@ struct md_model_keys {
 struct md_input_keys {
     char *type, *model;
     int when_full;
-    int64_t queue;
+    int64_t queue, max_streams;
 };
 
 struct md_output_keys {

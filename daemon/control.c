@@ -28,7 +28,6 @@ struct md_control {
     int stop; /* eventfd */
     bool running;
     pthread_t thread;
-    _Atomic uint64_t reload_refused;
 };
 
 /* ---- the socket file -------------------------------------------------------------------------------------------- */
@@ -106,11 +105,6 @@ static void remove_file(struct md_control *c)
 
 /* ---- requests --------------------------------------------------------------------------------------------------- */
 
-static json_t *signal_counts(struct md_control *c)
-{
-    return json_pack("{s:I}", "reload_refused", (json_int_t)atomic_load(&c->reload_refused));
-}
-
 static void send_reply(struct md_control *c, zmq_msg_t *envelope, unsigned n, json_t *reply)
 {
     char *text = reply ? json_dumps(reply, JSON_COMPACT) : NULL;
@@ -129,7 +123,7 @@ static void serve_one(struct md_control *c)
 {
     zmq_msg_t parts[PARTS], extra;
     unsigned n = 0, envelope;
-    json_t *signals = NULL, *reply;
+    json_t *reply;
     bool more = true;
 
     zmq_msg_init(&extra);
@@ -146,11 +140,9 @@ static void serve_one(struct md_control *c)
     if (n < 2)
         goto out;
     envelope = n == PARTS && zmq_msg_size(&parts[1]) == 0 ? 2 : 1;
-    signals = signal_counts(c);
-    reply = md_control_answer(c->daemon, zmq_msg_data(&parts[envelope]), zmq_msg_size(&parts[envelope]), signals);
+    reply = md_control_answer(c->daemon, zmq_msg_data(&parts[envelope]), zmq_msg_size(&parts[envelope]));
     send_reply(c, parts, envelope, reply);
     json_decref(reply);
-    json_decref(signals);
 out:
     while (n-- > 0)
         zmq_msg_close(&parts[n]);
@@ -253,10 +245,4 @@ void md_control_close(struct md_control **control)
         close(c->stop);
     free(c->path);
     free(c);
-}
-
-void md_control_count_reload(struct md_control *control)
-{
-    if (control)
-        atomic_fetch_add(&control->reload_refused, 1);
 }

@@ -2,6 +2,9 @@
  *   {"command":"status"}                          {"ok":true, …}
  *   {"command":"streams","glob":"*","limit":1000} {"ok":true,"streams":[…]}
  *   {"command":"snapshot"}                        {"ok":true,"number":n}
+ *   {"command":"reset","glob":"*"}                {"ok":true,"streams":n}: the next rows of n live ones begin new epochs
+ *   {"command":"reload"}                          {"ok":true,"number":n}: done or refused when reload.answered is n
+ *   {"command":"drain"}                           {"ok":true}: the daemon ends, as by SIGTERM
  *   anything else                                 {"ok":false,"error":"…"}
  * A thread of its own. */
 #ifndef MD_CONTROL_H
@@ -14,8 +17,5 @@ struct md_control;
 /* −EADDRINUSE where another process serves the endpoint; a socket file that nobody serves is replaced. */
 int md_control_open(const char *endpoint, struct md_daemon *daemon, struct md_control **ret, char *reterr);
 void md_control_close(struct md_control **control); /* before the daemon stops */
-
-/* A signal asked for a reload, which this version lacks; in the status as signals.reload_refused. Any thread. */
-void md_control_count_reload(struct md_control *control); /* NULL is allowed */
 
 #endif

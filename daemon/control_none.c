@@ -13,7 +13,3 @@ void md_control_close(struct md_control **control)
 {
     *control = NULL;
 }
-
-void md_control_count_reload(struct md_control *control)
-{
-}

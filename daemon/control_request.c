@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#include "daemon/reload.h"
+
 /* The other text stands in where a name was cut inside a character. */
 static json_t *refuse(const char *text, const char *about)
 {
@@ -30,7 +32,7 @@ static const char *stray_key(json_t *request, const char *const *names)
     return NULL;
 }
 
-static json_t *answer_status(struct md_daemon *daemon, json_t *request, json_t *signals)
+static json_t *answer_status(struct md_daemon *daemon, json_t *request)
 {
     static const char *const names[] = {"command", NULL};
     const char *stray = stray_key(request, names);
@@ -39,7 +41,7 @@ static json_t *answer_status(struct md_daemon *daemon, json_t *request, json_t *
     if (stray)
         return refuse("unknown key '%s'", stray);
     reply = md_daemon_status(daemon);
-    if (!reply || json_object_set_new(reply, "ok", json_true()) < 0 || json_object_set(reply, "signals", signals) < 0) {
+    if (!reply || json_object_set_new(reply, "ok", json_true()) < 0) {
         json_decref(reply);
         return refuse("out of memory%s", "");
     }
@@ -76,23 +78,50 @@ static json_t *answer_snapshot(struct md_daemon *daemon, json_t *request)
     return json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)number);
 }
 
-static json_t *answer_command(struct md_daemon *daemon, const char *command, json_t *request, json_t *signals)
+static json_t *answer_reset(struct md_daemon *daemon, json_t *request)
 {
-    static const char *const later[] = {"restore", "reset", "reload", "drain", NULL};
+    static const char *const names[] = {"command", "glob", NULL};
+    const char *stray = stray_key(request, names), *glob = json_string_value(json_object_get(request, "glob"));
+
+    if (stray)
+        return refuse("unknown key '%s'", stray);
+    if (!glob)
+        return refuse("'%s' must be there and be a string", "glob");
+    return json_pack("{s:b, s:I}", "ok", 1, "streams", (json_int_t)md_daemon_reset(daemon, glob));
+}
+
+static json_t *answer_asked(struct md_daemon *daemon, const char *command, json_t *request)
+{
+    static const char *const names[] = {"command", NULL};
+    const char *stray = stray_key(request, names);
+
+    if (stray)
+        return refuse("unknown key '%s'", stray);
+    if (!strcmp(command, "reload"))
+        return json_pack("{s:b, s:I}", "ok", 1, "number", (json_int_t)md_daemon_ask_reload(daemon));
+    md_daemon_ask_drain(daemon);
+    return json_pack("{s:b}", "ok", 1);
+}
+
+static json_t *answer_command(struct md_daemon *daemon, const char *command, json_t *request)
+{
 
     if (!strcmp(command, "status"))
-        return answer_status(daemon, request, signals);
+        return answer_status(daemon, request);
     if (!strcmp(command, "streams"))
         return answer_streams(daemon, request);
     if (!strcmp(command, "snapshot"))
         return answer_snapshot(daemon, request);
-    for (const char *const *l = later; *l; l++)
-        if (!strcmp(*l, command))
-            return refuse("not in this version: %s", command);
-    return refuse("unknown command '%.100s' (valid: status, streams, snapshot)", command);
+    if (!strcmp(command, "reset"))
+        return answer_reset(daemon, request);
+    if (!strcmp(command, "reload") || !strcmp(command, "drain"))
+        return answer_asked(daemon, command, request);
+    if (!strcmp(command, "restore"))
+        return refuse("not in this version: %s", command);
+    return refuse("unknown command '%.100s' (valid: status, streams, snapshot, reset, reload, drain)", command);
 }
 
-json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t len, json_t *signals)
+json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t len)
 {
     json_error_t error;
     json_t *root, *command, *reply;
@@ -108,7 +137,7 @@ json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t 
     else if (!json_is_string(command))
         reply = refuse("'%s' must be there and be a string", "command");
     else
-        reply = answer_command(daemon, json_string_value(command), root, signals);
+        reply = answer_command(daemon, json_string_value(command), root);
     json_decref(root);
     return reply;
 }

@@ -6,7 +6,7 @@
 
 enum { MD_REQUEST_MAX = 64 << 10, MD_STREAMS_MAX = 100000, MD_STREAMS_DEFAULT = 1000 };
 
-/* A reply to any bytes whatever; never NULL but for lack of memory. `signals` is borrowed and added to a status. */
-json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t len, json_t *signals);
+/* A reply to any bytes whatever; never NULL but for lack of memory. */
+json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t len);
 
 #endif

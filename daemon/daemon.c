@@ -129,27 +129,61 @@ static bool is_finite(const struct md_input_conf *conf)
     return conf->class_->replayable && !(conf->class_->endless && conf->class_->endless(conf->conf));
 }
 
-static void describe_inputs(struct md_daemon *d, unsigned flags)
+struct md_input *md_daemon_input(struct md_daemon *d, const struct md_input_conf *conf)
+{
+    struct md_input *in = aligned_alloc(_Alignof(struct md_input), sizeof *in);
+    struct md_served_model *m = &d->models[conf->model];
+
+    if (!in)
+        return NULL;
+    memset(in, 0, sizeof *in);
+    in->conf = conf;
+    in->registry = &d->registry;
+    in->inbox = &m->scheduler.inbox;
+    in->publisher = &d->publisher;
+    in->model = m->scheduler.model;
+    in->info = m->scheduler.info;
+    in->code = &d->code;
+    md_input_init(in, d->pool);
+    return in;
+}
+
+struct md_output *md_daemon_output(struct md_daemon *d, const struct md_output_conf *conf)
+{
+    struct md_output *o = calloc(1, sizeof *o);
+
+    if (!o)
+        return NULL;
+    md_output_init(o);
+    o->conf = conf;
+    o->code = &d->code;
+    o->env = d->env;
+    o->env.door = md_door_open(&o->door, conf->id);
+    o->env.resumes = d->config->state_dir != NULL;
+    o->env.position = md_restored_position(&d->restored, conf->id);
+    md_snapshots_attach(&d->snapshots, o);
+    return o;
+}
+
+static int describe_all(struct md_daemon *d, unsigned flags)
 {
     int finite = 0;
 
-    for (unsigned i = 0; i < d->n_inputs; i++) {
-        struct md_input *in = &d->inputs[i];
-        in->conf = &d->config->inputs[i];
-        struct md_served_model *m = &d->models[in->conf->model];
-        in->registry = &d->registry;
-        in->inbox = &m->scheduler.inbox;
-        in->publisher = &d->publisher;
-        in->model = m->scheduler.model;
-        in->info = m->scheduler.info;
-        in->code = &d->code;
+    for (; d->n_outputs < d->config->n_outputs; d->n_outputs++)
+        if (!(d->outputs[d->n_outputs] = md_daemon_output(d, &d->config->outputs[d->n_outputs])))
+            return -ENOMEM;
+    for (; d->n_inputs < d->config->n_inputs; d->n_inputs++) {
+        struct md_input *in = md_daemon_input(d, &d->config->inputs[d->n_inputs]);
+        if (!in)
+            return -ENOMEM;
         in->finite = flags & MD_ONCE && is_finite(in->conf);
         finite += in->finite;
-        md_input_init(in, d->pool);
+        d->inputs[d->n_inputs] = in;
     }
     for (unsigned i = 0; i < d->n_inputs && flags & MD_ONCE && finite == 0; i++)
-        d->inputs[i].finite = true; /* only live inputs: the end is when they all say so */
+        d->inputs[i]->finite = true; /* only live inputs: the end is when they all say so */
     d->finite_left = finite || !(flags & MD_ONCE) ? finite : (int)d->n_inputs;
+    return 0;
 }
 
 static struct md_feeder *new_feeder(struct md_daemon *d, unsigned n_inputs, unsigned n_outputs)
@@ -189,8 +223,11 @@ enum { NAP_MAX_NS = 1000000 }; /* what comes during a nap must fit into the sock
 
 static int make_feeders(struct md_daemon *d)
 {
+    d->feeders = calloc(d->n_inputs + d->n_outputs + 1, sizeof *d->feeders);
+    if (!d->feeders)
+        return -ENOMEM;
     for (unsigned i = 0; i < d->n_outputs; i++) {
-        struct md_output *o = &d->outputs[i];
+        struct md_output *o = d->outputs[i];
         const struct io_sink_class *c = o->conf->class_;
         if (!c->thread && !c->own_thread)
             continue;
@@ -201,12 +238,12 @@ static int make_feeders(struct md_daemon *d)
         o->wake_fd = f->wake_fd;
     }
     for (unsigned i = 0; i < d->n_inputs; i++) {
-        const char *group = d->inputs[i].conf->class_->thread;
+        const char *group = d->inputs[i]->conf->class_->thread;
         struct md_feeder *f = group ? shared_feeder(d, group) : new_feeder(d, 1, 0);
         if (!f)
             return -ENOMEM;
-        f->inputs[f->n_inputs++] = &d->inputs[i];
-        d->inputs[i].wake_fd = f->wake_fd;
+        f->inputs[f->n_inputs++] = d->inputs[i];
+        d->inputs[i]->wake_fd = f->wake_fd;
     }
     for (unsigned i = 0; i < d->n_feeders; i++) {
         d->feeders[i].nap_ns = d->config->max_delay_ns / 2 < NAP_MAX_NS ? d->config->max_delay_ns / 2 : NAP_MAX_NS;
@@ -217,17 +254,18 @@ static int make_feeders(struct md_daemon *d)
     return 0;
 }
 
-static int open_all(struct md_daemon *d, char *reterr)
+int md_daemon_connect(struct md_daemon *d, char *reterr)
 {
     char text[IO_ERR] = "";
 
+    if (make_feeders(d)) {
+        snprintf(reterr, IO_ERR, "out of memory");
+        return EX_UNAVAILABLE;
+    }
     for (unsigned i = 0; i < d->n_outputs; i++) {
-        d->outputs[i].env = d->env;
-        d->outputs[i].env.resumes = d->config->state_dir != NULL;
-        d->outputs[i].env.position = md_restored_position(&d->restored, d->outputs[i].conf->id);
-        int r = d->outputs[i].wake_fd < 0 ? md_output_open(&d->outputs[i], text) : 0;
+        int r = d->outputs[i]->wake_fd < 0 && !d->outputs[i]->sink ? md_output_open(d->outputs[i], text) : 0;
         if (r)
-            return refuse(reterr, md_output_code(&d->outputs[i], r), "output", d->outputs[i].conf->id, text);
+            return refuse(reterr, md_output_code(d->outputs[i], r), "output", d->outputs[i]->conf->id, text);
     }
     for (unsigned i = 0; i < d->n_feeders; i++) {
         if (md_feeder_open(&d->feeders[i])) {
@@ -246,28 +284,20 @@ static int allocate(struct md_daemon *d)
     const struct md_config *c = d->config;
 
     d->finished_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    d->asked_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     d->models = calloc(c->n_models + 1, sizeof *d->models);
-    d->inputs = aligned_alloc(_Alignof(struct md_input), (c->n_inputs + 1) * sizeof *d->inputs);
-    d->outputs = calloc(c->n_outputs + 1, sizeof *d->outputs);
-    d->feeders = calloc(c->n_inputs + c->n_outputs + 1, sizeof *d->feeders);
-    if (!d->models || !d->inputs || !d->outputs || !d->feeders || d->finished_fd < 0 ||
+    d->inputs = calloc(c->n_inputs + 1, sizeof(struct md_input *));
+    d->outputs = calloc(c->n_outputs + 1, sizeof(struct md_output *));
+    if (!d->models || !d->inputs || !d->outputs || d->finished_fd < 0 || d->asked_fd < 0 ||
         io_pool_new(pool_limit, &d->pool) || md_registry_init(&d->registry, c))
         return -ENOMEM;
-    memset(d->inputs, 0, (c->n_inputs + 1) * sizeof *d->inputs);
     d->n_models = c->n_models;
-    d->n_inputs = c->n_inputs;
-    d->n_outputs = c->n_outputs;
-    for (unsigned i = 0; i < d->n_outputs; i++) {
-        md_output_init(&d->outputs[i]);
-        d->outputs[i].conf = &c->outputs[i];
-        d->outputs[i].code = &d->code;
-    }
     return 0;
 }
 
 static void describe_publisher(struct md_daemon *d)
 {
-    d->publisher.run = d->env.run = d->run;
+    d->publisher.run = d->run;
     d->publisher.started_ns = d->started_ns;
     d->publisher.outputs = d->outputs;
     d->publisher.n_outputs = d->n_outputs;
@@ -282,9 +312,15 @@ static void free_all(struct md_daemon *d)
 {
     for (unsigned i = 0; i < d->n_feeders; i++)
         md_feeder_done(&d->feeders[i]);
-    for (unsigned i = 0; i < d->n_outputs; i++)
-        md_output_done(&d->outputs[i]);
+    for (unsigned i = 0; i < d->n_outputs; i++) {
+        md_output_done(d->outputs[i]);
+        free(d->outputs[i]);
+    }
     md_registry_done(&d->registry);
+    for (unsigned i = 0; i < d->n_inputs; i++)
+        free(d->inputs[i]);
+    for (unsigned i = 0; i < d->n_retired; i++)
+        free(d->retired[i]);
     for (unsigned i = 0; i < d->n_models; i++) {
         if (d->models[i].made)
             md_scheduler_done(&d->models[i].scheduler);
@@ -297,6 +333,13 @@ static void free_all(struct md_daemon *d)
     io_pool_free(&d->pool);
     if (d->finished_fd >= 0)
         close(d->finished_fd);
+    if (d->asked_fd >= 0)
+        close(d->asked_fd);
+    for (unsigned i = 0; i < d->n_configs; i++)
+        md_config_free(&d->configs[i]);
+    pthread_mutex_destroy(&d->shape);
+    free(d->retired);
+    free(d->configs);
     free(d->models);
     free(d->inputs);
     free(d->outputs);
@@ -313,11 +356,11 @@ static void abandon(struct md_daemon *d)
         md_feeder_join(&d->feeders[i]);
     }
     for (unsigned i = 0; i < d->n_outputs; i++)
-        md_output_close(&d->outputs[i], 0);
+        md_output_close(d->outputs[i], 0);
     free_all(d);
 }
 
-static int start_threads(struct md_daemon *d)
+int md_daemon_start_threads(struct md_daemon *d)
 {
     int r = md_publisher_start(&d->publisher);
 
@@ -375,6 +418,10 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
     }
     d->config = config;
     d->snapshots.lock_fd = -1;
+    d->asked_fd = d->finished_fd = -1;
+    pthread_mutex_init(&d->shape, NULL);
+    d->once = flags & MD_ONCE;
+    d->adapts = md_config_adapts(config);
     d->started_ns = md_now_ns();
     d->run = start_number();
     r = allocate(d) ? EX_UNAVAILABLE : 0;
@@ -388,12 +435,17 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
     r = open_state(d, reterr);
     if (r)
         goto fail;
+    d->env.run = d->run;
+    if (describe_all(d, flags)) {
+        snprintf(reterr, IO_ERR, "out of memory");
+        r = EX_UNAVAILABLE;
+        goto fail;
+    }
     describe_publisher(d);
-    describe_inputs(d, flags);
     r = md_restore_streams(d);
     if (r)
         goto fail;
-    r = make_feeders(d) ? EX_UNAVAILABLE : open_all(d, reterr);
+    r = md_daemon_connect(d, reterr);
     if (r)
         goto fail;
     if (md_snapshots_first(&d->snapshots, text)) {
@@ -401,7 +453,7 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
         r = EX_IOERR;
         goto fail;
     }
-    if (start_threads(d)) {
+    if (md_daemon_start_threads(d)) {
         fprintf(stderr, "mambad: cannot start threads\n");
         abort(); /* half of them run: there is no way back */
     }
@@ -415,7 +467,12 @@ fail:
 
 uint64_t md_daemon_snapshot(struct md_daemon *d)
 {
-    return md_snapshots_ask(&d->snapshots);
+    uint64_t number;
+
+    pthread_mutex_lock(&d->shape);
+    number = md_snapshots_ask(&d->snapshots);
+    pthread_mutex_unlock(&d->shape);
+    return number;
 }
 
 int md_daemon_fd(const struct md_daemon *d)
@@ -426,6 +483,15 @@ int md_daemon_fd(const struct md_daemon *d)
 int md_daemon_status_code(const struct md_daemon *d)
 {
     return atomic_load(&((struct md_daemon *)d)->code);
+}
+
+bool md_daemon_moves(struct md_daemon *d)
+{
+    bool moves = true;
+
+    for (unsigned i = 0; i < d->n_models; i++)
+        moves &= md_scheduler_moves(&d->models[i].scheduler, &d->models[i].seen);
+    return moves;
 }
 
 /* ---- stop
@@ -471,7 +537,7 @@ static void end_threads(struct md_daemon *d, int64_t deadline, bool clean)
     }
     for (unsigned i = 0; i < d->n_outputs; i++) {
         int64_t left = deadline - md_now_ns();
-        md_output_close(&d->outputs[i], left > 0 ? left : 0);
+        md_output_close(d->outputs[i], left > 0 ? left : 0);
     }
 }
 

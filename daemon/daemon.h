@@ -29,6 +29,9 @@ int md_daemon_fd(const struct md_daemon *d);
 /* 0, or the sysexits code of the fatal failure or of the first input that failed. */
 int md_daemon_status_code(const struct md_daemon *d);
 
+/* Whether every engine thread has moved since the last call, or has nothing to do. Main thread. */
+bool md_daemon_moves(struct md_daemon *d);
+
 /* Asks for a snapshot: its number, which the status' snapshots.answered reaches when it is on the disk or has failed; 0:
  * the configuration has no section `state`. Any thread. */
 uint64_t md_daemon_snapshot(struct md_daemon *d);
@@ -40,6 +43,8 @@ int md_daemon_stop(struct md_daemon **d, int64_t timeout_ns);
 /* Snapshots of every counter, for the control socket and mambactl. New references. Any thread. */
 json_t *md_daemon_status(struct md_daemon *d);
 json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit);
+/* The next rows of every live stream whose id matches begin a new epoch. How many streams that are. Any thread. */
+uint64_t md_daemon_reset(struct md_daemon *d, const char *glob);
 /* Arrival of a row's last sample to hand-over to the sinks; live, as long as the daemon. */
 struct md_hist *md_daemon_latency(struct md_daemon *d);
 /* Benchmarks: the daemon's side of the first input. One thread may push to it, in place of a source that has nothing. */

@@ -49,6 +49,8 @@ static int input_code(const struct io_source_class *c, int err)
     case -EBADMSG:
     case -EINVAL:
         return EX_DATAERR;
+    case -EKEYREJECTED:
+        return EX_CONFIG;
     case -EACCES:
     case -EADDRINUSE:
     case -EADDRNOTAVAIL:
@@ -70,13 +72,13 @@ static void open_all(struct md_feeder *f)
     char text[IO_ERR] = "";
 
     for (unsigned i = 0; i < f->n_outputs && !f->failed; i++) {
-        int r = md_output_open(f->outputs[i], text);
+        int r = f->outputs[i]->sink ? 0 : md_output_open(f->outputs[i], text);
         if (r)
             name_failure(f, md_output_code(f->outputs[i], r), "output", f->outputs[i]->conf->id, text);
     }
     for (unsigned i = 0; i < f->n_inputs && !f->failed; i++) {
         struct md_input *in = f->inputs[i];
-        int r = in->conf->class_->open(in->conf->conf, &in->host, &in->source, text);
+        int r = in->source ? 0 : in->conf->class_->open(in->conf->conf, &in->host, &in->source, text);
         if (r)
             name_failure(f, input_code(in->conf->class_, r), "input", in->conf->id, text);
     }
@@ -220,7 +222,8 @@ static void *run(void *arg)
         continue;
     if (!f->failed)
         serve_until_quit(f);
-    close_all(f);
+    if (!f->keep)
+        close_all(f);
     return NULL;
 }
 
@@ -255,14 +258,15 @@ bool md_feeder_mute(struct md_feeder *f, int64_t deadline_ns)
     struct timespec until = {deadline_ns / 1000000000, deadline_ns % 1000000000};
     int r;
 
-    if (!f->running || f->failed)
+    if (!f->running || f->failed || f->silent)
         return true;
     atomic_store(&f->mute, true);
     wake(f);
     do
         r = sem_clockwait(&f->muted, CLOCK_MONOTONIC, &until);
     while (r && errno == EINTR);
-    return r == 0;
+    f->silent = r == 0;
+    return f->silent;
 }
 
 void md_feeder_quit(struct md_feeder *f, int64_t linger_ns)

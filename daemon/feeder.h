@@ -37,16 +37,18 @@ struct md_feeder {
     int64_t linger_ns; /* for the sinks' close */
     pthread_t thread;
     bool running;
+    bool silent; /* its last turn is over, and that was heard of */
+    bool keep;   /* at the end sources and sinks stay open */
 };
 
 /* Room for n inputs and outputs; they are added afterwards. */
 int md_feeder_init(struct md_feeder *f, unsigned n_inputs, unsigned n_outputs);
-/* Starts the thread, which opens its sinks and sources; returns when it has: 0 or `failed`. */
+/* Starts the thread, which opens those of its sinks and sources that are not open; returns when it has: 0 or `failed`. */
 int md_feeder_open(struct md_feeder *f);
 void md_feeder_go(struct md_feeder *f);
-/* No more turns: returns when the last one is over; false: not until the deadline. */
+/* No more turns, from now to the end: returns when the last one is over; false: not until the deadline. */
 bool md_feeder_mute(struct md_feeder *f, int64_t deadline_ns);
-/* The thread writes what its sinks still have, closes everything and ends. */
+/* The thread writes what its sinks still have, closes everything unless it is to `keep` it, and ends. */
 void md_feeder_quit(struct md_feeder *f, int64_t linger_ns);
 void md_feeder_join(struct md_feeder *f);
 void md_feeder_done(struct md_feeder *f);

@@ -41,17 +41,27 @@ int md_inbox_enter(struct md_inbox *in, struct io_stream *s)
     int r = 0;
 
     pthread_mutex_lock(&in->lock);
-    if (!s->queue.live && in->free_slots < s->channels) {
+    if (!s->queue.live && (in->free_slots < s->channels || s->input->live >= s->input->conf->max_streams)) {
         r = -ENOSPC;
     } else if (!s->queue.live) {
         in->free_slots -= s->channels;
         in->n_live++;
+        s->input->live++;
         s->queue.live = true;
     }
     if (r == 0)
         s->queue.held = true;
     pthread_mutex_unlock(&in->lock);
     return r;
+}
+
+/* Not live any more. */
+static void free_place(struct md_inbox *in, struct io_stream *s)
+{
+    s->queue.live = false;
+    in->free_slots += s->channels;
+    in->n_live--;
+    s->input->live--;
 }
 
 static void wake_engine(struct md_inbox *in)
@@ -355,9 +365,7 @@ bool md_inbox_leave(struct md_inbox *in, struct io_stream *s)
     bool left = !has_more(s);
     s->queue.ready = false;
     if (left) {
-        s->queue.live = false;
-        in->free_slots += s->channels;
-        in->n_live--;
+        free_place(in, s);
     } else {
         make_ready(in, s);
     }
@@ -389,12 +397,22 @@ bool md_inbox_retract(struct md_inbox *in, struct io_stream *s)
     pthread_mutex_lock(&in->lock);
     bool nothing = q->live && !q->ready && !q->head && !q->ending;
     if (nothing) {
-        q->live = q->held = false;
-        in->free_slots += s->channels;
-        in->n_live--;
+        q->held = false;
+        free_place(in, s);
     }
     pthread_mutex_unlock(&in->lock);
     return nothing;
+}
+
+bool md_inbox_reset(struct md_inbox *in, struct io_stream *s)
+{
+    bool live;
+
+    pthread_mutex_lock(&in->lock);
+    live = s->queue.live;
+    s->queue.flags |= live ? IO_RESET : 0;
+    pthread_mutex_unlock(&in->lock);
+    return live;
 }
 
 void md_inbox_drain(struct md_inbox *in, bool stop)

@@ -23,7 +23,7 @@ struct md_inbox {
 int md_inbox_init(struct md_inbox *in, uint32_t slots, struct io_pool *pool);
 void md_inbox_done(struct md_inbox *in);
 
-/* Source side. Reserves the stream's slots: −ENOSPC. A live stream keeps its own. */
+/* Source side. Reserves the stream's slots: −ENOSPC, also at the input's max_streams. A live stream keeps its own. */
 int md_inbox_enter(struct md_inbox *in, struct io_stream *s);
 /* 0: taken or dropped by policy; −EAGAIN: full, the caller keeps the block; −ESTALE: the stream is not live. */
 int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);
@@ -49,6 +49,9 @@ void md_inbox_return(struct md_inbox *in, struct io_stream *const *streams, uint
 bool md_inbox_leave(struct md_inbox *in, struct io_stream *s);
 /* For a stream that is to end by itself: takes it out of rest. False: something has come meanwhile. */
 bool md_inbox_claim(struct md_inbox *in, struct io_stream *s);
+
+/* Any thread. The next rows of a live stream begin a new epoch, as where their sender asks for it. False: not live. */
+bool md_inbox_reset(struct md_inbox *in, struct io_stream *s);
 
 void md_inbox_drain(struct md_inbox *in, bool stop);
 /* Asks the engine for a cut, soon. */

@@ -287,6 +287,7 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .pool = pool,
         .model_rate = in->info->rate,
         .input = in->conf->id,
+        .door = md_door_open(&in->door, in->conf->id),
         .stream = host_stream,
         .push = host_push,
         .end = host_end,

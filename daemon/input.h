@@ -3,6 +3,7 @@
 #ifndef MD_INPUT_H
 #define MD_INPUT_H
 
+#include "daemon/door.h"
 #include "daemon/inbox.h"
 
 struct md_publisher; /* publisher.h */
@@ -23,6 +24,7 @@ struct md_input {
     struct io_host host;
     void *source;      /* of conf->class_; NULL: closed */
     int wake_fd;       /* of the thread that runs it */
+    uint32_t live;     /* streams, under the inbox's lock */
     bool blocked;      /* under the inbox's lock: wake the source when there is room */
     _Atomic bool room; /* a queue that was full has room */
     _Atomic bool done; /* finite, and consumed */
@@ -31,6 +33,7 @@ struct md_input {
     int64_t notice_ns; /* of refused streams: when this second began, */
     unsigned notices;  /* and how many events it has seen */
     struct md_hush hush;
+    struct md_door door;
     struct md_input_counters counters;
 };
 

@@ -7,7 +7,9 @@
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,17 +29,31 @@ struct held {
 static struct {
     pthread_mutex_t lock;
     enum md_level level;
-    bool json;
+    enum md_log_format format;
     struct held held[HELD];
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER, .level = MD_INFO};
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
+/* Whether stderr is the stream that systemd gave the process: JOURNAL_STREAM is its device and inode. */
+static bool to_journal(void)
+{
+    const char *stream = getenv("JOURNAL_STREAM");
+    unsigned long long dev, ino;
+    struct stat st;
+
+    return stream && sscanf(stream, "%llu:%llu", &dev, &ino) == 2 && fstat(STDERR_FILENO, &st) == 0 &&
+           st.st_dev == (dev_t)dev && st.st_ino == (ino_t)ino;
+}
+
 void md_log_setup(enum md_level level, enum md_log_format format)
 {
     pthread_mutex_lock(&state.lock);
     state.level = level;
-    state.json = format == MD_LOG_JSON || (format == MD_LOG_AUTO && !isatty(STDERR_FILENO));
+    state.format = format != MD_LOG_AUTO      ? format
+                   : isatty(STDERR_FILENO)    ? MD_LOG_TEXT
+                   : to_journal()             ? MD_LOG_JOURNAL
+                                              : MD_LOG_JSON;
     pthread_mutex_unlock(&state.lock);
 }
 
@@ -87,13 +103,18 @@ static size_t escape(char *out, size_t cap, const char *text)
     return n;
 }
 
-/* Control characters would let a stream's name write lines of its own. */
+/* Control characters would let a stream's name write lines of its own. The journal has times of its own, and takes the
+ * level as syslog's number. */
 static void write_text(char *line, size_t cap, enum md_level level, const char *subject, const char *text)
 {
+    static const int priorities[] = {3, 4, 6, 7};
     char when[40];
 
     write_time(when, sizeof when);
-    snprintf(line, cap, "%s %-5s %s%s%s", when, level_names[level], subject, *subject ? ": " : "", text);
+    if (state.format == MD_LOG_JOURNAL)
+        snprintf(line, cap, "<%d>%s%s%s", priorities[level], subject, *subject ? ": " : "", text);
+    else
+        snprintf(line, cap, "%s %-5s %s%s%s", when, level_names[level], subject, *subject ? ": " : "", text);
     for (char *p = line; *p; p++)
         if ((unsigned char)*p < 0x20 || *p == 0x7F)
             *p = ' ';
@@ -120,7 +141,7 @@ static void emit(enum md_level level, const char *subject, const char *text)
     char line[2 * LINE];
     size_t n;
 
-    if (state.json)
+    if (state.format == MD_LOG_JSON)
         write_json(line, sizeof line - 1, level, subject, text);
     else
         write_text(line, sizeof line - 1, level, subject, text);

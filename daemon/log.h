@@ -1,4 +1,5 @@
-/* log.h: the daemon's log, on stderr: text on a terminal, JSON lines otherwise (log.format decides). Any thread; a line
+/* log.h: the daemon's log, on stderr: text on a terminal, lines with priorities for systemd's journal, JSON lines
+ * otherwise (log.format decides). Any thread; a line
  * is written with one write(2). Repeats of the same line within a second are counted and said once. */
 #ifndef MD_LOG_H
 #define MD_LOG_H
@@ -6,7 +7,7 @@
 #include <stdbool.h>
 
 enum md_level { MD_ERROR, MD_WARN, MD_INFO, MD_DEBUG };
-enum md_log_format { MD_LOG_AUTO, MD_LOG_TEXT, MD_LOG_JSON };
+enum md_log_format { MD_LOG_AUTO, MD_LOG_TEXT, MD_LOG_JSON, MD_LOG_JOURNAL };
 
 void md_log_setup(enum md_level level, enum md_log_format format);
 /* `subject` is the stream, input, output or file that the line is about; NULL for none. */

@@ -9,10 +9,13 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "daemon/check.h"
 #include "daemon/control.h"
+#include "daemon/notify.h"
+#include "daemon/reload.h"
 
 static const char usage[] = "usage: mambad -c FILE [--check] [--once] [--set KEY.PATH=VALUE]... [--print-config]\n"
                             "       mambad --help | --version\n";
@@ -32,7 +35,8 @@ static const char help[] =
     "      --help              print this text and end\n"
     "\n"
     "Signals: SIGTERM and SIGINT drain what is queued and end within server.shutdown_timeout, a second one ends at\n"
-    "once. SIGUSR1 makes a snapshot. SIGHUP (reload) is not in this version and changes nothing.\n"
+    "once. SIGUSR1 makes a snapshot. SIGHUP reads the configuration again: what it leaves as it is goes on undisturbed; an\n"
+    "invalid one changes nothing.\n"
     "\n"
     "Exit codes: 0 done, 64 usage, 65 bad input data, 66 no configuration or input file, 69 device, socket or address\n"
     "unavailable, 70 bug, 74 input/output error, 78 wrong configuration or model folder.\n";
@@ -139,20 +143,101 @@ static void let_signals_kill(void)
     sigprocmask(SIG_UNBLOCK, &set, NULL);
 }
 
+/* ---- reload ------------------------------------------------------------------------------------------------------ */
+
+struct running {
+    const struct options *o;
+    const struct md_config *config; /* what the daemon runs under now */
+    struct md_daemon *daemon;
+    struct md_notify notify;
+    int signals;
+};
+
+/* Reads and checks the file; 0, or a text of what is wrong with it (the caller's), whose errors the log has one by one. */
+static int load_again(const struct options *o, struct md_config **ret, char **ret_text)
+{
+    size_t n = 0;
+    FILE *errors = open_memstream(ret_text, &n);
+    char *line, *rest;
+    int rc;
+
+    if (!errors)
+        return -ENOMEM;
+    if (!strcmp(o->file, "-")) {
+        fprintf(errors, "(stdin): error: a configuration from standard input cannot be read again\n");
+        rc = -EINVAL;
+    } else {
+        rc = md_config_load(o->file, o->sets, o->n_sets, true, errors, ret);
+    }
+    if (rc == 0)
+        rc = md_check(*ret, errors);
+    fclose(errors);
+    if (rc == 0)
+        return 0;
+    md_config_free(ret);
+    rest = *ret_text;
+    while ((line = strsep(&rest, "\n"))) /* the first of them stays as *ret_text */
+        if (strstr(line, ": error: "))    /* not the line that it points into */
+            md_log(MD_ERROR, NULL, "reload: %s", line);
+    return rc;
+}
+
+static void say_ready(const struct running *r, const char *refused)
+{
+    md_notify(&r->notify, "READY=1\nSTATUS=%u models, %u inputs, %u outputs%s%.200s", r->config->n_models,
+              r->config->n_inputs, r->config->n_outputs, refused ? "; reload refused: " : "", refused ? refused : "");
+}
+
+/* False: the daemon has to end. */
+static bool reload(struct running *r)
+{
+    struct timespec t;
+    struct md_config *config = NULL;
+    uint64_t asked = md_daemon_reload_asked(r->daemon);
+    char *text = NULL, reterr[IO_ERR] = "";
+    int rc;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    md_notify(&r->notify, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=reading the configuration again",
+              (long long)t.tv_sec * 1000000 + t.tv_nsec / 1000);
+    rc = load_again(r->o, &config, &text);
+    if (rc) {
+        snprintf(reterr, sizeof reterr, "%s", text ? text : "out of memory");
+    } else {
+        rc = md_daemon_reload(r->daemon, config, reterr);
+        if (rc)
+            md_log(MD_ERROR, NULL, "reload: %s", reterr);
+    }
+    free(text);
+    if (rc) {
+        md_log(MD_ERROR, NULL, "reload refused: the configuration stays as it was");
+        md_config_free(&config);
+    } else {
+        r->config = config;
+        md_log_setup(config->log_level, config->log_format);
+        md_log(MD_INFO, NULL, "reloaded: %u models, %u inputs, %u outputs", config->n_models, config->n_inputs,
+               config->n_outputs);
+    }
+    md_daemon_answer_reload(r->daemon, asked, rc ? reterr : NULL);
+    say_ready(r, rc ? reterr : NULL);
+    if (rc == -EINTR) /* the signal is taken: the next one ends at once */
+        (void)!read(r->signals, &(struct signalfd_siginfo){0}, sizeof(struct signalfd_siginfo));
+    return rc != -EIO && rc != -EINTR;
+}
+
+/* ---- the main loop ----------------------------------------------------------------------------------------------- */
+
 /* Whether the signal ends the daemon. */
-static bool take_signal(int fd, struct md_daemon *daemon, struct md_control *control)
+static bool take_signal(struct running *r)
 {
     struct signalfd_siginfo info;
 
-    if (read(fd, &info, sizeof info) != sizeof info)
+    if (read(r->signals, &info, sizeof info) != sizeof info)
         return false;
-    if (info.ssi_signo == SIGHUP) {
-        md_log(MD_WARN, NULL, "SIGHUP: reload is not in this version; the configuration stays");
-        md_control_count_reload(control);
-        return false;
-    }
+    if (info.ssi_signo == SIGHUP)
+        return !reload(r);
     if (info.ssi_signo == SIGUSR1) {
-        if (md_daemon_snapshot(daemon))
+        if (md_daemon_snapshot(r->daemon))
             md_log(MD_INFO, NULL, "SIGUSR1: snapshot");
         else
             md_log(MD_WARN, NULL, "SIGUSR1: the configuration has no section `state`: nothing is written");
@@ -162,47 +247,65 @@ static bool take_signal(int fd, struct md_daemon *daemon, struct md_control *con
     return true;
 }
 
-/* Sleeps until the daemon is to end; false where a signal asked for it. The tick lets the log say its repeats. */
-static bool wait_for_end(struct md_daemon *daemon, struct md_control *control, int signals)
+/* Whether what the control socket asked for ends the daemon. */
+static bool take_request(struct running *r)
+{
+    (void)!read(md_daemon_asked_fd(r->daemon), &(uint64_t){0}, sizeof(uint64_t));
+    if (!md_daemon_drain_asked(r->daemon))
+        return !reload(r);
+    md_log(MD_INFO, NULL, "draining, as asked");
+    return true;
+}
+
+/* Sleeps until the daemon is to end; false where it was asked to. The tick lets the log say its repeats, and feeds the
+ * service manager's watchdog as long as the engines move. */
+static bool wait_for_end(struct running *r)
 {
     enum { TICK_MS = 1000 };
-    struct pollfd fds[] = {{.fd = signals, .events = POLLIN}, {.fd = md_daemon_fd(daemon), .events = POLLIN}};
+    struct pollfd fds[] = {{.fd = r->signals, .events = POLLIN},
+                           {.fd = md_daemon_fd(r->daemon), .events = POLLIN},
+                           {.fd = md_daemon_asked_fd(r->daemon), .events = POLLIN}};
+    int64_t quarter_ms = r->notify.watchdog_ns / 4000000;
+    int tick_ms = r->notify.watchdog_ns && quarter_ms < TICK_MS ? (int)quarter_ms + 1 : TICK_MS;
 
     for (;;) {
-        int n = poll(fds, 2, TICK_MS);
+        int n = poll(fds, 3, tick_ms);
 
         if (n > 0 && fds[1].revents)
             return true;
-        if (n > 0 && fds[0].revents && take_signal(signals, daemon, control))
+        if (n > 0 && ((fds[0].revents && take_signal(r)) || (fds[2].revents && take_request(r))))
             return false;
+        if (r->notify.watchdog_ns && md_daemon_moves(r->daemon))
+            md_notify(&r->notify, "WATCHDOG=1");
         md_log_flush(false);
     }
 }
 
-static int serve(const struct md_config *config, unsigned flags, int signals)
+static int serve(struct running *r)
 {
-    struct md_daemon *daemon = NULL;
     struct md_control *control = NULL;
     char reterr[IO_ERR] = "";
-    int code = md_daemon_start(config, flags, &daemon, reterr), rc;
+    int code = md_daemon_start(r->config, r->o->once ? MD_ONCE : 0, &r->daemon, reterr), rc;
 
     if (code != 0) {
         md_log(MD_ERROR, NULL, "%s", reterr);
         return code;
     }
-    if (config->control && md_control_open(config->control, daemon, &control, reterr) < 0) {
+    if (r->config->control && md_control_open(r->config->control, r->daemon, &control, reterr) < 0) {
         md_log(MD_ERROR, NULL, "%s", reterr);
-        md_daemon_stop(&daemon, 0);
+        md_daemon_stop(&r->daemon, 0);
         return EX_UNAVAILABLE;
     }
-    md_log(MD_INFO, NULL, "mambad " MAMBAD_VERSION " runs: %u models, %u inputs, %u outputs", config->n_models,
-           config->n_inputs, config->n_outputs);
-    if (wait_for_end(daemon, control, signals))
-        code = md_daemon_status_code(daemon);
+    md_log(MD_INFO, NULL, "mambad " MAMBAD_VERSION " runs: %u models, %u inputs, %u outputs", r->config->n_models,
+           r->config->n_inputs, r->config->n_outputs);
+    say_ready(r, NULL);
+    if (wait_for_end(r))
+        code = md_daemon_status_code(r->daemon);
+    md_notify(&r->notify, "STOPPING=1\nSTATUS=draining");
     let_signals_kill();
-    limit_end(config->shutdown_timeout_ns);
+    limit_end(r->config->shutdown_timeout_ns);
     md_control_close(&control);
-    rc = md_daemon_stop(&daemon, config->shutdown_timeout_ns);
+    rc = md_daemon_stop(&r->daemon, r->config->shutdown_timeout_ns);
     if (rc != 0)
         md_log(MD_ERROR, NULL, "the end was not clean: not everything was written in time");
     md_log(MD_INFO, NULL, "mambad ends");
@@ -215,17 +318,21 @@ static int serve(const struct md_config *config, unsigned flags, int signals)
 
 static int run(const struct md_config *config, const struct options *o)
 {
+    struct running r = {.o = o, .config = config};
     sigset_t set;
-    int signals = block_signals(&set), code;
+    int code;
 
+    r.signals = block_signals(&set);
     md_log_setup(config->log_level, config->log_format);
-    if (signals < 0) {
+    if (r.signals < 0) {
         md_log(MD_ERROR, NULL, "signalfd: %s", strerror(errno));
         return EX_UNAVAILABLE;
     }
-    code = serve(config, o->once ? MD_ONCE : 0, signals);
+    md_notify_open(&r.notify);
+    code = serve(&r);
     md_log_flush(true);
-    close(signals);
+    md_notify_close(&r.notify);
+    close(r.signals);
     return code;
 }
 

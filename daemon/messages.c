@@ -66,8 +66,8 @@ static bool chosen(const struct view *v, uint32_t step, uint32_t every)
 void md_publish(struct md_publisher *p, const struct io_message *m)
 {
     for (unsigned i = 0; i < p->n_outputs; i++)
-        if (p->outputs[i].conf->families & 1u << m->family)
-            md_output_write(&p->outputs[i], m);
+        if (p->outputs[i]->conf->families & 1u << m->family)
+            md_output_write(p->outputs[i], m);
 }
 
 /* ---- groups ------------------------------------------------------------------------------------------------------ */

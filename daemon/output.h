@@ -6,7 +6,7 @@
 #include <pthread.h>
 
 #include "daemon/config.h"
-#include "daemon/counters.h"
+#include "daemon/door.h"
 
 enum { MD_OUTPUT_QUEUE = 4 << 20 }; /* bytes that wait for a sink on another thread */
 
@@ -22,6 +22,7 @@ struct md_output {
     int wake_fd;       /* of the thread that serves it; −1: the publisher writes directly */
     _Atomic int *code; /* raised to EX_IOERR when a write fails */
     struct md_output_counters counters;
+    struct md_door door;
     int64_t said_ns; /* last log line about a failure */
     bool dirty;      /* written to since the last flush; the serving thread's */
     /* queue */

@@ -88,8 +88,8 @@ static void beat(struct md_publisher *p, int64_t now)
 static void flush_all(struct md_publisher *p)
 {
     for (unsigned i = 0; i < p->n_outputs; i++)
-        if (p->outputs[i].wake_fd < 0)
-            md_output_flush(&p->outputs[i]);
+        if (p->outputs[i]->wake_fd < 0)
+            md_output_flush(p->outputs[i]);
 }
 
 /* Everything that waits; sleeps until the next heartbeat where nothing does. */
@@ -136,7 +136,7 @@ static void draw_line(struct md_publisher *p)
 
     md_registry_each(p->registry, copy_voice, NULL);
     for (unsigned i = 0; i < p->n_outputs; i++)
-        marks += md_output_mark(&p->outputs[i]);
+        marks += md_output_mark(p->outputs[i]);
     p->lines = 0;
     pthread_mutex_lock(&p->cut->lock);
     p->cut->voiced = true;
@@ -203,7 +203,7 @@ static void *run(void *arg)
         }
     }
     for (unsigned i = 0; i < p->n_outputs; i++)
-        md_output_sync(&p->outputs[i]);
+        md_output_sync(p->outputs[i]);
     atomic_store(&p->finished, true);
     (void)!write(p->finished_fd, &(uint64_t){1}, sizeof(uint64_t));
     return NULL;

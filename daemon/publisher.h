@@ -17,7 +17,7 @@ struct md_publisher {
     /* set by the owner */
     uint64_t run;
     int64_t started_ns;
-    struct md_output *outputs;
+    struct md_output **outputs;
     unsigned n_outputs;
     struct md_registry *registry;
     struct md_snapshot_cut *cut; /* NULL: no snapshots are made */

@@ -49,8 +49,8 @@ static bool is_named(const char *id, const char *name, uint32_t len)
 static struct md_input *find_input(struct md_daemon *d, const char *name, uint32_t len)
 {
     for (unsigned i = 0; i < d->n_inputs; i++)
-        if (is_named(d->inputs[i].conf->id, name, len))
-            return &d->inputs[i];
+        if (is_named(d->inputs[i]->conf->id, name, len))
+            return d->inputs[i];
     return NULL;
 }
 

@@ -62,16 +62,32 @@ void md_scheduler_give(struct md_scheduler *s, struct md_batch *b)
     pthread_mutex_unlock(&s->spare_lock);
 }
 
+static void rest(struct md_scheduler *s, bool resting)
+{
+    atomic_store(&s->resting, resting);
+    atomic_fetch_add_explicit(&s->rounds, 1, memory_order_relaxed);
+}
+
+bool md_scheduler_moves(struct md_scheduler *s, uint64_t *seen)
+{
+    uint64_t rounds = atomic_load_explicit(&s->rounds, memory_order_relaxed), before = *seen;
+
+    *seen = rounds;
+    return rounds != before || atomic_load(&s->resting);
+}
+
 static struct md_batch *take_spare(struct md_scheduler *s)
 {
     struct md_batch *b;
 
+    rest(s, true);
     pthread_mutex_lock(&s->spare_lock);
     while (!s->spare)
         pthread_cond_wait(&s->spare_wake, &s->spare_lock);
     b = s->spare;
     s->spare = b->next;
     pthread_mutex_unlock(&s->spare_lock);
+    rest(s, false);
     md_batch_clear(b);
     return b;
 }
@@ -79,7 +95,7 @@ static struct md_batch *take_spare(struct md_scheduler *s)
 /* Timers of all open streams, at most as often as their number allows. */
 static void sweep(struct md_scheduler *s, struct md_batch *b)
 {
-    int64_t now = md_now_ns(), due = INT64_MAX, rest;
+    int64_t now = md_now_ns(), due = INT64_MAX, pause;
     uint32_t n = 0;
 
     if (now < s->next_sweep_ns && !(s->draining && s->holding))
@@ -91,20 +107,20 @@ static void sweep(struct md_scheduler *s, struct md_batch *b)
         due = t < due ? t : due;
         n++;
     }
-    rest = (int64_t)n * SWEEP_STREAM_NS;
-    rest = now + (rest > SWEEP_MIN_NS ? rest : SWEEP_MIN_NS);
-    s->next_sweep_ns = due > rest ? due : rest;
+    pause = (int64_t)n * SWEEP_STREAM_NS;
+    pause = now + (pause > SWEEP_MIN_NS ? pause : SWEEP_MIN_NS);
+    s->next_sweep_ns = due > pause ? due : pause;
 }
 
 static void fill_some(struct md_scheduler *s, struct md_batch *b, uint32_t n)
 {
-    struct io_stream *streams[COLLECT], *rest[COLLECT];
+    struct io_stream *streams[COLLECT], *idle[COLLECT];
     uint32_t got = md_inbox_collect(&s->inbox, streams, n, MD_ROWS_MAX), resting = 0;
 
     for (uint32_t i = 0; i < got; i++)
         if (md_course_run(s, b, streams[i]) <= 0)
-            rest[resting++] = streams[i];
-    md_inbox_return(&s->inbox, rest, resting);
+            idle[resting++] = streams[i];
+    md_inbox_return(&s->inbox, idle, resting);
 }
 
 /* Waits for the oldest batch under way and hands it to the publisher. */
@@ -193,7 +209,9 @@ static int64_t look_again(const struct md_scheduler *s)
 static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *wake)
 {
     wake->line = s->cut_number;
+    rest(s, true);
     md_inbox_wait(&s->inbox, s->max_streams, s->max_delay_ns, look_again(s), wake);
+    rest(s, false);
     s->draining = wake->draining;
     if (wake->line != s->cut_number && b->entries.n == 0) {
         land(s);
@@ -256,4 +274,11 @@ void md_scheduler_join(struct md_scheduler *s)
     if (s->running)
         pthread_join(s->thread, NULL);
     s->running = false;
+}
+
+void md_scheduler_again(struct md_scheduler *s)
+{
+    s->inbox.draining = s->inbox.stopping = false;
+    s->draining = s->struck = false;
+    s->next_sweep_ns = 0;
 }

@@ -25,6 +25,8 @@ struct md_scheduler {
     struct md_inbox inbox;
     struct md_engine_counters counters;
     _Atomic uint32_t open_streams, slots_used;
+    _Atomic uint64_t rounds; /* how often the thread has rested, or gone on from that */
+    _Atomic bool resting;    /* waits for rows, or for the publisher */
     struct io_stream *open; /* list of open streams */
     int64_t next_sweep_ns;  /* when a timer or a hold of some stream may be due */
     uint32_t holding;       /* streams that wait for late rows */
@@ -46,9 +48,15 @@ struct md_scheduler {
 
 int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *pool);
 int md_scheduler_start(struct md_scheduler *s);
+/* After md_inbox_drain() and md_scheduler_join(): ready to be started again, with what is queued. */
+void md_scheduler_again(struct md_scheduler *s);
 /* The thread has ended: after md_inbox_drain() only. */
 void md_scheduler_join(struct md_scheduler *s);
 void md_scheduler_done(struct md_scheduler *s);
+
+/* Whether the thread rests, or has come round since it was asked last (*seen, the caller's): one that hangs in a batch
+ * has not. Any thread. */
+bool md_scheduler_moves(struct md_scheduler *s, uint64_t *seen);
 
 /* Publisher: a batch comes back. */
 void md_scheduler_give(struct md_scheduler *s, struct md_batch *b);

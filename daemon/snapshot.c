@@ -57,11 +57,15 @@ int md_snapshots_init(struct md_snapshots *s, struct md_daemon *d, char *reterr)
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_cond_init(&s->wake, &clock);
     pthread_condattr_destroy(&clock);
-    for (unsigned i = 0; i < d->n_outputs; i++) {
-        d->outputs[i].on_mark = marked;
-        d->outputs[i].on_mark_arg = &s->cut;
-    }
     return 0;
+}
+
+void md_snapshots_attach(struct md_snapshots *s, struct md_output *o)
+{
+    if (!s->d)
+        return;
+    o->on_mark = marked;
+    o->on_mark_arg = &s->cut;
 }
 
 void md_snapshots_done(struct md_snapshots *s)
@@ -130,7 +134,7 @@ static int append_outputs(struct md_snapshots *s, char *reterr)
     int r = 0;
 
     for (unsigned i = 0; i < d->n_outputs && r == 0; i++) {
-        struct md_output *o = &d->outputs[i];
+        struct md_output *o = d->outputs[i];
         if (!o->conf->class_->mark)
             continue;
         r = o->marked;
@@ -382,7 +386,7 @@ int md_snapshots_last(struct md_snapshots *s, char *reterr)
         last.r = append_models(s, reterr);
     open_cut(s, 0);
     for (unsigned i = 0; i < s->d->n_outputs; i++)
-        marks += md_output_mark(&s->d->outputs[i]);
+        marks += md_output_mark(s->d->outputs[i]);
     if (last.r == 0)
         md_registry_each(&s->d->registry, write_stream, &last);
     pthread_mutex_lock(&s->cut.lock);
@@ -426,6 +430,7 @@ static void *run(void *arg)
 
 int md_snapshots_start(struct md_snapshots *s)
 {
+    s->ending = s->drained = false;
     int r = s->d ? -pthread_create(&s->thread, NULL, run, s) : 0;
 
     s->running = s->d && r == 0;

@@ -7,6 +7,7 @@
 #include "daemon/cut.h"
 
 struct md_daemon;
+struct md_output;
 
 struct md_snapshot_counters {
     md_count written, failed, corrupt; /* generations; files set aside at the start */
@@ -36,6 +37,8 @@ struct md_snapshots {
 int md_snapshots_lock(struct md_snapshots *s, const char *dir, char *reterr);
 /* 0; −ENOMEM. Before the threads. */
 int md_snapshots_init(struct md_snapshots *s, struct md_daemon *d, char *reterr);
+/* Before it is opened: an output tells how far it is in a cut. */
+void md_snapshots_attach(struct md_snapshots *s, struct md_output *o);
 /* Where there was none: one of nothing but what the outputs held before the first row. All is open, nothing runs. */
 int md_snapshots_first(struct md_snapshots *s, char *reterr);
 int md_snapshots_start(struct md_snapshots *s);

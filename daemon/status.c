@@ -59,6 +59,7 @@ static json_t *input_status(struct md_input *in)
     json_object_set_new(o, "type", json_string(in->conf->class_->type));
     json_object_set_new(o, "model", json_string(in->model));
     set_int(o, "queue_capacity_rows", in->conf->queue);
+    json_object_set_new(o, "peers_refused_total", md_door_json(&in->door));
     json_object_set_new(o, "done", json_boolean(atomic_load(&in->done)));
     return o;
 }
@@ -72,10 +73,17 @@ static json_t *pool_status(struct md_daemon *d)
                      (json_int_t)peak);
 }
 
+static json_t *reload_status(struct md_daemon *d)
+{
+    return json_pack("{s:I, s:I, s:I, s:s}", "reloads_total", (json_int_t)d->reloads, "refused_total",
+                     (json_int_t)d->refused, "answered", (json_int_t)d->answered, "error", d->reload_text);
+}
+
 json_t *md_daemon_status(struct md_daemon *d)
 {
     json_t *o = json_object(), *models = json_object(), *inputs = json_object(), *outputs = json_object();
 
+    pthread_mutex_lock(&d->shape);
     json_object_set_new(o, "version", json_string(MAMBAD_VERSION));
     json_object_set_new(o, "state", json_string(atomic_load(&d->draining) ? "draining" : "running"));
     set_int(o, "run", d->run);
@@ -83,11 +91,12 @@ json_t *md_daemon_status(struct md_daemon *d)
     for (unsigned i = 0; i < d->n_models; i++)
         json_object_set_new(models, d->config->models[i].id, model_status(d, i));
     for (unsigned i = 0; i < d->n_inputs; i++)
-        json_object_set_new(inputs, d->inputs[i].conf->id, input_status(&d->inputs[i]));
+        json_object_set_new(inputs, d->inputs[i]->conf->id, input_status(d->inputs[i]));
     for (unsigned i = 0; i < d->n_outputs; i++) {
-        json_t *output = md_output_counters_json(&d->outputs[i].counters);
-        json_object_set_new(output, "type", json_string(d->outputs[i].conf->class_->type));
-        json_object_set_new(outputs, d->outputs[i].conf->id, output);
+        json_t *output = md_output_counters_json(&d->outputs[i]->counters);
+        json_object_set_new(output, "type", json_string(d->outputs[i]->conf->class_->type));
+        json_object_set_new(output, "peers_refused_total", md_door_json(&d->outputs[i]->door));
+        json_object_set_new(outputs, d->outputs[i]->conf->id, output);
     }
     json_object_set_new(o, "models", models);
     json_object_set_new(o, "inputs", inputs);
@@ -96,7 +105,9 @@ json_t *md_daemon_status(struct md_daemon *d)
     json_object_set_new(o, "end_to_end_latency_seconds", md_hist_json(&d->publisher.latency));
     if (d->config->state_dir)
         json_object_set_new(o, "snapshots", md_snapshots_json(&d->snapshots));
+    json_object_set_new(o, "reload", reload_status(d));
     set_int(o, "notices_dropped_total", md_read(&d->publisher.notices_lost));
+    pthread_mutex_unlock(&d->shape);
     return o;
 }
 
@@ -152,8 +163,36 @@ json_t *md_daemon_streams(struct md_daemon *d, const char *glob, unsigned limit)
 {
     struct listing l = {json_array(), glob && *glob ? glob : "*", limit, md_now_ns()};
 
+    pthread_mutex_lock(&d->shape);
     md_registry_each(&d->registry, list_stream, &l);
+    pthread_mutex_unlock(&d->shape);
     return l.rows;
+}
+
+/* ---- reset ------------------------------------------------------------------------------------------------------- */
+
+struct resetting {
+    const char *glob;
+    uint64_t n;
+};
+
+static bool reset_stream(struct io_stream *s, void *arg)
+{
+    struct resetting *r = arg;
+
+    if (fnmatch(r->glob, s->id, 0) == 0)
+        r->n += md_inbox_reset(s->inbox, s);
+    return true;
+}
+
+uint64_t md_daemon_reset(struct md_daemon *d, const char *glob)
+{
+    struct resetting r = {.glob = glob};
+
+    pthread_mutex_lock(&d->shape);
+    md_registry_each(&d->registry, reset_stream, &r);
+    pthread_mutex_unlock(&d->shape);
+    return r.n;
 }
 
 struct md_hist *md_daemon_latency(struct md_daemon *d)
@@ -163,5 +202,5 @@ struct md_hist *md_daemon_latency(struct md_daemon *d)
 
 const struct io_host *md_daemon_host(const struct md_daemon *d)
 {
-    return &d->inputs[0].host;
+    return &d->inputs[0]->host;
 }

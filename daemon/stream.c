@@ -187,8 +187,12 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
     pthread_mutex_unlock(&s->inbox->lock);
     if (live && (s->input != input || (held && input->conf->class_->replayable)))
         return -EEXIST;
-    if (same(s, input, desc))
-        return 0;
+    if (same(s, input, desc)) {
+        if (live || !s->replan || atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
+            return 0;
+        s->replan = false;
+        return identify(r, s, input, desc);
+    }
     if (live)
         return -EINVAL;
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
@@ -261,6 +265,29 @@ struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32
     memcpy(name, id, len);
     name[len] = '\0';
     return find(r, name, hash_id(r, name));
+}
+
+void md_registry_replan(struct md_registry *r, const struct md_config *config)
+{
+    r->config = config;
+    for (size_t i = 0; i <= r->mask; i++)
+        for (struct io_stream *s = r->table[i]; s; s = s->chain) {
+            const struct md_policy *had = &s->plan->policy;
+            const struct md_plan *plan;
+            struct md_policy policy;
+
+            md_config_policy(config, s->id, &policy);
+            s->replan = s->course.slots != NULL;
+            if (s->replan) {
+                policy.nan = had->nan;
+                policy.late = had->late;
+                policy.adapt = had->adapt;
+                policy.alarm_p = s->voice.alarm.active ? had->alarm_p : policy.alarm_p;
+            }
+            plan = md_plan_get(&r->plans, &policy, s->plan->info);
+            s->plan = plan ? plan : s->plan; /* out of memory: as it was */
+            set_rules(s);
+        }
 }
 
 static bool forgotten(struct io_stream *s, int64_t before_ns)

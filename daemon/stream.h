@@ -120,6 +120,7 @@ struct io_stream {
     double rate;
     uint32_t channels;
     bool irregular;
+    bool replan; /* part of its policy waits until it begins anew */
     _Atomic uint32_t in_flight; /* batch entries not yet published */
 
     struct md_queue queue;
@@ -152,6 +153,10 @@ int md_registry_restore(struct md_registry *r, struct md_input *input, const str
                         struct io_stream **ret);
 /* Or NULL. Before the threads, or under the lock. */
 struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32_t len);
+
+/* Another configuration. Of a live stream's policy nan, late and adapt, and alarm during an alarm, stay until it begins
+ * anew. While no thread runs. */
+void md_registry_replan(struct md_registry *r, const struct md_config *config);
 
 /* Frees the records of streams that ended before that time and that no source holds. */
 void md_registry_forget(struct md_registry *r, int64_t before_ns);

@@ -155,3 +155,13 @@ const char *io_reason_name(enum io_reason r)
     };
     return names[r];
 }
+
+const char *io_refusal_name(enum io_refusal r)
+{
+    static const char *const names[IO_REFUSALS] = {
+        [IO_PEER_KEY] = "key",
+        [IO_PEER_PROTOCOL] = "protocol",
+        [IO_PEER_HANDSHAKE] = "handshake",
+    };
+    return names[r];
+}

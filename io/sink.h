@@ -60,6 +60,7 @@ struct io_sink_env {
     uint64_t run;
     uint32_t horizon_max, quantiles_max, embedding_max;
     const float *quantiles;             /* of the widest forecast */
+    struct io_door door;
     bool resumes;                       /* a restart will go on with it */
     const struct io_position *position; /* of this output, in the snapshot that is gone on from; NULL: none */
 };
@@ -73,6 +74,8 @@ struct io_sink_class {
     int64_t flush_ns; /* a flush costs: the least time between two */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
     int (*open)(const void *conf, const struct io_sink_env *env, void **ret_self, char *reterr);
+    /* Optional, as in io_source_class. */
+    int (*keys)(const void *conf, char *reterr);
     /* 0; -EAGAIN: not now (the peer is slow; the message counts as dropped, reason "slow"); other: the sink failed. */
     int (*write)(void *self, const struct io_message *m);
     /* Optional. Everything written so far is on the disk: where that ends. open() with that position cuts back to it.

@@ -73,6 +73,21 @@ enum io_reason {
 };
 const char *io_reason_name(enum io_reason r);
 
+/* Why a peer was not let in. */
+enum io_refusal {
+    IO_PEER_KEY,       /* its key is not one of those that are let in */
+    IO_PEER_PROTOCOL,  /* it does not speak CURVE, has another key for this end, or breaks the protocol */
+    IO_PEER_HANDSHAKE, /* it went away or fell silent before it was known */
+    IO_REFUSALS
+};
+const char *io_refusal_name(enum io_refusal r);
+
+/* Who hears of that: any thread; `text` names the peer and says why. refused NULL: nobody. */
+struct io_door {
+    void *self;
+    void (*refused)(void *self, enum io_refusal why, const char *text);
+};
+
 struct io_stream; /* the daemon's; opaque to adapters */
 
 struct io_stream_desc {
@@ -125,6 +140,7 @@ struct io_host {
     void (*place)(void *self, struct io_stream *stream, struct io_place *ret);
     bool (*recall)(void *self, const char *id, struct io_place *ret);
     void (*answered)(void *self, uint64_t sent, uint64_t dropped); /* acks to senders; dropped: they did not read them */
+    struct io_door door;
 };
 
 /* ---- the adapter's side ----------------------------------------------------------------------------------- */
@@ -144,13 +160,15 @@ struct io_source_class {
     bool replayable;      /* default of when_full is block */
     /* Checks what the options alone cannot; no file or socket is touched. *ret_key names the key at fault. */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
-    /* -ENOENT: an input file is missing (exit 66); -EACCES/-EADDRINUSE … (69); -EBADMSG: unreadable (65). */
+    /* -ENOENT: an input file is missing (exit 66); -EACCES/-EADDRINUSE … (69); -EBADMSG: unreadable (65);
+     * -EKEYREJECTED: a key file is (78). */
     int (*open)(const void *conf, const struct io_host *host, void **ret_self, char *reterr);
     enum io_turn (*turn)(void *self, int64_t now_ns, int64_t *ret_wake_ns); /* CLOCK_MONOTONIC ns */
     void (*close)(void *self);
     /* optional: NULL means none */
     int (*fd)(void *self); /* readable when a turn is worthwhile */
     bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it */
+    int (*keys)(const void *conf, char *reterr); /* reads the key files that it names: 0 or -EKEYREJECTED */
     bool (*blocks)(const void *conf); /* default of when_full is block under this config; NULL: as `replayable` */
     bool (*resent)(const void *conf); /* senders are told where a snapshot was and go on there under this config */
 };

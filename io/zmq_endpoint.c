@@ -1,6 +1,6 @@
-/* zmq_endpoint.c: which addresses are allowed, and opening sockets on them.
+/* zmq_endpoint.c: which addresses are allowed, and opening sockets on them, with CURVE where keys are given.
  *
- * Until CURVE exists, whoever can reach a TCP port can feed or read it, so anything but loopback has to be asked for.
+ * Whoever can reach a TCP port without CURVE can feed or read it, so anything but loopback has to be asked for.
  * The check looks at the text only: no name is resolved, and a name other than localhost counts as elsewhere. */
 #include "io/zmq_endpoint.h"
 
@@ -13,6 +13,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include <zmq.h>
+
+#include "io/zmq_key.h"
 
 enum { HOST_BYTES = 256 };
 
@@ -50,7 +52,7 @@ static int split_tcp(const char *text, char host[HOST_BYTES])
     return strpbrk(host, "[]; \t/") ? -EINVAL : 0;
 }
 
-static int check_address(const char *address, bool insecure, char *reterr)
+static int check_address(const char *address, bool anywhere, char *reterr)
 {
     char host[HOST_BYTES];
 
@@ -64,37 +66,80 @@ static int check_address(const char *address, bool insecure, char *reterr)
         snprintf(reterr, IO_ERR, "\"%s\" is not tcp://HOST:PORT with a port from 1 to 65535", address);
         return -EINVAL;
     }
-    if (!insecure && !loopback(host)) {
+    if (!anywhere && !loopback(host)) {
         snprintf(reterr, IO_ERR,
-                 "\"%s\" reaches beyond this machine without encryption: say insecure: true if that is meant "
-                 "(CURVE is not supported yet)",
+                 "\"%s\" reaches beyond this machine without encryption: give it a curve_key, or say insecure: true "
+                 "if that is meant",
                  address);
         return -EINVAL;
     }
     return 0;
 }
 
-static int check_list(const struct io_strings *list, bool insecure, char *reterr)
+static int bad(const char **ret_key, const char *key, char *reterr, const char *text)
+{
+    *ret_key = key;
+    snprintf(reterr, IO_ERR, "%s", text);
+    return -EINVAL;
+}
+
+/* A socket is a server or a client of CURVE as a whole: here who binds is the server. */
+static int check_curve(const struct io_zmq_ends *e, const char **ret_key, char *reterr)
+{
+    if (!e->curve_key && e->curve_clients)
+        return bad(ret_key, "curve_clients", reterr, "needs curve_key, this end's secret key");
+    if (!e->curve_key && e->curve_server)
+        return bad(ret_key, "curve_server", reterr, "needs curve_key, this end's secret key");
+    if (!e->curve_key)
+        return 0;
+    if (e->bind.n && e->connect.n)
+        return bad(ret_key, "curve_key", reterr, "a socket with CURVE either binds or connects");
+    if (e->bind.n && e->curve_server)
+        return bad(ret_key, "curve_server", reterr, "is for connect; bind needs curve_clients");
+    if (e->connect.n && e->curve_clients)
+        return bad(ret_key, "curve_clients", reterr, "is for bind; connect needs curve_server");
+    if (e->bind.n && !e->curve_clients)
+        return bad(ret_key, "curve_key", reterr, "with bind, curve_clients must say whose keys are let in");
+    if (e->connect.n && !e->curve_server)
+        return bad(ret_key, "curve_key", reterr, "with connect, curve_server must name the other end's public key");
+    return 0;
+}
+
+static int check_list(const struct io_strings *list, bool anywhere, char *reterr)
 {
     int r = 0;
 
     for (unsigned i = 0; i < list->n && !r; i++)
-        r = check_address(list->v[i], insecure, reterr);
+        r = check_address(list->v[i], anywhere, reterr);
     return r;
 }
 
 int io_zmq_ends_check(const struct io_zmq_ends *ends, const char **ret_key, char *reterr)
 {
-    if (!ends->bind.n && !ends->connect.n) {
-        *ret_key = "connect";
-        snprintf(reterr, IO_ERR, "bind or connect is needed");
+    bool anywhere = ends->insecure || ends->curve_key;
+
+    if (!ends->bind.n && !ends->connect.n)
+        return bad(ret_key, "connect", reterr, "bind or connect is needed");
+    if (check_curve(ends, ret_key, reterr))
         return -EINVAL;
-    }
     *ret_key = "bind";
-    if (check_list(&ends->bind, ends->insecure, reterr))
+    if (check_list(&ends->bind, anywhere, reterr))
         return -EINVAL;
     *ret_key = "connect";
-    return check_list(&ends->connect, ends->insecure, reterr);
+    return check_list(&ends->connect, anywhere, reterr);
+}
+
+int io_zmq_ends_keys(const struct io_zmq_ends *ends, char *reterr)
+{
+    char key[IO_ZMQ_KEY];
+    int r = ends->curve_key ? io_zmq_key_secret(ends->curve_key, key, reterr) : 0;
+
+    explicit_bzero(key, sizeof key);
+    if (r == 0 && ends->curve_clients)
+        r = io_zmq_key_listed(ends->curve_clients, "", reterr);
+    if (r == 0 && ends->curve_server)
+        r = io_zmq_key_public(ends->curve_server, key, reterr);
+    return r;
 }
 
 int io_zmq_open(struct io_zmq *z, int type, char *reterr)
@@ -145,12 +190,46 @@ static int each(struct io_zmq *z, const struct io_strings *list, int (*call)(voi
     return 0;
 }
 
-int io_zmq_attach(struct io_zmq *z, const struct io_zmq_ends *ends, char *reterr)
+static bool set_key(void *socket, int option, const char *key)
 {
-    int retry_max_ms = 5000;
-    int r;
+    return zmq_setsockopt(socket, option, key, IO_ZMQ_KEY) == 0;
+}
+
+static int use_keys(void *socket, const struct io_zmq_ends *ends, char *reterr)
+{
+    char secret[IO_ZMQ_KEY], own[IO_ZMQ_KEY], other[IO_ZMQ_KEY];
+    int server = ends->curve_clients != NULL, r;
+    bool set;
+
+    r = io_zmq_key_secret(ends->curve_key, secret, reterr);
+    if (r == 0 && !server)
+        r = io_zmq_key_public(ends->curve_server, other, reterr);
+    if (r == 0) {
+        set = server ? zmq_setsockopt(socket, ZMQ_CURVE_SERVER, &server, sizeof server) == 0
+                     : set_key(socket, ZMQ_CURVE_SERVERKEY, other) && zmq_curve_public(own, secret) == 0 &&
+                           set_key(socket, ZMQ_CURVE_PUBLICKEY, own);
+        if (!set || !set_key(socket, ZMQ_CURVE_SECRETKEY, secret)) {
+            r = errno == EINVAL ? -EOPNOTSUPP : -errno; /* a libzmq without libsodium */
+            snprintf(reterr, IO_ERR, "CURVE: %s", zmq_strerror(-r));
+        }
+    }
+    explicit_bzero(secret, sizeof secret);
+    return r;
+}
+
+int io_zmq_attach(struct io_zmq *z, const struct io_zmq_ends *ends, const struct io_door *door, char *reterr)
+{
+    int retry_max_ms = 5000, handshake_ms = 10000; /* of a peer that says nothing */
+    int r = 0;
 
     zmq_setsockopt(z->socket, ZMQ_RECONNECT_IVL_MAX, &retry_max_ms, sizeof retry_max_ms);
+    zmq_setsockopt(z->socket, ZMQ_HANDSHAKE_IVL, &handshake_ms, sizeof handshake_ms);
+    if (ends->curve_key)
+        r = use_keys(z->socket, ends, reterr);
+    if (r == 0 && ends->curve_key)
+        r = io_zmq_guard_open(z->context, z->socket, ends->curve_clients, door, &z->guard, reterr);
+    if (r)
+        return r;
     r = each(z, &ends->bind, bind_address, "bind", reterr);
     return r ? r : each(z, &ends->connect, zmq_connect, "connect", reterr);
 }
@@ -165,6 +244,7 @@ void io_zmq_close(struct io_zmq *z, int64_t linger_ns)
         zmq_setsockopt(z->socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
         zmq_close(z->socket);
     }
+    io_zmq_guard_close(&z->guard);
     while (z->context && zmq_ctx_term(z->context) && errno == EINTR)
         ;
     *z = (struct io_zmq){0};

@@ -33,6 +33,11 @@ static int check(const void *config, const char **ret_key, char *reterr)
     return io_zmq_ends_check(&c->ends, ret_key, reterr);
 }
 
+static int keys(const void *config, char *reterr)
+{
+    return io_zmq_ends_keys(&((const struct conf *)config)->ends, reterr);
+}
+
 static int open_sink(const void *config, const struct io_sink_env *env, void **ret_self, char *reterr)
 {
     const struct conf *c = config;
@@ -50,7 +55,7 @@ static int open_sink(const void *config, const struct io_sink_env *env, void **r
         snprintf(reterr, IO_ERR, "ZeroMQ socket: %s", zmq_strerror(errno));
     }
     if (!r)
-        r = io_zmq_attach(&s->zmq, &c->ends, reterr);
+        r = io_zmq_attach(&s->zmq, &c->ends, &env->door, reterr);
     if (r) {
         io_zmq_close(&s->zmq, 0);
         free(s);
@@ -106,6 +111,7 @@ const struct io_sink_class io_sink_zmq = {
     .conf_bytes = sizeof(struct conf),
     .check = check,
     .open = open_sink,
+    .keys = keys,
     .write = write_message,
     .flush = flush,
     .close = close_sink,

@@ -158,7 +158,7 @@ static int open_source(const void *config, const struct io_host *host, void **re
     if (!r)
         r = set_options(s, reterr);
     if (!r)
-        r = io_zmq_attach(&s->zmq, &c->ends, reterr);
+        r = io_zmq_attach(&s->zmq, &c->ends, &host->door, reterr);
     if (r)
         close_source(s);
     else
@@ -258,6 +258,11 @@ static bool resent(const void *config)
     return ((const struct conf *)config)->pattern == ROUTER;
 }
 
+static int keys(const void *config, char *reterr)
+{
+    return io_zmq_ends_keys(&((const struct conf *)config)->ends, reterr);
+}
+
 const struct io_source_class io_source_zmq = {
     .type = "zmq",
     .help = "samples from ZeroMQ peers",
@@ -268,6 +273,7 @@ const struct io_source_class io_source_zmq = {
     .turn = turn,
     .close = close_source,
     .fd = descriptor,
+    .keys = keys,
     .blocks = blocks,
     .resent = resent,
 };

@@ -89,21 +89,32 @@ static int unavailable(const struct ctl_target *target, const char *endpoint, co
     return EX_UNAVAILABLE;
 }
 
-/* Whether somebody listens there. */
-static int knock(const struct ctl_target *target, const char *endpoint)
+/* 0: somebody listens there; an errno, EINVAL where it is no ipc:// endpoint. */
+static int serves(const char *endpoint)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *path = endpoint + strlen("ipc://");
     int fd, rc;
 
     if (strncmp(endpoint, "ipc://", 6) || strlen(path) >= sizeof address.sun_path)
-        return unavailable(target, endpoint, "is not an ipc:// endpoint");
+        return EINVAL;
     strcpy(address.sun_path, path);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     rc = fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0 ? errno : 0;
     if (fd >= 0)
         close(fd);
-    return rc ? unavailable(target, endpoint, rc == ECONNREFUSED ? "nobody serves it" : strerror(rc)) : 0;
+    return rc;
+}
+
+static int knock(const struct ctl_target *target, const char *endpoint)
+{
+    int rc = serves(endpoint);
+
+    return !rc ? 0
+               : unavailable(target, endpoint,
+                             rc == EINVAL         ? "is not an ipc:// endpoint"
+                             : rc == ECONNREFUSED ? "nobody serves it"
+                                                  : strerror(rc));
 }
 
 /* ---- one exchange ----------------------------------------------------------------------------------------------- */
@@ -172,4 +183,66 @@ int ctl_control_request(const struct ctl_target *target, json_t *request, json_t
     free(endpoint);
     free(text);
     return rc;
+}
+
+int ctl_control_options(struct ctl_target *target, int argc, char **argv, const char *usage, const char *help,
+                        const char **ret_operand)
+{
+    static const struct option longs[] = {CTL_CONTROL_LONG, {NULL, 0, NULL, 0}};
+    int c, code = -1;
+
+    optind = 1;
+    while (code < 0 && (c = getopt_long(argc, argv, CTL_CONTROL_SHORT, longs, NULL)) != -1) {
+        if (c == 'h') {
+            printf("%s\n%s", usage, help);
+            return EX_OK;
+        }
+        if (!ctl_control_option(target, c, optarg, &code))
+            code = EX_USAGE;
+    }
+    if (code < 0 && optind + (ret_operand != NULL) != argc)
+        code = EX_USAGE;
+    if (code == EX_USAGE)
+        fputs(usage, stderr);
+    if (code < 0 && ret_operand)
+        *ret_operand = argv[optind];
+    return code;
+}
+
+/* ---- what takes its time ----------------------------------------------------------------------------------------- */
+
+enum { POLL_US = 20000 };
+
+int ctl_control_ask(const struct ctl_target *target, const char *section, json_t **ret)
+{
+    json_t *reply = NULL, *part = NULL;
+    int code = ctl_control_request(target, json_pack("{s:s}", "command", target->command), &reply);
+    json_int_t number = json_integer_value(json_object_get(reply, "number"));
+
+    json_decref(reply);
+    while (code == EX_OK) {
+        code = ctl_control_request(target, json_pack("{s:s}", "command", "status"), &reply);
+        if (code)
+            break;
+        part = json_object_get(reply, section);
+        if (json_integer_value(json_object_get(part, "answered")) >= number) {
+            *ret = json_incref(part);
+            json_decref(reply);
+            break;
+        }
+        json_decref(reply);
+        usleep(POLL_US);
+    }
+    return code;
+}
+
+int ctl_control_gone(const struct ctl_target *target)
+{
+    char *endpoint = NULL;
+    int code = find_endpoint(target, &endpoint);
+
+    while (code == EX_OK && serves(endpoint) == 0)
+        usleep(POLL_US);
+    free(endpoint);
+    return code;
 }

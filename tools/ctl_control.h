@@ -36,7 +36,19 @@ struct ctl_target {
 /* Takes one of the options above; false: it is none of them. *ret_code ≥ 0: end with it. */
 bool ctl_control_option(struct ctl_target *target, int option, const char *value, int *ret_code);
 
+/* The whole command line of a subcommand that has these options only, and an operand where ret_operand is not NULL.
+ * −1: go on; else the exit code. */
+int ctl_control_options(struct ctl_target *target, int argc, char **argv, const char *usage, const char *help,
+                        const char **ret_operand);
+
 /* Sends a request (taken) and returns 0 and the reply, or an exit code after a message on stderr. */
 int ctl_control_request(const struct ctl_target *target, json_t *request, json_t **ret_reply);
+
+/* Has the daemon do what the subcommand is called, and waits until `section` of its status says that it is answered: that
+ * section, or an exit code after a message. */
+int ctl_control_ask(const struct ctl_target *target, const char *section, json_t **ret);
+
+/* Waits until nobody serves the control socket. */
+int ctl_control_gone(const struct ctl_target *target);
 
 #endif

@@ -42,6 +42,9 @@ static const char help[] =
     "      --chunk N           most samples in a message (default 1024)\n"
     "      --wait SECONDS      how long to wait for a peer (default 10), and for an answer with --reliable (default "
     "60)\n"
+    "      --key FILE          secret key (mambactl keygen): CURVE, with\n"
+    "      --server-key FILE     --connect: the public key of the daemon's socket\n"
+    "      --clients FILE        --bind: the public keys that are let in\n"
     "      --insecure          allow TCP beyond loopback without encryption\n"
     "      --set KEY.PATH=VALUE\n"
     "                          any key of an input: inputs.audio, inputs.raw, inputs.hdf5, inputs.csv\n"
@@ -50,9 +53,10 @@ static const char help[] =
     "\n"
     "Exit codes: 0 done, 64 usage, 65 bad data, 66 no such file, 69 no peer or no such address, 74 not everything "
     "arrived,\n"
-    "78 wrong option value.\n";
+    "78 wrong option value or key file.\n";
 
 enum { SOURCES = 64, SENDS_A_ROUND = 64 };
+enum { OPT_KEY = 256, OPT_SERVER_KEY, OPT_CLIENTS }; /* beyond the letters, which ctl_inputs.h has its share of */
 
 struct source {
     const struct io_source_class *class_;
@@ -310,7 +314,7 @@ static int send_all(struct ctl_feed *c)
         return EX_OK;
     if (r) {
         fprintf(stderr, "mambactl feed: %s\n", reterr);
-        return EX_UNAVAILABLE;
+        return r == -EKEYREJECTED ? EX_CONFIG : EX_UNAVAILABLE;
     }
     c->feed.heard_ns = clock_ns();
     feed_all(c);
@@ -404,6 +408,15 @@ static int take_option(struct ctl_feed *c, int option)
         code = take_number(&v, optarg, 1, 1 << 20, "--keep is 1 to 1048576 MiB, not ");
         c->feed.kept_max = (size_t)v << 20;
         return code;
+    case OPT_KEY:
+        c->ends.curve_key = optarg;
+        return -1;
+    case OPT_SERVER_KEY:
+        c->ends.curve_server = optarg;
+        return -1;
+    case OPT_CLIENTS:
+        c->ends.curve_clients = optarg;
+        return -1;
     case 's':
         c->sets[c->n_sets++] = optarg;
         return strchr(optarg, '=') ? -1 : refuse("--set needs KEY.PATH=VALUE, not ", optarg);
@@ -434,7 +447,11 @@ static int check_options(struct ctl_feed *c)
     c->ends.connect = (struct io_strings){&c->address[1], c->address[1] != NULL};
     if (!c->address[0] == !c->address[1])
         return refuse("an address is needed: either --connect or --bind", "");
-    return io_zmq_ends_check(&c->ends, &key, reterr) ? refuse(reterr, "") : -1;
+    if (io_zmq_ends_check(&c->ends, &key, reterr) == 0)
+        return -1;
+    if (!strncmp(key, "curve_", 6))
+        return refuse("--connect needs --key and --server-key, --bind needs --key and --clients, or none of them", "");
+    return refuse(reterr, "");
 }
 
 int ctl_feed(int argc, char **argv)
@@ -450,6 +467,9 @@ int ctl_feed(int argc, char **argv)
                                           {"reliable", no_argument, NULL, 'r'},
                                           {"until", required_argument, NULL, 'u'},
                                           {"keep", required_argument, NULL, 'K'},
+                                          {"key", required_argument, NULL, OPT_KEY},
+                                          {"server-key", required_argument, NULL, OPT_SERVER_KEY},
+                                          {"clients", required_argument, NULL, OPT_CLIENTS},
                                           {"insecure", no_argument, NULL, 'i'},
                                           {"set", required_argument, NULL, 's'},
                                           {"quiet", no_argument, NULL, 'q'},

@@ -15,6 +15,7 @@
 #include <zmq.h>
 
 #include "daemon/config_value.h"
+#include "io/zmq_endpoint.h"
 #include "tools/mambactl.h"
 #include "tools/tail_json.h"
 #include "tools/tail_view.h"
@@ -22,7 +23,8 @@
 enum { FRAME_MS = 200, DRAIN = 1000 };
 
 static const char usage[] = "usage: mambactl tail ENDPOINT [--family NAME,...] [--stream ID|GLOB] [--json] [--count N] "
-                            "[--for DURATION]\n";
+                            "[--for DURATION]\n"
+                            "                     [--key FILE --server-key FILE]\n";
 static const char help[] =
     "Shows what a daemon publishes on a zmq output, e.g. mambactl tail tcp://127.0.0.1:5556\n"
     "On a terminal: a live table of streams, forecasts and anomaly scores; elsewhere one JSON line per message.\n"
@@ -32,12 +34,16 @@ static const char help[] =
     "      --json              JSON lines, on a terminal too\n"
     "      --count N           end after N messages\n"
     "      --for DURATION      end after this time (250ms, 10s, 5m)\n"
+    "      --key FILE          secret key (mambactl keygen), where the output has CURVE, with\n"
+    "      --server-key FILE   the public key of the output\n"
     "      --help              print this text and end\n"
     "\n"
-    "Ends on SIGINT. Exit codes: 0 done, 64 usage, 69 nothing came within --for, 74 output error.\n";
+    "Ends on SIGINT. Exit codes: 0 done, 64 usage, 69 nothing came within --for, 74 output error, 78 wrong key file.\n";
 
 struct tail {
-    const char *endpoint, *stream;
+    char *endpoint;
+    const char *stream;
+    struct io_zmq_ends ends;
     unsigned families; /* bit per io_family */
     bool json, globbed;
     uint64_t count, shown; /* count 0: no end */
@@ -93,6 +99,8 @@ static int parse_options(int argc, char **argv, struct tail *t)
                                           {"json", no_argument, NULL, 'j'},
                                           {"count", required_argument, NULL, 'n'},
                                           {"for", required_argument, NULL, 'd'},
+                                          {"key", required_argument, NULL, 'K'},
+                                          {"server-key", required_argument, NULL, 'S'},
                                           {"help", no_argument, NULL, 'h'},
                                           {NULL, 0, NULL, 0}};
     int64_t count = 0;
@@ -107,6 +115,10 @@ static int parse_options(int argc, char **argv, struct tail *t)
             t->json = true;
         else if (c == 'n')
             r = parse_number(IO_OPT_INT, optarg, &count);
+        else if (c == 'K')
+            t->ends.curve_key = optarg;
+        else if (c == 'S')
+            t->ends.curve_server = optarg;
         else if (c == 'd')
             r = parse_number(IO_OPT_DURATION, optarg, &t->for_ns);
         else if (c == 'h')
@@ -119,6 +131,8 @@ static int parse_options(int argc, char **argv, struct tail *t)
     if (optind + 1 != argc)
         return refuse_usage(optind == argc ? "ENDPOINT is missing" : "one ENDPOINT at a time: ",
                             optind == argc ? "" : argv[optind + 1]);
+    if (!t->ends.curve_key != !t->ends.curve_server)
+        return refuse_usage("--key and --server-key go together", "");
     t->endpoint = argv[optind];
     t->count = (uint64_t)count;
     t->globbed = t->stream && strpbrk(t->stream, "*?[");
@@ -140,22 +154,33 @@ static void subscribe(void *socket, const struct tail *t, enum io_family f)
     zmq_setsockopt(socket, ZMQ_SUBSCRIBE, topic, len);
 }
 
-static int open_socket(struct tail *t, void *context, void **ret)
+static void say_refused(void *self, enum io_refusal why, const char *text)
 {
-    void *socket = zmq_socket(context, ZMQ_SUB);
-    int linger = 0, hwm = 100000, v6 = strchr(t->endpoint, '[') != NULL;
+    const struct tail *t = self;
 
-    zmq_setsockopt(socket, ZMQ_LINGER, &linger, sizeof linger);
-    zmq_setsockopt(socket, ZMQ_RCVHWM, &hwm, sizeof hwm);
-    zmq_setsockopt(socket, ZMQ_IPV6, &v6, sizeof v6);
-    for (int f = 0; f < IO_FAMILIES; f++)
-        if (t->families & 1u << f || (f == IO_SYS && !t->json))
-            subscribe(socket, t, (enum io_family)f);
-    *ret = socket;
-    if (zmq_connect(socket, t->endpoint) == 0)
+    if (t->json)
+        fprintf(stderr, "mambactl tail: %s\n", text);
+}
+
+static int open_socket(struct tail *t, struct io_zmq *z)
+{
+    const struct io_door door = {t, say_refused};
+    int hwm = 100000, r;
+    char reterr[IO_ERR] = "";
+
+    t->ends.connect = (struct io_strings){&t->endpoint, 1};
+    r = io_zmq_open(z, ZMQ_SUB, reterr);
+    if (r == 0) {
+        zmq_setsockopt(z->socket, ZMQ_RCVHWM, &hwm, sizeof hwm);
+        for (int f = 0; f < IO_FAMILIES; f++)
+            if (t->families & 1u << f || (f == IO_SYS && !t->json))
+                subscribe(z->socket, t, (enum io_family)f);
+        r = io_zmq_attach(z, &t->ends, &door, reterr);
+    }
+    if (r == 0)
         return 0;
-    fprintf(stderr, "mambactl tail: %s: %s\n", t->endpoint, zmq_strerror(errno));
-    return EX_USAGE;
+    fprintf(stderr, "mambactl tail: %s\n", reterr);
+    return r == -EKEYREJECTED ? EX_CONFIG : EX_USAGE;
 }
 
 static bool wanted(const struct tail *t, const struct tail_message *msg)
@@ -255,7 +280,7 @@ int ctl_tail(int argc, char **argv)
 {
     struct tail t = {.families = (1u << IO_FAMILIES) - 1, .for_ns = -1};
     int r = parse_options(argc, argv, &t), signals;
-    void *context, *socket;
+    struct io_zmq z = {0};
     sigset_t set;
 
     if (r >= 0)
@@ -268,18 +293,16 @@ int ctl_tail(int argc, char **argv)
     sigaddset(&set, SIGTERM);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signals = signalfd(-1, &set, SFD_CLOEXEC);
-    context = zmq_ctx_new();
-    r = open_socket(&t, context, &socket);
+    r = open_socket(&t, &z);
     if (!r && !t.json)
         fputs("\033[?25l\033[2J", stdout); /* no cursor */
     if (!r)
-        r = loop(&t, socket, signals);
+        r = loop(&t, z.socket, signals);
     if (!t.json)
         fputs("\033[?25h", stdout);
     if (fflush(stdout) && !r)
         r = EX_IOERR;
-    zmq_close(socket);
-    zmq_ctx_term(context);
+    io_zmq_close(&z, 0);
     close(signals);
     tail_model_done(&t.model);
     return r;

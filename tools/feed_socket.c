@@ -45,7 +45,7 @@ int feed_socket_open(struct feed_socket *s, const struct io_zmq_ends *ends, long
         zmq_setsockopt(s->zmq.socket, ZMQ_XPUB_NODROP, &one, sizeof one);
     r = open_monitor(s, reterr);
     if (r == 0)
-        r = io_zmq_attach(&s->zmq, ends, reterr);
+        r = io_zmq_attach(&s->zmq, ends, &(struct io_door){0}, reterr); /* whose monitor would take ours away */
     if (r)
         return r;
     zmq_pollitem_t items[] = {{.socket = s->zmq.socket, .events = s->pub ? ZMQ_POLLIN : ZMQ_POLLOUT},

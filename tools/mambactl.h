@@ -6,8 +6,12 @@
 int ctl_status(int argc, char **argv);
 int ctl_streams(int argc, char **argv);
 int ctl_snapshot(int argc, char **argv);
+int ctl_reset(int argc, char **argv);
+int ctl_reload(int argc, char **argv);
+int ctl_drain(int argc, char **argv);
 int ctl_tail(int argc, char **argv);
 int ctl_feed(int argc, char **argv);
+int ctl_keygen(int argc, char **argv);
 int ctl_run(int argc, char **argv);
 int ctl_inspect(int argc, char **argv);
 int ctl_generate(int argc, char **argv);

@@ -119,6 +119,24 @@ const struct wrong config_wrong[] = {
      "1:19: error: server.control: 'tcp://127.0.0.1:1': must be an ipc:// endpoint", 1},
     {"server: {control: \"ipc://@abstract\"}\n", "1:19: error: server.control: 'ipc://@abstract': must name a file", 1},
 
+    /* keys of CURVE */
+    {"outputs: {o: {type: zmq, bind: \"ipc://x\", curve_key: f}}\n",
+     "1:54: error: outputs.o.curve_key: with bind, curve_clients must say whose keys are let in", 1},
+    {"outputs: {o: {type: zmq, connect: \"ipc://x\", curve_key: f}}\n",
+     "1:57: error: outputs.o.curve_key: with connect, curve_server must name the other end's public key", 1},
+    {"outputs: {o: {type: zmq, bind: \"ipc://x\", curve_clients: f}}\n",
+     "1:58: error: outputs.o.curve_clients: needs curve_key, this end's secret key", 1},
+    {"outputs: {o: {type: zmq, bind: \"ipc://x\", curve_key: f, curve_server: g}}\n",
+     "1:71: error: outputs.o.curve_server: is for connect; bind needs curve_clients", 1},
+    {"outputs: {o: {type: zmq, connect: \"ipc://x\", curve_key: f, curve_clients: g}}\n",
+     "1:75: error: outputs.o.curve_clients: is for bind; connect needs curve_server", 1},
+    {MODEL "inputs: {i: {" ZMQ ", connect: \"ipc://y\", curve_key: f, curve_clients: g}}\n",
+     "2:88: error: inputs.i.curve_key: a socket with CURVE either binds or connects", 1},
+    {MODEL "inputs: {i: {" ZMQ ", curve_kye: f}}\n",
+     "2:57: error: inputs.i: unknown key 'curve_kye' (did you mean 'curve_key'?)", 1},
+    {MODEL "inputs: {i: {" ZMQ ", max_streams: 0}}\n",
+     "2:70: error: inputs.i.max_streams: 0 is out of range (1 to 16777216)", 1},
+
     /* the environment */
     {"log: {level: \"${MAMBAD_TEST_UNSET}\"}\n",
      "1:14: error: environment variable MAMBAD_TEST_UNSET is not set (${MAMBAD_TEST_UNSET:-default} gives one)", 1},
@@ -127,10 +145,6 @@ const struct wrong config_wrong[] = {
 
     /* not in this version */
     {"http: {bind: x}\n", "1:1: error: http: not in this version: the http section", 1},
-    {MODEL "inputs: {i: {" ZMQ ", curve: {server_key: f}}}\n",
-     "2:57: error: inputs.i.curve: not in this version: CURVE keys", 1},
-    {"outputs: {o: {type: zmq, bind: \"ipc://x\", curve_key: f}}\n",
-     "1:43: error: outputs.o.curve_key: not in this version: CURVE keys", 1},
     {"streams: {x: {adapt: online}}\n", "1:22: error: streams.x.adapt: unknown value 'online' (did you mean 'none'?)", 1},
     {"streams: {x: {publish: {surprise: true}}}\n",
      "1:35: error: streams.x.publish.surprise: not in this version: byte streams", 1},

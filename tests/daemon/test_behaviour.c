@@ -139,6 +139,39 @@ static void test_refused(void **state)
     service_done(&s);
 }
 
+/* An input's own limit, which leaves the others' slots alone. */
+static void test_max_streams(void **state)
+{
+    struct service s;
+    json_t *lines;
+
+    (void)state;
+    start(&s,
+          MODELS "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', max_streams: 2},\n"
+                 "         in1: {type: zmq, pattern: pull, bind: 'IN1'}}\n" OUTPUTS,
+          9);
+    service_send(&s, 0, "a", ramp(), 8, 1, "");
+    service_send(&s, 0, "b", ramp(), 8, 1, "");
+    service_wait(&s, "inputs.in0.accepted_samples_total", 16);
+    for (int i = 0; i < 50; i++) {
+        char id[8];
+        snprintf(id, sizeof id, "c%d", i);
+        service_send(&s, 0, id, ramp(), 8, 1, "");
+    }
+    service_wait(&s, "inputs.in0.input_errors_total.streams", 50);
+    service_send(&s, 1, "d", ramp(), 8, 1, "");
+    service_wait(&s, "inputs.in1.accepted_samples_total", 8);
+    service_end(&s, 0, "a");
+    service_wait(&s, "inputs.in0.stream_ends_total", 1);
+    service_send(&s, 0, "c0", ramp(), 8, 1, "");
+    service_wait(&s, "inputs.in0.accepted_samples_total", 24);
+    assert_int_equal(service_count(&s, "inputs.in0.input_discarded_samples_total.streams"), 400);
+    lines = service_stop(&s);
+    assert_string_equal(text_of(event_of(lines, "c1", "error"), "reason"), "streams");
+    json_decref(lines);
+    service_done(&s);
+}
+
 static void test_silence_and_idle(void **state)
 {
     struct service s;
@@ -417,6 +450,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_return),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_max_streams),
         cmocka_unit_test(test_silence_and_idle),
         cmocka_unit_test(test_full_queue),
         cmocka_unit_test(test_reorder),

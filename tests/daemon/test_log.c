@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -91,6 +92,35 @@ static void forged_lines_stay_one(void **state)
     free(text);
 }
 
+/* For systemd's journal: a priority and no time; JOURNAL_STREAM says whether stderr leads there. */
+static void journal_lines(void **state)
+{
+    char *text, stream[64];
+    struct stat st;
+
+    begin(MD_DEBUG, MD_LOG_JOURNAL);
+    md_log(MD_ERROR, "ecg", "%d rows", 3);
+    md_log(MD_WARN, NULL, "w\n<0>forged");
+    md_log(MD_INFO, NULL, "i");
+    md_log(MD_DEBUG, NULL, "d");
+    text = end();
+    assert_string_equal(text, "<3>ecg: 3 rows\n<4>w <0>forged\n<6>i\n<7>d\n");
+    free(text);
+
+    begin(MD_INFO, MD_LOG_TEXT);
+    assert_int_equal(fstat(STDERR_FILENO, &st), 0);
+    for (int off = 0; off < 2; off++) {
+        snprintf(stream, sizeof stream, "%llu:%llu", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino + off);
+        setenv("JOURNAL_STREAM", stream, 1);
+        md_log_setup(MD_INFO, MD_LOG_AUTO);
+        md_log(MD_INFO, NULL, "line %d", off);
+    }
+    unsetenv("JOURNAL_STREAM");
+    text = end();
+    assert_true(strncmp(text, "<6>line 0\n{\"time\"", 17) == 0);
+    free(text);
+}
+
 static void long_lines_are_cut(void **state)
 {
     static char much[100000];
@@ -162,6 +192,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_lines),
         cmocka_unit_test(json_lines),
+        cmocka_unit_test(journal_lines),
         cmocka_unit_test(forged_lines_stay_one),
         cmocka_unit_test(long_lines_are_cut),
         cmocka_unit_test(repeats_are_said_once),

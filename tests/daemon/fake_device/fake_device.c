@@ -2,6 +2,7 @@
  * way for a while as on a device, one after the other, and so that it can fail. Environment:
  *
  *   FAKE_DEVICE_FAIL_AT=N   the N-th batch fails (counted from 1)
+ *   FAKE_DEVICE_HANG_AT=N   the N-th batch never ends
  *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only
  *
  * With `deterministic` false it says that it is not exact, as the real one does. */
@@ -12,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { UNDER_WAY_MAX = 2 };
 
@@ -28,7 +30,7 @@ struct job {
 struct fake {
     void *cpu;
     struct job jobs[UNDER_WAY_MAX]; /* in turn */
-    unsigned long started, waited, fail_at;
+    unsigned long started, waited, fail_at, hang_at;
     _Atomic unsigned long finished; /* of the jobs, in order */
     uint32_t memory;
     bool failed, exact;
@@ -47,6 +49,7 @@ static int fake_open(const struct ssm_model *model, const struct ssm_engine_opts
         return -ENOMEM;
     f->exact = opts->deterministic;
     f->fail_at = number("FAKE_DEVICE_FAIL_AT");
+    f->hang_at = number("FAKE_DEVICE_HANG_AT");
     f->memory = number("FAKE_DEVICE_SLOTS") ? (uint32_t)number("FAKE_DEVICE_SLOTS") : UINT32_MAX;
     int err = ssm_backend_cpu.open(model, opts, &f->cpu, reterr);
     if (err) {
@@ -88,6 +91,8 @@ static void *work(void *arg)
     do
         nanosleep(&(struct timespec){0, 3000000}, NULL);
     while (atomic_load(&j->fake->finished) < j->number);
+    while (j->number + 1 == j->fake->hang_at)
+        pause();
     if (!j->fails)
         ssm_backend_cpu.start(j->fake->cpu, j->items, j->n_items);
     atomic_store(&j->fake->finished, j->number + 1);

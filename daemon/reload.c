@@ -1,0 +1,469 @@
+/* reload.c: see reload.h. In this order: what cannot change in a running daemon is refused; sources fall silent; streams of
+ * inputs that go away end; the engines stop between two batches, with what is queued left in the queues; the publisher
+ * empties; every thread ends, and the parts change places; the threads start again. So nothing is copied, and a stream
+ * whose input stays does not see it.
+ *
+ * Trap: a source or sink that stays was opened with the old configuration's struct and goes on reading it. */
+#include "daemon/reload.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "daemon/assembly.h"
+
+/* ---- what stays -------------------------------------------------------------------------------------------------- */
+
+struct change {
+    struct md_daemon *d;
+    struct md_config *config;
+    struct md_input **inputs; /* what the daemon is to have; once it has it, what it had */
+    struct md_output **outputs;
+    unsigned n_inputs, n_outputs;
+    char *reterr;
+};
+
+typedef void printer(const struct md_config *c, unsigned i, FILE *out);
+
+/* Whether two parts of two configurations read the same, defaults and all. */
+static bool same_text(printer *print, const struct md_config *a, unsigned i, const struct md_config *b, unsigned k)
+{
+    char *texts[2] = {NULL, NULL};
+    size_t n[2];
+    bool same;
+
+    for (int t = 0; t < 2; t++) {
+        FILE *out = open_memstream(&texts[t], &n[t]);
+        if (out)
+            print(t ? b : a, t ? k : i, out);
+        if (out)
+            fclose(out);
+    }
+    same = texts[0] && texts[1] && strcmp(texts[0], texts[1]) == 0;
+    free(texts[0]);
+    free(texts[1]);
+    return same;
+}
+
+static bool equal(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static int refuse(const struct change *c, const char *text)
+{
+    snprintf(c->reterr, IO_ERR, "%s", text);
+    return -EINVAL;
+}
+
+/* What is fixed when the process starts. */
+static int check_fixed(const struct change *c)
+{
+    const struct md_config *old = c->d->config, *new = c->config;
+    bool same = old->n_models == new->n_models;
+
+    for (unsigned i = 0; i < old->n_models && same; i++)
+        same = same_text(md_config_print_model, old, i, new, i);
+    if (!same)
+        return refuse(c, "models: another model, or another key of one, needs a restart");
+    if (md_config_adapts(new) > c->d->adapts)
+        return refuse(c, "streams: adapt, or a longer horizon with it, needs a restart");
+    if (!equal(old->state_dir, new->state_dir))
+        return refuse(c, "state.dir: another folder needs a restart");
+    if (!equal(old->control, new->control))
+        return refuse(c, "server.control: another socket needs a restart");
+    if (c->d->once)
+        return refuse(c, "with --once the daemon ends by itself");
+    if (atomic_load(&c->d->publisher.finished))
+        return refuse(c, "the daemon is ending");
+    return 0;
+}
+
+/* The running input or output that an entry of the new configuration describes as it is; NULL: none. */
+static struct md_input *find_input(const struct change *c, unsigned i)
+{
+    const struct md_config *new = c->config, *old = c->d->config;
+
+    for (unsigned k = 0; k < old->n_inputs; k++)
+        if (!strcmp(old->inputs[k].id, new->inputs[i].id))
+            return same_text(md_config_print_input, old, k, new, i) ? c->d->inputs[k] : NULL;
+    return NULL;
+}
+
+static struct md_output *find_output(const struct change *c, unsigned i)
+{
+    const struct md_config *new = c->config, *old = c->d->config;
+
+    for (unsigned k = 0; k < old->n_outputs; k++)
+        if (!strcmp(old->outputs[k].id, new->outputs[i].id))
+            return same_text(md_config_print_output, old, k, new, i) ? c->d->outputs[k] : NULL;
+    return NULL;
+}
+
+static bool stays(const struct change *c, const struct md_input *in)
+{
+    for (unsigned i = 0; i < c->n_inputs; i++)
+        if (c->inputs[i] == in)
+            return true;
+    return false;
+}
+
+static bool stays_output(const struct change *c, const struct md_output *o)
+{
+    for (unsigned i = 0; i < c->n_outputs; i++)
+        if (c->outputs[i] == o)
+            return true;
+    return false;
+}
+
+/* ---- coming to rest ---------------------------------------------------------------------------------------------- */
+
+struct gone {
+    const struct change *c;
+    bool end;      /* live ones are told to end */
+    uint64_t left; /* not at rest */
+};
+
+static bool end_stream(struct io_stream *s, void *arg)
+{
+    struct gone *g = arg;
+    bool live;
+
+    if (stays(g->c, s->input))
+        return true;
+    pthread_mutex_lock(&s->inbox->lock);
+    live = s->queue.live;
+    pthread_mutex_unlock(&s->inbox->lock);
+    if (live && g->end)
+        md_inbox_end(s->inbox, s);
+    g->left += live || atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0;
+    return true;
+}
+
+/* True: the daemon is to end; the signal stays pending. */
+static bool nap(void)
+{
+    enum { NAP_MS = 1 };
+    sigset_t pending;
+
+    poll(NULL, 0, NAP_MS);
+    return sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) || sigismember(&pending, SIGINT));
+}
+
+/* Returns when the publisher and the engines have ended. What is queued stays where it is. */
+static int come_to_rest(const struct change *c)
+{
+    struct md_daemon *d = c->d;
+    struct gone g = {c, true, 0};
+
+    md_snapshots_stop(&d->snapshots);
+    for (unsigned i = 0; i < d->n_feeders; i++)
+        while (!md_feeder_mute(&d->feeders[i], md_now_ns() + 1000000))
+            if (nap())
+                return -EINTR;
+    md_registry_each(&d->registry, end_stream, &g);
+    for (g.end = false; g.left;) {
+        if (nap())
+            return -EINTR;
+        g.left = 0;
+        md_registry_each(&d->registry, end_stream, &g);
+    }
+    md_snapshots_drained(&d->snapshots);
+    for (unsigned i = 0; i < d->n_models; i++)
+        md_inbox_drain(&d->models[i].scheduler.inbox, true);
+    while (!atomic_load(&d->publisher.finished))
+        if (nap())
+            return -EINTR;
+    md_publisher_join(&d->publisher);
+    for (unsigned i = 0; i < d->n_models; i++)
+        md_scheduler_join(&d->models[i].scheduler);
+    return 0;
+}
+
+static void end_feeders(struct md_daemon *d)
+{
+    for (unsigned i = 0; i < d->n_feeders; i++) {
+        d->feeders[i].keep = true;
+        md_feeder_quit(&d->feeders[i], 0);
+        md_feeder_go(&d->feeders[i]); /* where it has not begun */
+        md_feeder_join(&d->feeders[i]);
+        md_feeder_done(&d->feeders[i]);
+    }
+    for (unsigned i = 0; i < d->n_outputs; i++)
+        d->outputs[i]->wake_fd = -1; /* no thread serves it now */
+    free(d->feeders);
+    d->feeders = NULL;
+    d->n_feeders = 0;
+}
+
+/* ---- changing places --------------------------------------------------------------------------------------------- */
+
+static void close_source(struct md_input *in)
+{
+    if (in->source)
+        in->conf->class_->close(in->source);
+    in->source = NULL;
+}
+
+/* What it holds is remembered, in case it is opened again after all. */
+static void close_sink(struct md_output *o)
+{
+    const struct io_sink_class *class_ = o->conf->class_;
+    bool marked = o->sink && class_->mark && class_->mark(o->sink, &o->position) == 0;
+
+    o->env.position = marked ? &o->position : NULL;
+    md_output_close(o, 1000000000);
+}
+
+/* The streams of an input that was closed belong to the one that is opened in its place. One that can begin again does
+ * so at its first row; the rows that were taken are let through unseen. */
+static bool hand_over(struct io_stream *s, void *arg)
+{
+    struct md_input *const *pair = arg;
+
+    if (s->input != pair[0] || pair[1]->inbox != s->inbox)
+        return true;
+    s->input = pair[1];
+    s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    if (pair[1]->conf->class_->replayable)
+        s->replay = (struct md_replay){.from = s->course.judged, .mark = s->course.mark, .quiet = true};
+    return true;
+}
+
+static void give_streams(struct md_daemon *d, struct md_input *from, struct md_input *to)
+{
+    struct md_input *pair[] = {from, to};
+
+    md_registry_each(&d->registry, hand_over, pair);
+}
+
+static int make_new(struct change *c)
+{
+    struct md_daemon *d = c->d;
+
+    for (unsigned i = 0; i < c->n_inputs; i++)
+        if (!c->inputs[i] && !(c->inputs[i] = md_daemon_input(d, &c->config->inputs[i])))
+            return -ENOMEM;
+    for (unsigned i = 0; i < c->n_outputs; i++) {
+        if (c->outputs[i])
+            continue;
+        c->outputs[i] = md_daemon_output(d, &c->config->outputs[i]);
+        if (!c->outputs[i])
+            return -ENOMEM;
+        c->outputs[i]->env.position = NULL; /* the start's snapshot is long past */
+    }
+    return 0;
+}
+
+static void swap_parts(struct change *c)
+{
+    struct md_daemon *d = c->d;
+    struct change had = *c;
+
+    c->inputs = d->inputs;
+    c->outputs = d->outputs;
+    c->n_inputs = d->n_inputs;
+    c->n_outputs = d->n_outputs;
+    d->inputs = had.inputs;
+    d->outputs = had.outputs;
+    d->n_inputs = had.n_inputs;
+    d->n_outputs = had.n_outputs;
+    d->publisher.outputs = d->outputs;
+    d->publisher.n_outputs = d->n_outputs;
+}
+
+/* Closes what the daemon has and the change has not; with those in use exchanged, streams go to inputs of the same id. */
+static void change_places(struct change *c)
+{
+    struct md_daemon *d = c->d;
+
+    for (unsigned i = 0; i < d->n_inputs; i++)
+        if (!stays(c, d->inputs[i]))
+            close_source(d->inputs[i]);
+    for (unsigned i = 0; i < d->n_outputs; i++)
+        if (!stays_output(c, d->outputs[i]))
+            close_sink(d->outputs[i]);
+    swap_parts(c);
+    for (unsigned i = 0; i < c->n_inputs; i++)
+        for (unsigned k = 0; k < d->n_inputs; k++)
+            if (c->inputs[i] != d->inputs[k] && !strcmp(c->inputs[i]->conf->id, d->inputs[k]->conf->id))
+                give_streams(d, c->inputs[i], d->inputs[k]);
+}
+
+/* 0; −EINVAL: all is as before; −EIO: not even that. */
+static int apply(struct change *c)
+{
+    struct md_daemon *d = c->d;
+    const struct md_config *old = d->config;
+    char text[IO_ERR] = "";
+
+    end_feeders(d);
+    change_places(c);
+    d->config = c->config;
+    if (md_daemon_connect(d, c->reterr) == 0)
+        return 0;
+    end_feeders(d);
+    change_places(c);
+    d->config = old;
+    if (md_daemon_connect(d, text) == 0)
+        return -EINVAL;
+    end_feeders(d);
+    snprintf(c->reterr, IO_ERR, "what was there before cannot be opened again: %.400s", text);
+    return -EIO;
+}
+
+/* ---- the end of it ----------------------------------------------------------------------------------------------- */
+
+/* What the change has and the daemon has not: after a success the old ones, which records of streams may name, else the
+ * new ones. */
+static void drop_rest(struct change *c, bool done)
+{
+    struct md_daemon *d = c->d;
+    struct change now = {.inputs = d->inputs, .outputs = d->outputs, .n_inputs = d->n_inputs, .n_outputs = d->n_outputs};
+
+    for (unsigned i = 0; i < c->n_inputs; i++)
+        if (c->inputs[i] && !stays(&now, c->inputs[i]) && done)
+            d->retired[d->n_retired++] = c->inputs[i];
+        else if (c->inputs[i] && !stays(&now, c->inputs[i]))
+            free(c->inputs[i]);
+    for (unsigned i = 0; i < c->n_outputs; i++) {
+        if (!c->outputs[i] || stays_output(&now, c->outputs[i]))
+            continue;
+        md_output_done(c->outputs[i]);
+        free(c->outputs[i]);
+    }
+    free(c->inputs);
+    free(c->outputs);
+}
+
+static void take_over(struct change *c)
+{
+    struct md_daemon *d = c->d;
+
+    md_registry_replan(&d->registry, c->config);
+    for (unsigned i = 0; i < d->n_models; i++) {
+        d->models[i].scheduler.max_delay_ns = c->config->max_delay_ns;
+        d->models[i].scheduler.max_streams = c->config->max_streams;
+    }
+    if (c->config->state_dir)
+        d->publisher.forget_ns = c->config->state_forget_after_ns;
+    d->configs[d->n_configs++] = c->config;
+}
+
+static void start_again(struct md_daemon *d)
+{
+    (void)!read(d->finished_fd, &(uint64_t){0}, sizeof(uint64_t));
+    md_publisher_done(&d->publisher);
+    atomic_store(&d->publisher.finished, false);
+    d->publisher.n_engines = d->n_models;
+    for (unsigned i = 0; i < d->n_models; i++)
+        md_scheduler_again(&d->models[i].scheduler);
+    if (md_daemon_start_threads(d)) {
+        fprintf(stderr, "mambad: cannot start threads\n");
+        abort(); /* half of them run: there is no way back */
+    }
+}
+
+/* Room for what a success adds, and the parts that stay. */
+static int prepare(struct change *c)
+{
+    struct md_daemon *d = c->d;
+    struct md_input **retired = realloc(d->retired, (d->n_retired + d->n_inputs + 1) * sizeof *retired);
+    struct md_config **configs = realloc(d->configs, (d->n_configs + 1) * sizeof *configs);
+
+    d->retired = retired ? retired : d->retired;
+    d->configs = configs ? configs : d->configs;
+    c->inputs = calloc(c->n_inputs + 1, sizeof(struct md_input *));
+    c->outputs = calloc(c->n_outputs + 1, sizeof(struct md_output *));
+    if (!retired || !configs || !c->inputs || !c->outputs) {
+        c->n_inputs = c->n_outputs = 0;
+        return -ENOMEM;
+    }
+    for (unsigned i = 0; i < c->n_inputs; i++)
+        c->inputs[i] = find_input(c, i);
+    for (unsigned i = 0; i < c->n_outputs; i++)
+        c->outputs[i] = find_output(c, i);
+    return make_new(c);
+}
+
+int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr)
+{
+    struct change c = {
+        .d = d, .config = config, .n_inputs = config->n_inputs, .n_outputs = config->n_outputs, .reterr = reterr};
+    int r = check_fixed(&c);
+
+    if (r)
+        return r;
+    pthread_mutex_lock(&d->shape);
+    r = prepare(&c);
+    if (r)
+        snprintf(reterr, IO_ERR, "out of memory");
+    if (r == 0 && (r = come_to_rest(&c)) != 0)
+        snprintf(reterr, IO_ERR, "the end came in between; what was queued is lost");
+    if (r == 0) {
+        r = apply(&c);
+        if (r == 0)
+            take_over(&c);
+        if (r != -EIO)
+            start_again(d);
+    }
+    if (r == -EIO || r == -EINTR)
+        atomic_compare_exchange_strong(&d->code, &(int){0}, EX_IOERR);
+    drop_rest(&c, r == 0);
+    pthread_mutex_unlock(&d->shape);
+    return r;
+}
+
+/* ---- what is asked for ------------------------------------------------------------------------------------------- */
+
+uint64_t md_daemon_ask_reload(struct md_daemon *d)
+{
+    uint64_t number;
+
+    pthread_mutex_lock(&d->shape);
+    number = ++d->asked;
+    pthread_mutex_unlock(&d->shape);
+    eventfd_write(d->asked_fd, 1);
+    return number;
+}
+
+void md_daemon_ask_drain(struct md_daemon *d)
+{
+    atomic_store(&d->drain, true);
+    eventfd_write(d->asked_fd, 1);
+}
+
+int md_daemon_asked_fd(const struct md_daemon *d)
+{
+    return d->asked_fd;
+}
+
+bool md_daemon_drain_asked(const struct md_daemon *d)
+{
+    return atomic_load(&((struct md_daemon *)(uintptr_t)d)->drain);
+}
+
+uint64_t md_daemon_reload_asked(struct md_daemon *d)
+{
+    uint64_t number;
+
+    pthread_mutex_lock(&d->shape);
+    number = d->asked;
+    pthread_mutex_unlock(&d->shape);
+    return number;
+}
+
+void md_daemon_answer_reload(struct md_daemon *d, uint64_t number, const char *text)
+{
+    pthread_mutex_lock(&d->shape);
+    d->answered = number;
+    d->reloads += !text;
+    d->refused += text != NULL;
+    snprintf(d->reload_text, sizeof d->reload_text, "%s", text ? text : "");
+    pthread_mutex_unlock(&d->shape);
+}

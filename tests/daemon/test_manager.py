@@ -1,0 +1,148 @@
+#!/usr/bin/python3
+"""mambad under a service manager: what it tells NOTIFY_SOCKET, when it stops feeding the watchdog, how its log looks to the
+journal, and that the unit that ships with it shuts it in.   test_manager.py MAMBAD MAMBACTL FAKE_DEVICE CONFIGS"""
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from cases import MAMBACTL, MAMBAD, PATIENCE, Running, free_port, run  # noqa: E402
+
+FAKE_DEVICE, CONFIGS = (os.path.abspath(p) for p in sys.argv[3:5])
+
+
+class Manager(Running):
+    def listen(self, name):
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(self.socket.close)
+        self.socket.bind("\0" + name[1:] if name.startswith("@") else name)
+        self.socket.settimeout(PATIENCE)
+        return {**os.environ, "NOTIFY_SOCKET": name}
+
+    def hear(self):
+        return self.socket.recv(4096).decode()
+
+    def heard_within(self, seconds):
+        """Everything said from now on."""
+        said, deadline = [], time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                said.append(self.hear())
+            except TimeoutError:
+                break
+        self.socket.settimeout(PATIENCE)
+        return said
+
+    def test_ready_and_stopping(self):
+        for name in (self.path("notify"), "@mambad-test-" + os.path.basename(self.dir)):
+            with self.subTest(name):
+                self.live(env=self.listen(name))
+                self.assertEqual(self.hear(), "READY=1\nSTATUS=1 models, 2 inputs, 1 outputs")
+                self.daemon.send_signal(signal.SIGTERM)
+                self.assertEqual(self.hear(), "STOPPING=1\nSTATUS=draining")
+                self.assertEqual(self.daemon.wait(PATIENCE), 0)
+
+    def test_nobody_listens(self):
+        for name in (self.path("gone"), "@", "relative", "/" + "x" * 200, ""):
+            with self.subTest(name):
+                self.live(env={**os.environ, "NOTIFY_SOCKET": name})
+                self.daemon.send_signal(signal.SIGTERM)
+                self.assertEqual(self.daemon.wait(PATIENCE), 0)
+
+    def watched(self, **more):
+        env = {**self.listen(self.path("notify")), "WATCHDOG_USEC": "200000", "LD_LIBRARY_PATH": FAKE_DEVICE, **more}
+        return self.live("--set", "models.m.device=cuda", env=env)
+
+    def test_an_idle_daemon_is_alive(self):
+        control = self.watched()
+        self.wait(lambda: self.status(control)["inputs"]["a"]["done"])
+        self.assertEqual(self.hear().split("\n")[0], "READY=1")
+        self.assertGreater(self.heard_within(2).count("WATCHDOG=1"), 5)
+
+    def test_a_hung_batch_stops_the_watchdog(self):
+        control = self.watched(FAKE_DEVICE_HANG_AT="1")
+        self.wait(lambda: self.status(control)["models"]["m"]["batches_total"] >= 1)
+        time.sleep(0.5)
+        self.heard_within(0.1)
+        self.assertNotIn("WATCHDOG=1", self.heard_within(2))
+
+    def test_the_watchdog_of_another_process(self):
+        self.watched(WATCHDOG_PID="1")
+        self.assertEqual(self.hear().split("\n")[0], "READY=1")
+        self.assertNotIn("WATCHDOG=1", self.heard_within(1.5))
+
+    def test_the_journal(self):
+        log = self.path("log")
+        open(log, "w").close()
+        st = os.stat(log)
+        control = self.live(env={**os.environ, "JOURNAL_STREAM": f"{st.st_dev}:{st.st_ino}"})
+        run(MAMBACTL, "status", "--control", control)
+        self.assertRegex(self.said(), r"(?m)^<6>mambad \S+ runs: 1 models, 2 inputs, 1 outputs$")
+
+
+class Unit(Running):
+    UNIT = os.path.join(CONFIGS, "mambad.service")
+
+    def allowed(self):
+        """The system calls that the unit's filters leave, by systemd's own sets."""
+        said = subprocess.run(["systemd-analyze", "syscall-filter"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+        sets, name = {}, None
+        for line in said.splitlines():
+            if line.startswith("@"):
+                name = line.strip()
+                sets[name] = []
+            elif name and line.strip() and not line.strip().startswith("#"):
+                sets[name].append(line.strip())
+
+        def calls(name):
+            return {c for n in sets[name] for c in calls(n)} if name in sets else {name}
+        left = calls("@default")
+        with open(self.UNIT, encoding="utf-8") as f:
+            for line in re.findall(r"(?m)^SystemCallFilter=(.*)$", f.read()):
+                for name in line.strip("~").split():
+                    left = left - calls(name) if line.startswith("~") else left | calls(name)
+        return left if "@system-service" in sets else None
+
+    def test_system_calls(self):
+        """libzmq ends the process where one is denied that it takes for granted."""
+        with open(MAMBAD, "rb") as f:
+            if b"__asan_init" in (program := f.read()) or b"__tsan_init" in program:
+                self.skipTest("a sanitizer makes calls of its own")
+        if not shutil.which("systemd-analyze") or not shutil.which("strace") or not self.allowed():
+            self.skipTest("no systemd-analyze or no strace")
+        trace = self.path("trace")
+        config = self.config(f"z: {{type: zmq, pattern: pull, bind: \"tcp://127.0.0.1:{free_port()}\"}}, "
+                             f"a: {{type: audio, files: {self.wav('a.wav')}}}",
+                             more="server: {control: \"ipc://DIR/control\"}\nstate: {dir: DIR/state, interval: 100ms}")
+        daemon = subprocess.Popen(["strace", "-f", "-qq", "-o", trace, MAMBAD, "-c", config], stderr=subprocess.DEVNULL)
+        self.addCleanup(lambda: daemon.poll() is None and daemon.kill())
+        self.daemon = daemon
+        self.path("log", "")
+        self.wait(lambda: run(MAMBACTL, "reload", "--control", self.path("control")).returncode == 0)
+        run(MAMBACTL, "drain", "--control", self.path("control"))
+        self.assertEqual(daemon.wait(PATIENCE), 0)
+        with open(trace, encoding="utf-8", errors="replace") as f:
+            used = set(re.findall(r"(?m)^\d+ +(?:<\.\.\. )?([a-z_0-9]+)\(", f.read()))
+        self.assertIn("sched_setscheduler", used)
+        self.assertEqual(used - self.allowed(), set())
+
+    def test_exposure(self):
+        if not shutil.which("systemd-analyze"):
+            self.skipTest("no systemd-analyze")
+        said = subprocess.run(["systemd-analyze", "security", "--offline=yes", self.UNIT],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False).stdout
+        level = re.search(r"Overall exposure level for mambad.service: ([0-9.]+)", said)
+        if not level:
+            self.skipTest("systemd-analyze cannot judge a unit offline: " + said[-200:])
+        self.assertLessEqual(float(level.group(1)), 2.0, said)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0]], verbosity=1)
