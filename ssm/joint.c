@@ -15,6 +15,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ssm/notice.h"
+
 enum { SCORE, P_VALUE, SURPRISE, COLUMNS };
 enum { SCALES = 2, FORECAST = SCALES, TERMS };
 enum { BLOCK = 128, PAIR = SCALES * 2 };
@@ -50,6 +52,7 @@ struct channel {
     double size[SCALES];                 /* its mean square */
     double self[SCALES];                 /* covariance with itself in units of √size: about 1 */
     double factor[SCALES], unit[SCALES]; /* at the last factoring: diagonal of the factor, 1/√size */
+    struct ssm_watch watch;
 };
 
 /* Of the stream. */
@@ -436,6 +439,16 @@ static bool gather(const struct work *w, const struct ssm_item *items, uint32_t 
     return some;
 }
 
+static void notice(const struct work *w, const double *x, struct ssm_notice *ret)
+{
+    struct ssm_notice found = {0};
+    for (uint32_t c = 0; c < w->channels; c++)
+        if (!isnan(x[c]))
+            ssm_watch_sample(&channel_at(w, c)->watch, x[c], &found);
+    if (ret)
+        *ret = found;
+}
+
 static void keep_rest(const struct work *w, const struct ssm_item *items, uint32_t done, uint32_t total)
 {
     for (uint32_t c = 0; c < w->channels; c++) {
@@ -481,6 +494,7 @@ void ssm_joint_run(const struct ssm_calibration *c, uint32_t patch, const struct
     for (uint32_t row = 0; row < done; row++) {
         double surprise, by_forecast = forecast_p(&w, items, row, &surprise);
         bool some = gather(&w, items, row, x);
+        notice(&w, x, items->notices ? &items->notices[row] : NULL);
         write_row(items->joint + (size_t)row * COLUMNS, some ? score_row(&w, x, by_forecast) : (double)NAN, surprise);
     }
     keep_rest(&w, items, done, total);

@@ -169,6 +169,12 @@ struct ssm_out {
     size_t logits_stride;
 };
 
+/* What a row brings to light about a stream's channels: for how many rows, with this one, it has been so; 0: nothing. */
+struct ssm_notice {
+    uint32_t flatline;             /* a channel has been constant far longer than ever before */
+    uint32_t level_up, level_down; /* a channel has left its level for another one */
+};
+
 /* One slot's share of a batch. The same slot stands at most once in a batch.
  *
  * Time: dt[i] is the time from the stream's previous sample to sample i in ticks of which `interval` make the
@@ -194,6 +200,7 @@ struct ssm_item {
      * Steps of a stream have to be asked for with them always or never. */
     uint32_t channels;
     float *joint; /* [3] as in out.anomaly, per sample of a step; rows follow each other */
+    struct ssm_notice *notices; /* likewise, or NULL */
 };
 
 /* Advances every item by its n samples. The number of steps an item ends is
