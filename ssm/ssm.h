@@ -29,7 +29,8 @@ extern "C" {
 #endif
 
 enum { SSM_ERR = 512, SSM_QUANTILES_MAX = 32, SSM_CHANNELS_MAX = 1024 };
-enum { SSM_HORIZON_MAX = 1024, SSM_ADAPT_QUANTILES = 12 }; /* of forecasts with online adaptation */
+enum { SSM_HORIZON_MAX = 1024 };  /* samples ahead that every model with a forecast head can be asked for */
+enum { SSM_ADAPT_QUANTILES = 12 }; /* of forecasts with online adaptation */
 
 enum ssm_dtype { SSM_F32, SSM_BF16, SSM_F16 };
 
@@ -59,6 +60,13 @@ struct ssm_model_info {
 };
 
 /* Whether an engine of it can be opened with `adapt`: it forecasts, and neither too far nor too fine. */
+/* Most samples ahead; 0: it does not forecast. */
+static inline uint32_t ssm_model_farthest(const struct ssm_model_info *info)
+{
+    uint32_t most = SSM_HORIZON_MAX;
+    return info->horizon > 0 && info->horizon < most ? most : info->horizon;
+}
+
 static inline bool ssm_model_adapts(const struct ssm_model_info *info)
 {
     return info->input == SSM_SAMPLES && info->horizon >= 1 && info->horizon <= SSM_HORIZON_MAX &&
@@ -150,7 +158,7 @@ enum ssm_nan {
 struct ssm_out {
     float *forecast; /* [horizon][n_q] in the input's unit, quantiles ascending, per chosen step */
     size_t forecast_stride;
-    uint32_t forecast_every, horizon; /* horizon ≤ info.horizon; with `adapt` ≤ SSM_HORIZON_MAX */
+    uint32_t forecast_every, horizon; /* horizon ≤ ssm_model_farthest() */
     uint32_t n_q;
     uint8_t q[SSM_QUANTILES_MAX]; /* indices into info.quantiles, ascending */
 
