@@ -27,7 +27,8 @@ size_t md_arena_add(struct md_arena *a, size_t n, size_t size)
 
 void md_batch_clear(struct md_batch *b)
 {
-    b->entries.n = b->items.n = b->x.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->warm.n = 0;
+    b->entries.n = b->items.n = b->x.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->notices.n =
+        b->warm.n = 0;
     b->spent = NULL;
     b->last = b->sent = b->failed = false;
     b->cut = 0;
@@ -35,7 +36,8 @@ void md_batch_clear(struct md_batch *b)
 
 void md_batch_done(struct md_batch *b)
 {
-    struct md_arena *all[] = {&b->entries, &b->items, &b->x, &b->dt, &b->runs, &b->events, &b->out, &b->warm};
+    struct md_arena *all[] = {&b->entries, &b->items, &b->x, &b->dt, &b->runs, &b->events, &b->out,
+                              &b->notices, &b->warm};
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]->p);
@@ -72,6 +74,7 @@ int md_batch_begin(struct md_batch *b, struct io_stream *s, struct md_entry **re
         .embedding = SIZE_MAX,
         .anomaly = SIZE_MAX,
         .joint = SIZE_MAX,
+        .notices = SIZE_MAX,
         .warm = SIZE_MAX,
     };
     *ret = e;
@@ -214,6 +217,9 @@ static int reserve_results(struct md_batch *b, struct md_entry *e)
         return -ENOMEM;
     if (anomaly && p->joint && (e->joint = md_arena_add(&b->out, anomaly / C, sizeof(float))) == SIZE_MAX)
         return -ENOMEM;
+    if (e->joint != SIZE_MAX &&
+        (e->notices = md_arena_add(&b->notices, e->steps * (size_t)p->info->patch, sizeof(struct ssm_notice))) == SIZE_MAX)
+        return -ENOMEM;
     if (e->steps && (e->warm = md_arena_add(&b->warm, e->steps * C, 1)) == SIZE_MAX)
         return -ENOMEM;
     return 0;
@@ -281,6 +287,7 @@ uint32_t md_batch_items(struct md_batch *b)
             if (c == 0 && e->stream->plan->joint) {
                 item->channels = C;
                 item->joint = e->joint == SIZE_MAX ? NULL : md_batch_out(b, e->joint);
+                item->notices = e->notices == SIZE_MAX ? NULL : md_batch_notices(b, e->notices);
             }
         }
     }

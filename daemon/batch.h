@@ -25,7 +25,7 @@ struct md_entry {
     uint32_t first_run, n_runs, first_event, n_events;
     int64_t interval;                          /* irregular streams */
     size_t x, dt;                              /* into the arenas; dt SIZE_MAX: regular throughout */
-    size_t forecast, embedding, anomaly, joint, warm; /* of the results; SIZE_MAX: none */
+    size_t forecast, embedding, anomaly, joint, notices, warm; /* of the results; SIZE_MAX: none */
     const char *failed;                        /* its results are lost: why */
     bool closing;                              /* the stream ends with this entry */
 };
@@ -38,8 +38,8 @@ struct md_arena {
 struct md_batch {
     struct md_batch *next;
     struct md_scheduler *owner;
-    struct md_arena entries, items, x, dt, runs, events, out,
-        warm;                        /* md_entry ssm_item double int64 md_run md_event float u8 */
+    struct md_arena entries, items, x, dt, runs, events, out, notices,
+        warm;                        /* md_entry ssm_item double int64 md_run md_event float ssm_notice u8 */
     struct io_block *spent;          /* blocks whose payload events point into */
     int64_t started_ns, advanced_ns; /* when the engine got it, and its results were there */
     bool sent;                       /* the engine has it, or had it */
@@ -72,6 +72,11 @@ static inline struct md_event *md_batch_event(const struct md_batch *b, size_t i
 static inline float *md_batch_out(const struct md_batch *b, size_t i)
 {
     return (float *)b->out.p + i;
+}
+
+static inline struct ssm_notice *md_batch_notices(const struct md_batch *b, size_t i)
+{
+    return (struct ssm_notice *)b->notices.p + i;
 }
 
 /* Steps among [first, first + n) of an epoch that `every` chooses: the k-th, 2k-th, … */

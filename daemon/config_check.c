@@ -72,20 +72,17 @@ static void check_nan(struct check *k, const struct md_policy_rule *rule)
 static void check_horizon(struct check *k, const struct md_policy_rule *rule, uint32_t horizon)
 {
     uint32_t most = 0;
-    struct md_policy fallback;
 
-    md_policy_fallback(k->config, &fallback);
-    enum md_adapt adapt = rule->set & 1ul << MD_KEY_ADAPT ? rule->policy.adapt : fallback.adapt;
     for (unsigned i = 0; i < k->config->n_models; i++) {
         const struct ssm_model_info *info = k->infos[i];
-        uint32_t own = !counts(k, i) ? 0 : adapt && ssm_model_adapts(info) ? SSM_HORIZON_MAX : info->horizon;
+        uint32_t own = counts(k, i) ? ssm_model_farthest(info) : 0;
         most = own > most ? own : most;
     }
     if (most == 0)
         md_report(&k->report, rule->where, "streams.%s.publish.prediction: no model forecasts", rule->glob);
     else if (horizon > most)
-        md_report(&k->report, rule->where, "streams.%s.publish.prediction.horizon: %u is out of range (1 to %u, %s)",
-                  rule->glob, horizon, most, adapt ? "the most there is" : "the model's; more with adapt: linear");
+        md_report(&k->report, rule->where, "streams.%s.publish.prediction.horizon: %u is out of range (1 to %u)",
+                  rule->glob, horizon, most);
 }
 
 static bool has_quantile(const struct ssm_model_info *info, float q)

@@ -122,7 +122,7 @@ const struct io_option md_publish_every_options[] = {
 const struct io_option md_publish_options[] = {
     {"every", "publish every k-th model step", IO_OPT_INT, AT(md_publish_keys, every), .fallback = "1", .min = 1,
      .max = 1 << 30},
-    {"horizon", "samples ahead; default the model's, which is the most without adapt", IO_OPT_INT,
+    {"horizon", "samples ahead, up to 1024; default the model's", IO_OPT_INT,
      AT(md_publish_keys, horizon), .min = 1, .max = 1 << 20},
     {NULL},
 };

@@ -250,7 +250,33 @@ static void publish_alarm(struct view *v, bool start, uint32_t epoch, const char
     atomic_store_explicit(&v->s->seen.alarm, start, memory_order_relaxed);
 }
 
-/* The alarm follows every row, whatever is published. */
+/* from_seq as if none of the rows were missing. */
+static void publish_notice(struct view *v, const char *event, const char *reason, uint32_t rows, int64_t seq, int64_t t_ns)
+{
+    if (rows)
+        publish_event(v, &(struct md_event){.epoch = v->e->epoch,
+                                            .event = event,
+                                            .reason = reason,
+                                            .seq = seq,
+                                            .t_ns = t_ns,
+                                            .from = seq - (int64_t)rows + 1,
+                                            .to = seq,
+                                            .count = rows});
+}
+
+/* Of n rows of a run. */
+static void publish_notices(struct view *v, const struct md_run *r, int64_t seq, const struct ssm_notice *notices,
+                            uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        int64_t t_ns = row_time(v, r, seq + i);
+        publish_notice(v, "flatline", NULL, notices[i].flatline, seq + i, t_ns);
+        publish_notice(v, "level_shift", "up", notices[i].level_up, seq + i, t_ns);
+        publish_notice(v, "level_shift", "down", notices[i].level_down, seq + i, t_ns);
+    }
+}
+
+/* Every row is looked at, whatever is published. */
 static void watch(struct view *v, const float *rows, uint32_t from, uint32_t to)
 {
     uint32_t end = to * v->plan->info->patch;
@@ -260,9 +286,11 @@ static void watch(struct view *v, const float *rows, uint32_t from, uint32_t to)
         const struct md_run *r = run_of(v, &at, row);
         int64_t seq = r->seq + (row - at.row);
         uint32_t left = at.row + r->n - row;
-        enum md_alarm_turn turn;
-        n = md_alarm_rows(&v->s->voice.alarm, v->plan->policy.alarm_p, seq, rows + (size_t)row * 3 + 1, 3,
-                          left < end - row ? left : end - row, &turn);
+        enum md_alarm_turn turn = MD_ALARM_NONE;
+        n = left < end - row ? left : end - row;
+        if (v->plan->alarm)
+            n = md_alarm_rows(&v->s->voice.alarm, v->plan->policy.alarm_p, seq, rows + (size_t)row * 3 + 1, 3, n, &turn);
+        publish_notices(v, r, seq, md_batch_notices(v->b, v->e->notices) + row, n);
         if (turn != MD_ALARM_NONE)
             publish_alarm(v, turn == MD_ALARM_START, v->e->epoch, NULL, row_time(v, r, seq + n - 1));
     }
@@ -297,7 +325,7 @@ static void publish_anomalies(struct view *v, const float *joint, uint32_t from,
         g.row_floats = 3 * v->s->channels;
         publish_samples(v, &g, md_batch_out(v->b, v->e->anomaly), from, to);
     }
-    if (joint && v->plan->alarm)
+    if (joint)
         watch(v, joint, from, to);
 }
 

@@ -38,10 +38,9 @@ static void choose_forecast(struct md_plan *p)
 {
     const struct md_publish *want = &p->policy.publish[IO_PREDICTION];
     const struct ssm_model_info *info = p->info;
-    uint32_t most;
+    uint32_t most = ssm_model_farthest(info);
 
     p->adapt = p->policy.adapt == MD_ADAPT_LINEAR && ssm_model_adapts(info);
-    most = p->adapt ? SSM_HORIZON_MAX : info->horizon;
     p->horizon = !want->horizon ? info->horizon : want->horizon < most ? want->horizon : most;
     p->n_q = want->n_quantiles ? want->n_quantiles : info->n_quantiles;
     for (uint32_t i = 0; i < p->n_q; i++) {

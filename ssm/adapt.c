@@ -31,6 +31,7 @@ enum { SEASONS = 14, FEW = 4, WINDOW = 64 }; /* averaged over; unit of windows w
 enum { CATCH_UP = 3 };                       /* targets learnt per sample while some are behind */
 enum { SOLVE_EACH = 2000, SOLVE_EVERY = 4 }; /* samples up to which each solves a knot's regression; later: every */
 enum { MIN_PAIRS = 8, WARM = 8 };
+enum { STILL_FAR = 2 }; /* the farthest knot that the expert STILL speaks for: beyond it, it only costs */
 enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again before it is given up */
 
 #define RIDGE_FREE 5e-3      /* prior of the regression, in parts of its features' power: all but none … */
@@ -46,6 +47,10 @@ enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again b
 #define FAST 32.0 /* samples over which restlessness is averaged … */
 #define SLOW 512.0
 #define LONG 8192.0
+#define RESTLESS 0.08     /* of a size in the unit of the expert STILL … */
+#define CALMING 0.02      /* … and how much of the way to the usual one it goes back a sample */
+#define STILL_MEMORY 4096.0
+#define STILL_STEP 0.002  /* least step of its quantiles */
 #define NEAR 16.0         /* horizon to which restlessness matters */
 #define LOSS_MEMORY 100.0 /* forecasts */
 #define LOSS_MAX 20.0     /* a loss counts as at most this many usual ones */
@@ -80,7 +85,8 @@ static const uint16_t usual[] = {7,   12,  24,  30,  48,  52,  60,  72,  96,  10
                                  288, 300, 336, 365, 480, 500, 504, 600, 672, 720, 900, 1000, 1008, 1200, 1440};
 enum { USUAL = sizeof usual / sizeof *usual, USUAL_FROM = 1008 }; /* longer ones are believed only if usual */
 
-enum expert { FREE, TIED, LAST, SEASON, LEVEL, OWN, MODEL = OWN, EXPERTS };
+enum expert { FREE, TIED, LAST, SEASON, LEVEL, OWN, STILL = OWN, HERE, MODEL = HERE, EXPERTS };
+/* Those below OWN have a point and learn spread and shape at each knot; those below HERE are there without the model. */
 
 struct regression {            /* at a knot */
     double a[TRIANGLE], b[D];  /* lower triangle of Σ w·φφᵀ; Σ w·φ·y */
@@ -90,7 +96,7 @@ struct regression {            /* at a knot */
 
 struct forecast { /* of a knot, waiting for its target */
     uint32_t target;
-    float scale, point[OWN];
+    float scale, point[OWN], mean, unit; /* mean and unit: of STILL */
 };
 
 struct queue {
@@ -105,6 +111,12 @@ struct record { /* of the experts' accuracy at a knot */
     float shape[OWN][Q_MAX]; /* quantiles of the error in spreads */
 };
 
+/* What the expert STILL knows: noise about one level, whose size comes in bouts (GARCH(1,1), of absolute values). */
+struct still {
+    double n, mean, usual, now; /* sizes: in the long run, of late */
+    float shape[Q_MAX];         /* quantiles of the noise in units of `now` */
+};
+
 struct adapt {
     uint64_t n, step; /* samples since the first finite one; steps since the reset */
     uint64_t learnt;  /* samples that were targets of the regressions */
@@ -116,6 +128,7 @@ struct adapt {
     uint32_t season, week; /* 0: none; `week` is a longer season, a multiple of the first */
     uint32_t trust, doubt, lag, solved;
     double sums[BLOCKS]; /* cumulated over blocks of the ring */
+    struct still still;
     struct regression at[KNOTS];
     struct queue queue[KNOTS];
     struct record record[KNOTS];
@@ -178,10 +191,14 @@ static double mean(const struct adapt *s, uint64_t from, uint64_t o, uint64_t w)
 
 static void shift_forecasts(struct adapt *s, double shift)
 {
+    s->still.mean -= shift;
     for (int k = 0; k < KNOTS; k++)
-        for (int i = 0; i < WAITING; i++)
+        for (int i = 0; i < WAITING; i++) {
+            struct forecast *w = &s->queue[k].at[i];
+            w->mean = (float)((double)w->mean - shift);
             for (int e = 0; e < OWN; e++)
-                s->queue[k].at[i].point[e] = (float)((double)s->queue[k].at[i].point[e] - shift);
+                w->point[e] = (float)((double)w->point[e] - shift);
+        }
     for (int k = 0; k < MODEL_KNOTS; k++)
         for (int i = 0; i < WAITING; i++)
             for (int q = 0; q < Q_MAX; q++)
@@ -439,6 +456,26 @@ static void learn_miss(struct adapt *s, double miss)
     s->fast += (miss - s->fast) / fmin(s->misses, FAST);
     s->slow += (miss - s->slow) / fmin(s->misses, SLOW);
     s->longest += (miss - s->longest) / fmin(s->misses, LONG);
+}
+
+static void learn_still(const struct ssm_adapt_shape *a, struct still *t, double y)
+{
+    double error = y - t->mean, size = fabs(error), young = 1.0 / ++t->n;
+    if (t->n > WARM) {
+        double z = error / fmax(t->now, 1e-30), step = SHAPE_FIRST / (t->n + SHAPE_PRIOR) + STILL_STEP;
+        for (uint32_t i = 0; i < a->n_quantiles; i++)
+            t->shape[i] += (float)(step * ((double)a->levels[i] - (z < (double)t->shape[i] ? 1.0 : 0.0)));
+        size = t->usual > 0.0 ? fmin(size, FAST * t->usual) : size;
+    }
+    t->mean += error * fmax(young, 1.0 / STILL_MEMORY);
+    t->usual += (size - t->usual) * fmax(young, 1.0 / STILL_MEMORY);
+    t->now += (size - t->now) * fmax(young, RESTLESS) + (t->usual - t->now) * CALMING;
+}
+
+/* Its unit h samples ahead: bouts pass. */
+static double still_unit(const struct still *t, double h)
+{
+    return t->usual + (t->now - t->usual) * pow(1.0 - CALMING, h - 1.0);
 }
 
 /* Sample T as the target of all knots that have an origin for it. */
@@ -782,7 +819,7 @@ static void note_error(const struct ssm_adapt_shape *a, struct record *r, int e,
 static void shares(const struct record *r, bool with_model, double *share)
 {
     double best = INFINITY, sum = 0.0;
-    int n = with_model ? EXPERTS : OWN;
+    int n = with_model ? EXPERTS : HERE;
     share[MODEL] = 0.0;
     for (int e = 0; e < n; e++)
         if (r->seen[e] > 0.0f)
@@ -803,7 +840,7 @@ static void note_mixture(const struct ssm_adapt_shape *a, struct record *r, bool
                          double y)
 {
     double share[EXPERTS], slope[EXPERTS] = {0}, least = INFINITY;
-    int n = with_model ? EXPERTS : OWN;
+    int n = with_model ? EXPERTS : HERE;
     shares(r, with_model, share);
     for (uint32_t i = 0; i < a->n_quantiles; i++) {
         double mixed = 0.0;
@@ -837,10 +874,12 @@ static void note_target(const struct ssm_adapt_shape *a, struct adapt *s, int k,
         for (uint32_t i = 0; i < a->n_quantiles; i++)
             q[e][i] = (double)w->point[e] + scale * (double)r->spread[e] * (double)r->shape[e][i];
     }
+    for (uint32_t i = 0; i < a->n_quantiles; i++)
+        q[STILL][i] = (double)w->mean + (double)w->unit * (double)s->still.shape[i];
     for (uint32_t i = 0; model && i < a->n_quantiles; i++)
         q[MODEL][i] = (double)s->model[k][slot][i];
     note_mixture(a, r, model, q, y);
-    for (int e = 0; e < (model ? EXPERTS : OWN); e++)
+    for (int e = 0; e < (model ? EXPERTS : HERE); e++)
         note_loss(r, e, pinball(a, q[e], y));
     for (int e = 0; e < OWN; e++)
         note_error(a, r, e, limited((y - (double)w->point[e]) / scale), part);
@@ -877,6 +916,8 @@ static void queue_forecasts(struct adapt *s)
         expect(s, &f, knots[k], point);
         q->at[slot].target = o + knots[k];
         q->at[slot].scale = (float)scale[k];
+        q->at[slot].mean = (float)s->still.mean;
+        q->at[slot].unit = (float)still_unit(&s->still, knots[k]);
         for (int e = 0; e < OWN; e++)
             q->at[slot].point[e] = (float)point[e];
         if (k < MODEL_KNOTS)
@@ -901,7 +942,11 @@ void ssm_adapt_reset(const struct ssm_adapt_shape *a, void *state)
     assert(a->n_quantiles <= Q_MAX);
     memset(s, 0, sizeof *s);
     s->weight = 1.0;
+    for (uint32_t i = 0; i < a->n_quantiles; i++)
+        s->still.shape[i] = (float)(1.2533 * normal_quantile((double)a->levels[i]));
     for (int k = 0; k < KNOTS; k++) {
+        if (knots[k] > STILL_FAR)
+            s->record[k].gain[STILL] = -INFINITY; /* no share, whatever it earns */
         s->at[k].theta[FREE][NOW] = s->at[k].theta[TIED][NOW] = 1.0f;
         for (int e = 0; e < OWN; e++)
             for (uint32_t i = 0; i < a->n_quantiles; i++) /* in spreads: E|x| = 0.8 σ */
@@ -921,6 +966,8 @@ static void learn_sample(const struct ssm_adapt_shape *a, struct adapt *s, doubl
         return;
     append(s, x);
     note_sample(a, s, s->n - 1);
+    if (!is_missing(s, s->n - 1))
+        learn_still(a, &s->still, value(s, s->n - 1));
     learn_targets(s);
     sweep(s);
 }
@@ -970,7 +1017,7 @@ static void mix(const struct adapt *s, struct mixture *m)
 }
 
 static double quantile(const struct adapt *s, const struct mixture *m, struct place p, const double *point,
-                       double factor, uint32_t i, const double *model_q)
+                       double factor, double unit, uint32_t i, const double *model_q)
 {
     const struct record *r = &s->record[p.k];
     const double *a = model_q ? m->share[p.k] : m->share_own[p.k];
@@ -981,6 +1028,7 @@ static double quantile(const struct adapt *s, const struct mixture *m, struct pl
             between(p, m->width[p.k][e] * (double)r[0].shape[e][i], m->width[p.k + 1][e] * (double)r[1].shape[e][i]);
         y += between(p, a[e], b[e]) * (point[e] + factor * error);
     }
+    y += between(p, a[STILL], b[STILL]) * (s->still.mean + unit * (double)s->still.shape[i]);
     return fmax(-(double)FLT_MAX, fmin((double)FLT_MAX, s->anchor + y));
 }
 
@@ -1001,9 +1049,9 @@ bool ssm_adapt_forecast(const struct ssm_adapt_shape *a, const void *state, cons
         const double *model = model_q && h <= a->horizon_model ? model_q + (size_t)(h - 1) * Q : NULL;
         struct place p = place_of(h);
         expect(s, &f, h, point);
-        double factor = phase_factor(s, s->n - 1 + h);
+        double factor = phase_factor(s, s->n - 1 + h), unit = still_unit(&s->still, h);
         for (uint32_t i = 0; i < Q; i++) {
-            double y = quantile(s, &m, p, point, factor, i, model);
+            double y = quantile(s, &m, p, point, factor, unit, i, model);
             uint32_t k = i;
             for (; k > 0 && out[k - 1] > y; k--)
                 out[k] = out[k - 1];

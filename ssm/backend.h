@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum { SSM_BACKEND_ABI = 5 };
+enum { SSM_BACKEND_ABI = 6 };
 
 struct ssm_backend {
     uint32_t abi; /* SSM_BACKEND_ABI */

@@ -5,6 +5,7 @@
  * next patch, which stays unscored. */
 #include "ssm/heads.h"
 
+#include <float.h>
 #include <math.h>
 
 #include "ssm/forecast.h"
@@ -41,7 +42,7 @@ bool ssm_signal_wants_far(const struct ssm_tile *t, const struct ssm_entry *e, u
 
 uint32_t ssm_signal_far(const struct ssm_config *c, const struct ssm_item *item)
 {
-    return item->adapt ? c->horizon : item->out.horizon;
+    return item->adapt || item->out.horizon > c->horizon ? c->horizon : item->out.horizon;
 }
 
 /* Where this step's row goes, or NULL if the step is not chosen. */
@@ -96,6 +97,14 @@ static void model_quantiles(const struct step *s, uint32_t from, uint32_t to, do
         ssm_forecast_quantiles(s->frame, h + 1, (h < near ? s->near : s->far) + h * Q, Q, out);
 }
 
+/* Beyond the model's horizon: its last quantiles about their median, spreading as those of a random walk. */
+static void quantiles_beyond(const struct step *s, uint32_t h, const double *last, double *out)
+{
+    double median = last[s->c->n_quantiles / 2], wider = sqrt((h + 1.0) / s->c->horizon);
+    for (uint32_t i = 0; i < s->c->n_quantiles; i++)
+        out[i] = fmax(-(double)FLT_MAX, fmin((double)FLT_MAX, median + (last[i] - median) * wider));
+}
+
 static void learn_patch(const struct step *s)
 {
     double model[SSM_HORIZON_MAX * SSM_QUANTILES_MAX];
@@ -137,7 +146,7 @@ static void write_forecast(const struct step *s)
 {
     const struct ssm_out *out = s->out;
     float *row = row_of(s, out->forecast, out->forecast_stride, out->forecast_every, 1);
-    double own[SSM_QUANTILES_MAX];
+    double own[SSM_QUANTILES_MAX], beyond[SSM_QUANTILES_MAX];
     if (!row)
         return;
     if (!s->frame->taken || s->frame->blank) {
@@ -149,8 +158,11 @@ static void write_forecast(const struct step *s)
         return;
     }
     for (uint32_t h = 0; h < out->horizon; h++) {
-        model_quantiles(s, h, h + 1, own);
-        write_quantiles(out, own, &row);
+        if (h < s->c->horizon)
+            model_quantiles(s, h, h + 1, own);
+        else
+            quantiles_beyond(s, h, own, beyond);
+        write_quantiles(out, h < s->c->horizon ? own : beyond, &row);
     }
 }
 

@@ -15,6 +15,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ssm/notice.h"
+
 enum { SCORE, P_VALUE, SURPRISE, COLUMNS };
 enum { SCALES = 2, FORECAST = SCALES, TERMS };
 enum { BLOCK = 128, PAIR = SCALES * 2 };
@@ -32,6 +34,7 @@ static const double span[SCALES] = {1.0, 5.0}; /* rows over which deviations are
 #define RUN_STEP 20.0
 #define RATE_LEVEL 0.01 /* p-values below this should be that frequent; where they are not, p is raised … */
 #define RATE_MEMORY 2000.0
+#define RARE 1e-3       /* rows of an anomaly with a p below this are counted, and as many make the next one's weaker */
 #define RIDGE 0.01      /* added to correlations' diagonals, … */
 #define RIDGE_EARLY 1.0 /* … and this times channels per row learnt */
 #define FLOOR 1e-4      /* least scale, relative to the mean */
@@ -49,6 +52,7 @@ struct channel {
     double size[SCALES];                 /* its mean square */
     double self[SCALES];                 /* covariance with itself in units of √size: about 1 */
     double factor[SCALES], unit[SCALES]; /* at the last factoring: diagonal of the factor, 1/√size */
+    struct ssm_watch watch;
 };
 
 /* Of the stream. */
@@ -59,6 +63,7 @@ struct stream {
     double rate[TERMS];
     double band[BANDS]; /* share of the combined p-values in each BANDS-th of [0, 1] */
     uint64_t scored[TERMS];
+    double rare; /* rows with p ≤ RARE since the anomaly under way began */
 };
 
 /* A stream in work. */
@@ -341,6 +346,20 @@ static void learn_band(struct stream *s, double p, double share)
         s->band[i] += rate * ((i == at ? 1.0 : 0.0) - s->band[i]);
 }
 
+/* Rows of an anomaly say the same thing many times over. Single rows are as rare as their p; so that all rows are, and a
+ * normal stretch that is a little strange for long does not count as many surprises, each one's evidence beyond
+ * RATE_LEVEL is divided by the number of those before it. What is strange beyond doubt stays below RARE for longer. */
+static double tempered(struct stream *s, double p, bool held)
+{
+    if (!held)
+        s->rare = 0.0;
+    if (p < RATE_LEVEL)
+        p = fmax(P_LEAST, RATE_LEVEL * pow(p / RATE_LEVEL, 1.0 / (1.0 + s->rare)));
+    if (held && p <= RARE)
+        s->rare += 1.0;
+    return p;
+}
+
 /* Follows −ln p of the deviations; true while an anomaly is under way. */
 static bool follow_run(struct stream *s, const double *p, const double *t)
 {
@@ -408,7 +427,7 @@ static double score_row(struct work *w, const double *x, double by_forecast)
             learn_rate(s, i, p[i], share);
     }
     learn(w, x, share, held);
-    double all = combined(raised, t, TERMS), p_all = isnan(all) ? all : evened(s, all);
+    double all = combined(raised, t, TERMS), p_all = isnan(all) ? all : tempered(s, evened(s, all), held);
     if (!isnan(all))
         learn_band(s, all, share);
     s->rows++;
@@ -426,6 +445,16 @@ static bool gather(const struct work *w, const struct ssm_item *items, uint32_t 
         some = some || isfinite(v);
     }
     return some;
+}
+
+static void notice(const struct work *w, const double *x, struct ssm_notice *ret)
+{
+    struct ssm_notice found = {0};
+    for (uint32_t c = 0; c < w->channels; c++)
+        if (!isnan(x[c]))
+            ssm_watch_sample(&channel_at(w, c)->watch, x[c], &found);
+    if (ret)
+        *ret = found;
 }
 
 static void keep_rest(const struct work *w, const struct ssm_item *items, uint32_t done, uint32_t total)
@@ -473,6 +502,7 @@ void ssm_joint_run(const struct ssm_calibration *c, uint32_t patch, const struct
     for (uint32_t row = 0; row < done; row++) {
         double surprise, by_forecast = forecast_p(&w, items, row, &surprise);
         bool some = gather(&w, items, row, x);
+        notice(&w, x, items->notices ? &items->notices[row] : NULL);
         write_row(items->joint + (size_t)row * COLUMNS, some ? score_row(&w, x, by_forecast) : (double)NAN, surprise);
     }
     keep_rest(&w, items, done, total);

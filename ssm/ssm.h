@@ -29,7 +29,8 @@ extern "C" {
 #endif
 
 enum { SSM_ERR = 512, SSM_QUANTILES_MAX = 32, SSM_CHANNELS_MAX = 1024 };
-enum { SSM_HORIZON_MAX = 1024, SSM_ADAPT_QUANTILES = 12 }; /* of forecasts with online adaptation */
+enum { SSM_HORIZON_MAX = 1024 };  /* samples ahead that every model with a forecast head can be asked for */
+enum { SSM_ADAPT_QUANTILES = 12 }; /* of forecasts with online adaptation */
 
 enum ssm_dtype { SSM_F32, SSM_BF16, SSM_F16 };
 
@@ -57,6 +58,13 @@ struct ssm_model_info {
     uint64_t n_params;
     uint64_t file_bytes;
 };
+
+/* Most samples ahead; 0: it does not forecast. */
+static inline uint32_t ssm_model_farthest(const struct ssm_model_info *info)
+{
+    uint32_t most = SSM_HORIZON_MAX;
+    return info->horizon > 0 && info->horizon < most ? most : info->horizon;
+}
 
 /* Whether an engine of it can be opened with `adapt`: it forecasts, and neither too far nor too fine. */
 static inline bool ssm_model_adapts(const struct ssm_model_info *info)
@@ -150,7 +158,7 @@ enum ssm_nan {
 struct ssm_out {
     float *forecast; /* [horizon][n_q] in the input's unit, quantiles ascending, per chosen step */
     size_t forecast_stride;
-    uint32_t forecast_every, horizon; /* horizon ≤ info.horizon; with `adapt` ≤ SSM_HORIZON_MAX */
+    uint32_t forecast_every, horizon; /* horizon ≤ ssm_model_farthest() */
     uint32_t n_q;
     uint8_t q[SSM_QUANTILES_MAX]; /* indices into info.quantiles, ascending */
 
@@ -167,6 +175,12 @@ struct ssm_out {
 
     float *logits; /* tokens: [n][vocab] */
     size_t logits_stride;
+};
+
+/* What a row brings to light about a stream's channels: for how many rows, with this one, it has been so; 0: nothing. */
+struct ssm_notice {
+    uint32_t flatline;             /* a channel has been constant far longer than ever before */
+    uint32_t level_up, level_down; /* a channel has left its level for another one */
 };
 
 /* One slot's share of a batch. The same slot stands at most once in a batch.
@@ -194,6 +208,7 @@ struct ssm_item {
      * Steps of a stream have to be asked for with them always or never. */
     uint32_t channels;
     float *joint; /* [3] as in out.anomaly, per sample of a step; rows follow each other */
+    struct ssm_notice *notices; /* likewise, or NULL */
 };
 
 /* Advances every item by its n samples. The number of steps an item ends is

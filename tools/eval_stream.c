@@ -86,7 +86,7 @@ int eval_model_open(const char *dir, const char *device, uint32_t threads, bool 
         err = -EINVAL;
     }
     m->adapt = adapt;
-    m->horizon = adapt ? SSM_HORIZON_MAX : m->info->horizon;
+    m->horizon = ssm_model_farthest(m->info);
     if (!err)
         err = ssm_engine_open(m->model, &opts, &m->engine, reterr);
     if (err)

@@ -204,6 +204,36 @@ static void test_silence_and_idle(void **state)
 }
 
 /* Sums the counts of `drop` events, and checks that the rows published and dropped make up what was numbered. */
+/* A sensor that jumps and then says the same for ever: both are told, once, with the rows it is about. */
+static void test_notices(void **state)
+{
+    enum { MOVING = 2048, ROWS = MOVING + 400 };
+    static float x[ROWS];
+    struct service s;
+
+    (void)state;
+    for (unsigned i = 0; i < ROWS; i++)
+        x[i] = i < MOVING ? ramp()[i] : 500;
+    start(&s, MODELS "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0'}}\n" OUTPUTS, 4);
+    for (unsigned at = 0, n; at < ROWS; at += n) {
+        n = at % 7 + 1 < ROWS - at ? at % 7 + 1 : ROWS - at;
+        service_send(&s, 0, "a", x + at, n, 1, "");
+    }
+    service_end(&s, 0, "a");
+    service_wait(&s, "inputs.in0.stream_ends_total", 1);
+    json_t *lines = service_stop(&s), *flat = event_of(lines, "a", "flatline"), *shift = event_of(lines, "a", "level_shift");
+    assert_int_equal(events_of(lines, "a", "flatline"), 1);
+    assert_int_equal(int_of(flat, "from_seq"), MOVING);
+    assert_int_equal(int_of(flat, "to_seq"), MOVING + 64);
+    assert_int_equal(int_of(flat, "seq"), MOVING + 64);
+    assert_int_equal(events_of(lines, "a", "level_shift"), 1);
+    assert_int_equal(int_of(shift, "from_seq"), MOVING);
+    assert_int_equal(int_of(shift, "to_seq"), MOVING + 127);
+    assert_string_equal(text_of(shift, "reason"), "up");
+    json_decref(lines);
+    service_done(&s);
+}
+
 static void check_drops(json_t *lines, uint64_t sent, uint64_t accepted, uint64_t dropped)
 {
     json_t *o;
@@ -452,6 +482,7 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_max_streams),
         cmocka_unit_test(test_silence_and_idle),
+        cmocka_unit_test(test_notices),
         cmocka_unit_test(test_full_queue),
         cmocka_unit_test(test_reorder),
         cmocka_unit_test(test_irregular),

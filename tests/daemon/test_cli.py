@@ -195,8 +195,8 @@ class WrongModels(Case):
                    "--set models.m.state=bf16: error: models.m.state: the CPU holds states as fp32 only")
 
     def test_rules_against_the_model(self):
-        config = self.config(more="streams: {\"*\": {publish: {prediction: {horizon: 73}}}}")
-        self.check(run(MAMBAD, "-c", config, "--check"), 78, "c.yaml:3:11: error: streams.*.publish.prediction.horizon: 73 is out of range (1 to 72")
+        config = self.config(more="streams: {\"*\": {publish: {prediction: {horizon: 1025}}}}")
+        self.check(run(MAMBAD, "-c", config, "--check"), 78, "c.yaml:3:11: error: streams.*.publish.prediction.horizon: 1025 is out of range (1 to 1024)")
 
 
 class WrongFiles(Case):

@@ -119,6 +119,42 @@ static void a_random_walk_is_left_alone(void **state)
     }
 }
 
+/* Noise whose size comes in bouts: the next sample's band is wide in them and narrow between them. */
+static void bouts_are_followed(void **state)
+{
+    enum { N = 16000 };
+    static double x[N];
+    double variance = 1.0, loss = 0.0, best = 0.0;
+    uint32_t held[2] = {0}, count[2] = {0};
+    void *s = fresh();
+    for (uint32_t t = 0; t + 1 < N; t++) {
+        double deviation = sqrt(variance);
+        x[t] = 1e-3 * (5.0 + deviation * normal());
+        if (t >= N / 4 && t % P == 0) {
+            assert_true(ssm_adapt_forecast(&shape, s, NULL, 1, out));
+            bool wild = variance > 1.0;
+            held[wild] += x[t] >= out[0] && x[t] <= out[Q - 1];
+            count[wild]++;
+            for (uint32_t i = 0; i < Q; i++) {
+                static const double z[Q] = {-1.2816, -.8416, -.5244, -.2533, 0.0, .2533, .5244, .8416, 1.2816};
+                double level = (double)levels[i], e = x[t] - out[i], least = x[t] - 1e-3 * (5.0 + deviation * z[i]);
+                loss += fmax(level * e, (level - 1.0) * e);
+                best += fmax(level * least, (level - 1.0) * least);
+            }
+        }
+        double e = x[t] * 1e3 - 5.0;
+        variance = 0.02 + 0.12 * e * e + 0.86 * variance;
+        if (t % P == P - 1)
+            ssm_adapt_learn(&shape, s, 0, x + t + 1 - P);
+    }
+    free(s);
+    printf("bouts: loss %.4f of the best; the 80 %% band holds %.3f of calm and %.3f of wild samples\n", loss / best,
+           (double)held[0] / count[0], (double)held[1] / count[1]);
+    assert_true(loss < 1.015 * best);
+    for (int k = 0; k < 2; k++)
+        assert_true(held[k] > 0.71 * count[k] && held[k] < 0.86 * count[k]);
+}
+
 /* A model that knows the future is believed within its horizon; one that talks nonsense is not. */
 static void the_model_counts_as_far_as_it_was_right(void **state)
 {
@@ -305,6 +341,7 @@ int main(void)
         cmocka_unit_test(an_autoregression_is_learnt),
         cmocka_unit_test(a_season_is_found),
         cmocka_unit_test(a_random_walk_is_left_alone),
+        cmocka_unit_test(bouts_are_followed),
         cmocka_unit_test(the_model_counts_as_far_as_it_was_right),
         cmocka_unit_test(nothing_blows_up),
         cmocka_unit_test(forecasting_changes_nothing_and_a_copy_goes_on_bitwise),

@@ -119,7 +119,7 @@ static void p_is_uniform(void **state)
 /* Two channels that follow each other part, while each stays within its own range. */
 static void a_broken_relation_is_seen(void **state)
 {
-    enum { N = 4000, BREAK = 3900 };
+    enum { N = 4000, BREAK = 3900, SEEN = 3920 };
     struct stream *s = stream_new(N, 3, 1, false);
     for (uint32_t i = 0; i < N; i++) {
         double a = normal(), *x = s->x + 3 * i;
@@ -129,8 +129,8 @@ static void a_broken_relation_is_seen(void **state)
     }
     advance(s, 0, N);
     double mean = 0.0;
-    for (uint32_t i = BREAK + 5; i < N; i++)
-        mean += log(p_at(s, i)) / (N - BREAK - 5);
+    for (uint32_t i = BREAK; i < SEEN; i++)
+        mean += log(p_at(s, i)) / (SEEN - BREAK);
     printf("mean ln p: %.1f\n", mean);
     assert_true(mean < log(1e-3));
     stream_free(s);
@@ -156,6 +156,31 @@ static void a_long_anomaly_stays_one(void **state)
     printf("p < 1e-2: %u of %u rows of it, %u of 200 after it, %u of 500 when it has stayed\n", small, TO - FROM - 10,
            after, settled);
     assert_true(small > (TO - FROM - 10) * 0.9 && after < 20 && settled < 50);
+    stream_free(s);
+}
+
+/* A level that often wanders off for a while: each time is strange, its hundred rows are not a hundred rare ones. */
+static void a_spell_counts_as_few_rows(void **state)
+{
+    enum { N = 30000, EVERY = 3000, LASTS = 100 };
+    struct stream *s = stream_new(N, 2, 1, false);
+    fill_normal(s);
+    for (uint32_t i = EVERY; i < N; i++)
+        s->x[2 * (size_t)i] += i % EVERY < LASTS ? 5.0 + (double)(i / EVERY) : 0.0;
+    advance(s, 0, N);
+    unsigned spells = 0, rare = 0, strange = 0;
+    for (uint32_t from = EVERY; from < N; from += EVERY) {
+        double least = 1.0;
+        for (uint32_t i = from; i < from + LASTS; i++) {
+            least = fmin(least, p_at(s, i));
+            rare += p_at(s, i) <= 1e-3;
+            strange += p_at(s, i) < 1e-2;
+        }
+        spells += least < 1e-3;
+    }
+    printf("of 9 spells %u have a row with p < 1e-3; rows with p <= 1e-3: %u, p < 1e-2: %u of 900\n", spells, rare,
+           strange);
+    assert_true(spells == 9 && rare < N * 3e-3 && strange > 700);
     stream_free(s);
 }
 
@@ -258,6 +283,7 @@ int main(void)
         cmocka_unit_test(cuts_do_not_matter), cmocka_unit_test(a_long_anomaly_stays_one),
         cmocka_unit_test(missing_samples),    cmocka_unit_test(wild_samples),
         cmocka_unit_test(a_first_move),       cmocka_unit_test(a_section_fits_its_budget),
+        cmocka_unit_test(a_spell_counts_as_few_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
