@@ -33,8 +33,8 @@ struct md_daemon {
     int64_t started_ns;
     uint64_t run;
     int finished_fd;
-    bool once;        /* MD_ONCE */
-    uint32_t adapts;  /* md_config_adapts() of the start: what the engines have room for */
+    bool once;   /* MD_ONCE */
+    bool adapts; /* md_config_adapts() of the start: what the engines have room for */
     _Atomic int finite_left, code;
     _Atomic bool draining;
     /* reload.c. The lock is held while the parts change places: who looks at them from another thread takes it. */

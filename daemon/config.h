@@ -121,7 +121,7 @@ int md_config_check_models(const struct md_config *config, const struct ssm_mode
 
 /* The policy of stream `id`: field by field the first matching rule's, then that of "*", then the built-in. */
 void md_config_policy(const struct md_config *config, const char *id, struct md_policy *ret);
-/* 0 where no rule has `adapt`, else the longest horizon that one asks for, at least 1. */
-uint32_t md_config_adapts(const struct md_config *config);
+bool md_config_adapts(const struct md_config *config);      /* whether a rule has `adapt` */
+uint32_t md_config_horizon(const struct md_config *config); /* the longest that a rule asks for; 0: none does */
 
 #endif

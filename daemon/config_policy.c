@@ -224,18 +224,24 @@ void md_policy_fallback(const struct md_config *config, struct md_policy *ret)
             apply(&config->rules[i], ret);
 }
 
-uint32_t md_config_adapts(const struct md_config *config)
+bool md_config_adapts(const struct md_config *config)
 {
     bool adapts = false;
-    uint32_t horizon = 1;
+
+    for (unsigned i = 0; i < config->n_rules; i++)
+        adapts |= config->rules[i].policy.adapt != MD_ADAPT_NONE;
+    return adapts;
+}
+
+uint32_t md_config_horizon(const struct md_config *config)
+{
+    uint32_t most = 0;
 
     for (unsigned i = 0; i < config->n_rules; i++) {
-        const struct md_policy *p = &config->rules[i].policy;
-        adapts |= p->adapt != MD_ADAPT_NONE;
-        if (p->publish[IO_PREDICTION].horizon > horizon)
-            horizon = p->publish[IO_PREDICTION].horizon;
+        uint32_t horizon = config->rules[i].policy.publish[IO_PREDICTION].horizon;
+        most = horizon > most ? horizon : most;
     }
-    return !adapts ? 0 : horizon < SSM_HORIZON_MAX ? horizon : SSM_HORIZON_MAX;
+    return most;
 }
 
 void md_config_policy(const struct md_config *config, const char *id, struct md_policy *ret)

@@ -110,8 +110,8 @@ static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
         const struct ssm_model_info *info = d->models[i].scheduler.info;
         if (info->horizon > d->env.horizon_max || !d->env.quantiles)
             d->env.quantiles = info->quantiles;
-        uint32_t adapted = ssm_model_adapts(info) ? md_config_adapts(d->config) : 0;
-        uint32_t horizon = info->horizon > adapted ? info->horizon : adapted;
+        uint32_t asked = md_config_horizon(d->config), most = ssm_model_farthest(info);
+        uint32_t horizon = asked < info->horizon ? info->horizon : asked < most ? asked : most;
         if (horizon > d->env.horizon_max)
             d->env.horizon_max = horizon;
         if (info->n_quantiles > d->env.quantiles_max)

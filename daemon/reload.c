@@ -71,8 +71,10 @@ static int check_fixed(const struct change *c)
         same = same_text(md_config_print_model, old, i, new, i);
     if (!same)
         return refuse(c, "models: another model, or another key of one, needs a restart");
-    if (md_config_adapts(new) > c->d->adapts)
-        return refuse(c, "streams: adapt, or a longer horizon with it, needs a restart");
+    if (md_config_adapts(new) && !c->d->adapts)
+        return refuse(c, "streams: adapt needs a restart where the start had none");
+    if (md_config_horizon(new) > c->d->env.horizon_max)
+        return refuse(c, "streams: a horizon beyond the models' own and those of the start needs a restart");
     if (!equal(old->state_dir, new->state_dir))
         return refuse(c, "state.dir: another folder needs a restart");
     if (!equal(old->control, new->control))

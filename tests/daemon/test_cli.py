@@ -198,6 +198,18 @@ class WrongModels(Case):
         config = self.config(more="streams: {\"*\": {publish: {prediction: {horizon: 1025}}}}")
         self.check(run(MAMBAD, "-c", config, "--check"), 78, "c.yaml:3:11: error: streams.*.publish.prediction.horizon: 1025 is out of range (1 to 1024)")
 
+    def test_far_horizons_fit_a_record(self):
+        try:
+            import h5py
+        except ImportError:
+            self.skipTest("no h5py")
+        config = self.config("i: {type: audio, files: " + self.wav("a.wav", 40) + "}", "o: {type: hdf5, path: DIR/o.h5}",
+                             more="streams: {\"*\": {publish: {prediction: {horizon: 200}}}}")
+        self.check(run(MAMBAD, "-c", config, "--once"), 0)
+        with h5py.File(self.path("o.h5"), "r") as record:
+            self.assertEqual(record["prediction"]["horizon"].tolist(), [200] * 10)
+            self.assertEqual(record["prediction_values"].shape[:2], (10, 200))
+
 
 class WrongFiles(Case):
     def wrong(self, code, inputs, *says, outputs="o: {type: jsonl, path: DIR/out.jsonl}", more=""):
