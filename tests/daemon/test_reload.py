@@ -8,6 +8,7 @@ import random
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 import unittest
@@ -113,6 +114,7 @@ class Reload(Running):
                     (PULL.replace("100", "50") + ", a: {type: audio, files: DIR/none.wav}", LINES, "", "input a: DIR/none.wav"),
                     (PULL, LINES + f", p: {{type: zmq, bind: \"{address}\"}}", "", "output p: bind " + address),
                     (PULL, LINES, "state: {dir: DIR/state}", "state.dir: another folder needs a restart"),
+                    (PULL, LINES, "streams: {\"*\": {publish: {prediction: {horizon: 73}}}}", "streams: a horizon beyond the models'"),
                     (PULL, LINES, "streams: {\"*\": {adapt: linear}}", "streams: adapt"))):
                 with self.subTest(text):
                     self.reload(control, inputs, outputs, more, 78, [text])
@@ -167,6 +169,25 @@ class Reload(Running):
         self.stop()
         for stream in "zy":
             self.assertEqual([e for e in self.events(stream) if e[0] in ("start", "end")], [("start", 0), ("end", 0), ("start", 1)])
+
+    def test_reliable_senders(self):
+        """A router input that stays, and one that is changed: what was under way is sent again, each row is taken once."""
+        router = "z: {type: zmq, pattern: router, bind: \"ipc://DIR/z\", rate: 100, queue: 64}"
+        control = self.serve(router)
+        feed = subprocess.Popen([MAMBACTL, "feed", "-", "--reliable", "--quiet", "--stream", "s", "--chunk", "16", "--wait", str(PATIENCE),
+                                 "--connect", "ipc://" + self.path("z")], stdin=subprocess.PIPE)
+        self.addCleanup(feed.kill)
+        for n in range(8):
+            feed.stdin.write(struct.pack("<500f", *range(500 * n, 500 * (n + 1))))
+            feed.stdin.flush()
+            self.wait(lambda: self.accepted(control) > 0)  # of a changed input: from its beginning
+            self.reload(control, router.replace("64", "65") if n > 4 else router, more=f"batch: {{max_delay: {n + 1}ms}}\n")
+        feed.stdin.close()
+        self.assertEqual(feed.wait(PATIENCE), 0, self.said())
+        self.stop()
+        self.assertEqual(sorted(k[2] for k in self.rows("s") if k[0] == "anomaly"), list(range(4000)))
+        self.assertEqual([e for e in self.events("s") if e[0] in ("start", "end", "gap", "drop")],
+                         [("start", 0), ("end", 0), ("start", 1), ("end", 1)])
 
     def test_more_files(self):
         """A changed file input goes on behind the rows that were taken; none is lost, none double."""
