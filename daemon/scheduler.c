@@ -62,10 +62,11 @@ void md_scheduler_give(struct md_scheduler *s, struct md_batch *b)
     pthread_mutex_unlock(&s->spare_lock);
 }
 
+/* A round with a batch under way is none: looking at the device goes on however long that hangs. */
 static void rest(struct md_scheduler *s, bool resting)
 {
     atomic_store(&s->resting, resting);
-    atomic_fetch_add_explicit(&s->rounds, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&s->rounds, !s->flying, memory_order_relaxed);
 }
 
 bool md_scheduler_moves(struct md_scheduler *s, uint64_t *seen)
@@ -158,8 +159,10 @@ static void land(struct md_scheduler *s)
     struct md_batch *b = s->flying;
 
     s->flying = NULL;
-    if (b)
-        land_oldest(s, b);
+    if (!b)
+        return;
+    land_oldest(s, b);
+    atomic_fetch_add_explicit(&s->rounds, 1, memory_order_relaxed);
 }
 
 static void start(struct md_scheduler *s, struct md_batch *b)
@@ -209,7 +212,7 @@ static int64_t look_again(const struct md_scheduler *s)
 static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *wake)
 {
     wake->line = s->cut_number;
-    rest(s, true);
+    rest(s, !s->flying);
     md_inbox_wait(&s->inbox, s->max_streams, s->max_delay_ns, look_again(s), wake);
     rest(s, false);
     s->draining = wake->draining;

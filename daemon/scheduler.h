@@ -25,7 +25,7 @@ struct md_scheduler {
     struct md_inbox inbox;
     struct md_engine_counters counters;
     _Atomic uint32_t open_streams, slots_used;
-    _Atomic uint64_t rounds; /* how often the thread has rested, or gone on from that */
+    _Atomic uint64_t rounds; /* how often the thread has rested, or gone on from that, or a batch has landed */
     _Atomic bool resting;    /* waits for rows, or for the publisher */
     struct io_stream *open; /* list of open streams */
     int64_t next_sweep_ns;  /* when a timer or a hold of some stream may be due */
