@@ -110,6 +110,7 @@ template <> struct state_type<SSM_F16> {
     typedef __half type;
 };
 
+/* In the upper half of the word, zeros below: a float again. */
 __device__ __forceinline__ float rounded_bf16(float h)
 {
     __nv_bfloat162 b = __floats2bfloat162_rn(0.0f, h);
@@ -165,6 +166,7 @@ template <enum ssm_dtype S> struct state16 {
                 if (S == SSM_F32) {
                     w[j] = __float_as_uint(h[i * PER + j]);
                 } else if (S == SSM_BF16) {
+#pragma unroll
                     for (int k = 0; k < 2; k++)
                         h[i * PER + 2 * j + k] = rounded_bf16(h[i * PER + 2 * j + k]);
                     w[j] = __byte_perm(__float_as_uint(h[i * PER + 2 * j]), __float_as_uint(h[i * PER + 2 * j + 1]),
@@ -302,45 +304,19 @@ __device__ __forceinline__ float gate(float s01_23, float skip, float x, float z
 {
     return __fmul_rn(__fmaf_rn(skip, x, s01_23), silu(z));
 }
-
-/* … in two halves: what does not need the state, which can be worked out ahead; and the rest. */
-struct step16 {
-    float a[16], dx, x, z; /* z: through SiLU */
-};
-__device__ __forceinline__ void prepare_step(struct step16 &s, const float A[16], float delta, float g, float x,
-                                             float z)
-{
-    const float dg = __fmul_rn(delta, g);
-#pragma unroll
-    for (int n = 0; n < 16; n++)
-        s.a[n] = ex2(__fmul_rn(dg, A[n]));
-    s.dx = __fmul_rn(delta, x);
-    s.x = x;
-    s.z = silu(z);
-}
-__device__ __forceinline__ void advance_states(float h[16], const struct step16 &s, const float *B)
-{
-#pragma unroll
-    for (int n = 0; n < 16; n++)
-        h[n] = __fmaf_rn(s.a[n], h[n], __fmul_rn(s.dx, B[n]));
-}
-__device__ __forceinline__ float read_states(const float h[16], const float *C)
-{
-    float s[4];
-#pragma unroll
-    for (int q = 0; q < 4; q++)
-        s[q] = read4(h + 4 * q, C + 4 * q);
-    return __fadd_rn(__fadd_rn(s[0], s[1]), __fadd_rn(s[2], s[3]));
-}
 template <enum ssm_dtype S>
 __device__ __forceinline__ float scan_step(state16<S> &state, float h[16], const float A[16], const float *B,
                                            const float *C, float delta, float g, float x, float z, float skip)
 {
-    struct step16 s;
-    prepare_step(s, A, delta, g, x, z);
-    advance_states(h, s, B);
+    float dg = __fmul_rn(delta, g), dx = __fmul_rn(delta, x), s[4];
+#pragma unroll
+    for (int q = 0; q < 4; q++)
+        decay4(h + 4 * q, A + 4 * q, B + 4 * q, dg, dx);
     state.pack(h);
-    return __fmul_rn(__fmaf_rn(skip, x, read_states(h, C)), s.z);
+#pragma unroll
+    for (int q = 0; q < 4; q++)
+        s[q] = read4(h + 4 * q, C + 4 * q);
+    return gate(__fadd_rn(__fadd_rn(s[0], s[1]), __fadd_rn(s[2], s[3])), skip, x, z);
 }
 
 /* Element e of a token's embedding as fp32. */

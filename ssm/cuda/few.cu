@@ -22,11 +22,10 @@
  * words told. A phase costs one way through L2 (about 1000 clk) instead of release, barrier and load (about 2700).
  *
  * Warps 0…7 compute, warp 8 feeds: panel n of the block's list goes to warp n % 8, stage n / 8 % depth; the order of
- * the list is that of the loops in feed(), and take_turn() counts along. Warp 9 has L2 fetch the L2_PANELS panels after
- * those, so that memory has work where the chain stands still and a block with more than its share catches up. Traps:
- * (1) a stage of the ring is waited for by one warp only, each time in turn, because a parity wait that skips a turn
- * can return early; (2) loads that do not depend on other blocks are issued before the wait for words: behind it they
- * would cost their own way from HBM; (3) between two uses of `sums` or `act` there is always a meet().
+ * the list is that of the loops in feed(), and take_turn() counts along. Traps: (1) a stage of the ring is waited for
+ * by one warp only, each time in turn, because a parity wait that skips a turn can return early; (2) loads that do not
+ * depend on other blocks are issued before the wait for words: behind it they would cost their own way from HBM; (3)
+ * between two uses of `sums` or `act` there is always a meet().
  *
  * Counts, B = 1, bf16 weights, fp32 state, 132 blocks; HBM at 3.0 TB/s, 1.98 GHz. A layer's chain: 4 ways through L2 of
  * 1000 clk, 3 sums of 16 mma of 33 clk, norm 600, convolution 250, Δ and scan 450, the rest of 4 phases 1100: 8000 clk.
@@ -69,7 +68,6 @@ enum {
     CHUNK_ROW = (GPU_CHUNK + PAD) * 2,
     SUM_ROW = 20, /* floats from a row of a panel's 16 sums to the next, likewise */
     HEAD_PANELS = 24,
-    L2_PANELS = 16, /* per block, sent for into L2 ahead of the ring's: 17 MB in all */
     SHARED_BYTES = 227 * 1024,
     ASKS_MAX = 1 << 24 /* some seconds: a word that never comes is an error of the launch, not a hang */
 };
@@ -103,7 +101,6 @@ struct control {
     struct gpu_run runs[GPU_FEW_ROWS];
     uint32_t run_of[GPU_FEW_ROWS], pick[GPU_FEW_ROWS];
     float g[GPU_FEW_ROWS];
-    uint32_t fed; /* panels that are in the ring or were */
 };
 
 /* Offsets into shared memory. */
@@ -366,29 +363,12 @@ static __device__ __forceinline__ void await_all(const uint32_t *word, uint32_t 
     } while (((now ^ seen) & 0x80000000u) == 0);
 }
 
-/* ---- weights in: one thread feeds the ring, another one has L2 fetch what comes next ---- */
+/* ---- weights in: one thread ---- */
 
 struct feed {
-    bool ahead;                   /* into L2 only */
-    uint32_t n;                   /* of the next panel */
-    uint32_t warp, stage, parity; /* where in the ring it goes */
+    uint32_t warp, stage, parity; /* of the next panel */
     uint64_t policy;
 };
-
-/* Not too far, or L2 would drop what is still to be read. */
-static __device__ __forceinline__ void fetch_panel(const struct block &b, struct feed &f, const uint16_t *lo,
-                                                   const uint16_t *hi, uint32_t bytes)
-{
-    const volatile uint32_t *fed = &control_of(b)->fed;
-    uint32_t now;
-    while ((now = *fed) + L2_PANELS <= f.n)
-        __nanosleep(100);
-    if (now <= f.n) {
-        prefetch_l2(lo, bytes);
-        prefetch_l2(hi, bytes);
-    }
-    f.n++;
-}
 
 /* 16 outputs × width k's: 8 from `lo`, 8 from `hi`. */
 static __device__ __forceinline__ void feed_panel(const struct block &b, struct feed &f, const uint16_t *lo,
@@ -396,15 +376,10 @@ static __device__ __forceinline__ void feed_panel(const struct block &b, struct 
 {
     const uint32_t slot = f.stage * WARPS + f.warp, bytes = width * ITEM * 2, full = full_at(b, slot);
     const uint32_t to = b.base + b.at.ring + slot * PANEL;
-    if (f.ahead) {
-        fetch_panel(b, f, lo, hi, bytes);
-        return;
-    }
     mbarrier_wait(empty_at(b, slot), f.parity ^ 1);
     mbarrier_expect(full, 2 * bytes);
     bulk_load_once(to, lo, bytes, full, f.policy);
     bulk_load_once(to + SEGMENT, hi, bytes, full, f.policy);
-    *(volatile uint32_t *)&control_of(b)->fed = ++f.n;
     if (++f.warp < WARPS)
         return;
     f.warp = 0;
@@ -441,13 +416,13 @@ static __device__ __forceinline__ bool does_head(const struct block &b)
     return b.heads > 0 || (b.p.f && blockIdx.x == 0);
 }
 
-static __device__ __forceinline__ void feed(const struct block &b, bool ahead)
+static __device__ void feed(const struct block &b)
 {
     const uint32_t E = b.m.E, D = b.m.D, blocks = gridDim.x;
-    struct feed f = {ahead, 0, 0, 0, 0, evict_first()};
+    struct feed f = {0, 0, 0, evict_first()};
     for (uint32_t l = 0; l < b.m.L; l++) {
         const struct few_layer &w = layer_of(b, l);
-        if (b.rows > 1 && !ahead)
+        if (b.rows > 1)
             feed_norm(b, l, w.norm);
         for (uint32_t i = 0, item = blockIdx.x; i < b.items; i++, item += blocks)
             feed_outputs(b, f, w.in, E, item, D / ITEM + item);
@@ -456,7 +431,7 @@ static __device__ __forceinline__ void feed(const struct block &b, bool ahead)
         for (uint32_t i = 0, tile = b.out; i < b.outs; i++, tile += blocks)
             feed_outputs(b, f, w.out, D, 2 * tile, 2 * tile + 1);
     }
-    if (does_head(b) && b.rows > 1 && !ahead)
+    if (does_head(b) && b.rows > 1)
         feed_norm(b, b.m.L, b.m.norm_f);
     for (uint32_t i = 0, tile = blockIdx.x; i < b.heads; i++, tile += blocks)
         feed_outputs(b, f, b.m.head, E, 2 * tile, 2 * tile + 1);
@@ -1097,8 +1072,6 @@ static __device__ __forceinline__ void load_control(const struct block &b)
         mbarrier_init(shared_address(&c->norm_empty[i]), 1);
     }
     fence_async_proxy();
-    if (i == 0)
-        c->fed = 0;
     if (i < GPU_CHUNK * 2 / 16)
         c->zeros[i] = make_uint4(0, 0, 0, 0);
     if (i < b.rows) {
@@ -1179,9 +1152,7 @@ static __global__ void __launch_bounds__(BLOCK, 1)
     } else {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == THREADS)
-            feed(b, false);
-        else if (threadIdx.x == THREADS + 32)
-            feed(b, true);
+            feed(b);
     }
 }
 

@@ -8,8 +8,9 @@
  *   norm         u = norm(r), a warp per row
  *   project in   x and z, 32 channels per warp and job; the convolution of those channels follows without a barrier
  *   select       dt, B, C: six jobs, or three where M = 8; they and Δ's stages lie where u was
- *   scan         a warp owns 32 channels and some of the runs. Δ of four rows at a time by mma; exponentials of the
- * next row and states of the next runs are on their way; y replaces x project out  r += 16 outputs per warp and job
+ *   scan         a warp owns 32 channels and some of the runs. Δ of four rows at a time by mma; states of the next runs
+ *                are on their way; y replaces x
+ *   project out  r += 16 outputs per warp and job
  *
  * The first fragments of a product, biases and states are loaded before the barrier that activations wait for. When a
  * scan is done, conv windows and the first states of the next layer are fetched into L2, so that memory has work during
@@ -18,12 +19,12 @@
  *
  * Counts per row and layer, bf16 state (E 128, D 256, R 8 | E 256, D 512, R 16): 19.5 | 38.9 KB to move, 6.5 | 13 ns of
  * a chip at 3 TB/s (fp32 35.8 | 71.7 KB); 115 | 426 thousand multiply-adds at about 1024 a clock and SM. Instructions
- * of a warp: scan 145 a row and 32 channels, 38 for its share of Δ, 54 a run; conv 38 a row of 64 channels, 24 a run.
+ * of a warp: scan 146 a row and 32 channels, 32 for its share of Δ, 62 a run; conv 43 a row of 64 channels, 24 a run.
  * Per tile and layer 245 | 885 KB of weights at 57 B/ns and SM.
  *
  *   16384 rows, T = 1   memory 425 | 1700 µs (fp32 850 | 3400), instructions 150 | 600, weights 35 | 250, mma 35 | 210
  *   1024 rows, M = 8    memory 27 µs; a layer: norm 0.4, in 2.3, conv 0.6, select 0.7, scan 2.2, out 1.2; all 35
- *   4096 runs, T = 8    memory 106 µs, instructions 275 µs at 4 a clock, MUFU 165
+ *   4096 runs, T = 8    memory 106 µs, instructions 260 µs at 4 a clock, MUFU 165
  *
  * Shared memory: rows are swizzled, not padded, or two blocks of E = 128, M = 64 would not fit into an SM (113 KB
  * each).
@@ -429,42 +430,25 @@ struct taps {
     }
 };
 
-/* Two channels' convolution of four inputs each. */
-__device__ __forceinline__ uint32_t convolved(const struct taps &c, uint32_t x0, uint32_t x1, uint32_t x2, uint32_t x3)
-{
-    const uint32_t in[4] = {x0, x1, x2, x3};
-    float2 v[4];
-#pragma unroll
-    for (int j = 0; j < 4; j++)
-        v[j] = __half22float2(*reinterpret_cast<const __half2 *>(&in[j]));
-    return bits(__halves2half2(conv4(v[0].x, v[1].x, v[2].x, v[3].x, c.w[0], c.bias[0]),
-                               conv4(v[0].y, v[1].y, v[2].y, v[3].y, c.w[1], c.bias[1])));
-}
-
-/* Two channels of a run through their window, in time order, two rows at a time; x lies at byte `at` of its row. */
+/* Two channels of a run through their window, in time order; x lies at byte `at` of its row. */
 template <int NT>
 __device__ __forceinline__ void convolve_run(uint32_t window[3], uint8_t *x, uint32_t at, uint32_t from, uint32_t to,
                                              const struct taps &c)
 {
-    uint32_t row = from;
 #pragma unroll 1
-    for (; row + 1 < to; row += 2) {
-        uint32_t *first = reinterpret_cast<uint32_t *>(x + panelled<NT>(row, at)),
-                 *second = reinterpret_cast<uint32_t *>(x + panelled<NT>(row + 1, at));
-        const uint32_t now = *first, then = *second;
-        *first = convolved(c, window[0], window[1], window[2], now);
-        *second = convolved(c, window[1], window[2], now, then);
-        window[0] = window[2];
-        window[1] = now;
-        window[2] = then;
+    for (uint32_t row = from; row < to; row++) {
+        uint32_t *cell = reinterpret_cast<uint32_t *>(x + panelled<NT>(row, at)), now = *cell;
+        const uint32_t in[4] = {window[0], window[1], window[2], now};
+        float2 v[4];
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            v[j] = __half22float2(*reinterpret_cast<const __half2 *>(&in[j]));
+        *cell = bits(__halves2half2(conv4(v[0].x, v[1].x, v[2].x, v[3].x, c.w[0], c.bias[0]),
+                                    conv4(v[0].y, v[1].y, v[2].y, v[3].y, c.w[1], c.bias[1])));
+        window[0] = window[1];
+        window[1] = window[2];
+        window[2] = now;
     }
-    if (row == to)
-        return;
-    uint32_t *cell = reinterpret_cast<uint32_t *>(x + panelled<NT>(row, at)), now = *cell;
-    *cell = convolved(c, window[0], window[1], window[2], now);
-    window[0] = window[1];
-    window[1] = window[2];
-    window[2] = now;
 }
 
 /* Channels d and d + 1 of every run, a half warp per run; `window` holds the first batch. */
@@ -663,54 +647,28 @@ __device__ __forceinline__ void stage_deltas(const struct args &k, const struct 
     __syncwarp();
 }
 
-/* Sixteen of B or C, by all lanes alike. */
-__device__ __forceinline__ void load_16(const float *at, float v[16])
+__device__ __forceinline__ void load_row(const float *at, float B[16], float C[16])
 {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float4 four = reinterpret_cast<const float4 *>(at)[i];
-        v[4 * i] = four.x;
-        v[4 * i + 1] = four.y;
-        v[4 * i + 2] = four.z;
-        v[4 * i + 3] = four.w;
+    for (int i = 0; i < 8; i++) {
+        const float4 v = reinterpret_cast<const float4 *>(at)[i];
+        float *to = i < 4 ? B + 4 * i : C + 4 * (i - 4);
+        to[0] = v.x;
+        to[1] = v.y;
+        to[2] = v.z;
+        to[3] = v.w;
     }
 }
 
-/* Where a lane finds its channel's activations, and Δ of rows `begin` on. */
-struct lane_rows {
-    uint32_t x_at, z_at, column, begin;
-    const float *stage; /* Δ of this lane's channel */
-
-    __device__ __forceinline__ __half *x(uint32_t row) const
-    {
-        return reinterpret_cast<__half *>(memory + x_at + swizzled(row, column, 128));
-    }
-    __device__ __forceinline__ struct step16 prepared(const float A[16], uint32_t row) const
-    {
-        const __half *at = x(row), *z = reinterpret_cast<const __half *>(reinterpret_cast<const uint8_t *>(at) + z_at);
-        struct step16 s;
-        prepare_step(s, A, stage[(row - begin) % STAGE_ROWS * 32], tables()->g[row], __half2float(*at),
-                     __half2float(*z));
-        return s;
-    }
-};
-
-/* Exponentials and the gate of a row are on their way while the row before is summed up. */
 template <enum ssm_dtype S, int NT>
 __device__ __forceinline__ void scan(const struct args &k, const struct layer &l, scanner<S> &s)
 {
     enum { AHEAD = scanner<S>::AHEAD };
     const struct self me = current();
+    const uint32_t begin = tables()->first[s.run];
     float *stage = reinterpret_cast<float *>(memory + k.at.stage + me.warp * STAGE_BYTES);
-    struct lane_rows in = {k.at.x + s.channel / 64 * (NT * 1024), k.at.z - k.at.x, s.channel * 2 % 128,
-                           tables()->first[s.run], stage + me.lane};
-    uint32_t row = in.begin;
-    const uint32_t last = tables()->first[s.end] - 1;
-    asm volatile("" : "+r"(in.x_at), "+r"(in.column)); /* not to be worked out again for every row */
-    if (s.run >= s.end)
-        return;
-    stage_deltas<S, NT>(k, me, l, s, row, stage);
-    struct step16 step = in.prepared(s.A, row);
+    uint32_t row = begin, x_at = k.at.x + s.channel / 64 * (NT * 1024), column = s.channel * 2 % 128;
+    asm volatile("" : "+r"(x_at), "+r"(column)); /* not to be worked out again for every row */
     for (; s.run < s.end; s.run += AHEAD) {
 #pragma unroll
         for (int i = 0; i < AHEAD; i++) {
@@ -723,18 +681,15 @@ __device__ __forceinline__ void scan(const struct args &k, const struct layer &l
                 if (s.run + i + AHEAD < s.end)
                     s.next[i].load(s.state(s.run + i + AHEAD));
                 do {
-                    const uint32_t next = min(row + 1, last);
-                    const float *bc = reinterpret_cast<const float *>(memory + k.at.bc) + row * BC_STRIDE;
-                    float v[16];
-                    if ((next - in.begin) % STAGE_ROWS == 0)
-                        stage_deltas<S, NT>(k, me, l, s, next, stage);
-                    load_16(bc, v);
-                    advance_states(h, step, v);
-                    state.pack(h);
-                    load_16(bc + 16, v);
-                    const float x = step.x, z = step.z;
-                    step = in.prepared(s.A, next);
-                    *in.x(row) = to_half(__fmul_rn(__fmaf_rn(s.skip, x, read_states(h, v)), z));
+                    if ((row - begin) % STAGE_ROWS == 0)
+                        stage_deltas<S, NT>(k, me, l, s, row, stage);
+                    float B[16], C[16];
+                    load_row(reinterpret_cast<const float *>(memory + k.at.bc) + row * BC_STRIDE, B, C);
+                    uint8_t *cell = memory + x_at + swizzled(row, column, 128);
+                    __half *x = reinterpret_cast<__half *>(cell);
+                    const __half z = *reinterpret_cast<const __half *>(cell + (k.at.z - k.at.x));
+                    *x = to_half(scan_step(state, h, s.A, B, C, stage[(row - begin) % STAGE_ROWS * 32 + me.lane],
+                                           tables()->g[row], __half2float(*x), __half2float(z), s.skip));
                 } while (++row < to);
                 state.store(at);
             }
