@@ -42,9 +42,12 @@ __device__ __forceinline__ float product(float total, float scale, float bias)
     return __fmaf_rn(total, scale, bias);
 }
 
+/* x / (1 + e^-x). The divisor is at least 1, so that no scaling keeps it from underflow, as __fdividef() would. */
 __device__ __forceinline__ float silu(float x)
 {
-    return __fdividef(x, __fadd_rn(1.0f, ex2(__fmul_rn(-LOG2E, x))));
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(__fadd_rn(1.0f, ex2(__fmul_rn(-LOG2E, x)))));
+    return __fmul_rn(x, y);
 }
 
 /* Without branches, so that several go on at once: log1pf's special cases are infinities and below zero. */
@@ -107,6 +110,13 @@ template <> struct state_type<SSM_F16> {
     typedef __half type;
 };
 
+/* In the upper half of the word, zeros below: a float again. */
+__device__ __forceinline__ float rounded_bf16(float h)
+{
+    __nv_bfloat162 b = __floats2bfloat162_rn(0.0f, h);
+    return __uint_as_float(*reinterpret_cast<uint32_t *>(&b));
+}
+
 /* 16 states of one channel: 16/PER vectors of 16 bytes, `32` vectors (one warp's worth) apart in memory. */
 template <enum ssm_dtype S> struct state16 {
     enum { PER = S == SSM_F32 ? 4 : 8, VECTORS = 16 / PER };
@@ -144,7 +154,8 @@ template <enum ssm_dtype S> struct state16 {
             }
         }
     }
-    /* Rounds h to the state's dtype, keeps the bits; h is left rounded. */
+    /* Rounds h to the state's dtype, keeps the bits; h is left rounded. bf16: to the upper half of a word each, so that
+     * h need not be unpacked again; what is kept is put together where it is stored. */
     __device__ __forceinline__ void pack(float h[16])
     {
 #pragma unroll
@@ -155,8 +166,11 @@ template <enum ssm_dtype S> struct state16 {
                 if (S == SSM_F32) {
                     w[j] = __float_as_uint(h[i * PER + j]);
                 } else if (S == SSM_BF16) {
-                    __nv_bfloat162 b = __floats2bfloat162_rn(h[i * PER + 2 * j], h[i * PER + 2 * j + 1]);
-                    w[j] = *reinterpret_cast<uint32_t *>(&b);
+#pragma unroll
+                    for (int k = 0; k < 2; k++)
+                        h[i * PER + 2 * j + k] = rounded_bf16(h[i * PER + 2 * j + k]);
+                    w[j] = __byte_perm(__float_as_uint(h[i * PER + 2 * j]), __float_as_uint(h[i * PER + 2 * j + 1]),
+                                       0x7632);
                 } else {
                     __half2 b = to_half2(h[i * PER + 2 * j], h[i * PER + 2 * j + 1]);
                     w[j] = *reinterpret_cast<uint32_t *>(&b);
@@ -164,7 +178,7 @@ template <enum ssm_dtype S> struct state16 {
             }
             raw[i] = make_uint4(w[0], w[1], w[2], w[3]);
         }
-        if (S != SSM_F32)
+        if (S == SSM_F16)
             unpack(h);
     }
 };

@@ -648,15 +648,17 @@ static __device__ __forceinline__ void normalise_alone(const struct block &b, ui
     for (uint32_t i = 0; i < MOST; i++) {
         uint32_t e = (threadIdx.x + i * THREADS) * 4;
         v[i] = make_uint4(0, 0, 0, 0);
-        if (e < E)
-            w[i] = __ldg(reinterpret_cast<const float4 *>(weights + e));
+        if (e >= E)
+            continue;
+        v[i].x = ABSENT;
+        w[i] = __ldg(reinterpret_cast<const float4 *>(weights + e));
     }
-    do {
+    do { /* what is there is not asked for again: it would crowd the weights out of L2's ports */
         count_ask(&asks);
         worst = 0;
 #pragma unroll
         for (uint32_t i = 0; i < MOST; i++)
-            if ((threadIdx.x + i * THREADS) * 4 < E)
+            if (largest(v[i]) == ABSENT)
                 v[i] = ask(told + (threadIdx.x + i * THREADS) * 4);
 #pragma unroll
         for (uint32_t i = 0; i < MOST; i++)

@@ -19,12 +19,12 @@
  *
  * Counts per row and layer, bf16 state (E 128, D 256, R 8 | E 256, D 512, R 16): 19.5 | 38.9 KB to move, 6.5 | 13 ns of
  * a chip at 3 TB/s (fp32 35.8 | 71.7 KB); 115 | 426 thousand multiply-adds at about 1024 a clock and SM. Instructions
- * of a warp: scan 158 a row and 32 channels, 33 for its share of Δ, 54 a run; conv 50 a row of 64 channels, 24 a run.
+ * of a warp: scan 146 a row and 32 channels, 32 for its share of Δ, 62 a run; conv 43 a row of 64 channels, 24 a run.
  * Per tile and layer 245 | 885 KB of weights at 57 B/ns and SM.
  *
  *   16384 rows, T = 1   memory 425 | 1700 µs (fp32 850 | 3400), instructions 150 | 600, weights 35 | 250, mma 35 | 210
  *   1024 rows, M = 8    memory 27 µs; a layer: norm 0.4, in 2.3, conv 0.6, select 0.7, scan 2.2, out 1.2; all 35
- *   4096 runs, T = 8    memory 106 µs, instructions 275 µs at 4 a clock, MUFU 165
+ *   4096 runs, T = 8    memory 106 µs, instructions 260 µs at 4 a clock, MUFU 165
  *
  * Shared memory: rows are swizzled, not padded, or two blocks of E = 128, M = 64 would not fit into an SM (113 KB
  * each).
