@@ -39,7 +39,7 @@ struct md_hist {
     md_count n, sum, max, bucket[MD_HIST_BUCKETS];
 };
 void md_hist_add(struct md_hist *h, uint64_t ns);
-/* What came to `h` since `then` was copied off it; `max` is that of all. */
+/* What came to `h` since `then` was taken off it likewise, or with zeros in it: since ever; `max` is that of all. */
 void md_hist_since(struct md_hist *ret, struct md_hist *h, struct md_hist *then);
 json_t *md_hist_json(struct md_hist *h); /* count, sum, p50, p99, max in seconds */
 

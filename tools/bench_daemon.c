@@ -336,7 +336,7 @@ static bool measure_load(struct bench *b)
     n_before = read_threads(before);
     rss = rss_bytes();
     cpu = cpu_seconds();
-    then = *md_daemon_latency(b->daemon);
+    md_hist_since(&then, md_daemon_latency(b->daemon), &(struct md_hist){0});
     before_counts = read_counts(b);
     start = md_now_ns();
     send(b, b->o->messages);

@@ -203,7 +203,6 @@ static void test_silence_and_idle(void **state)
     service_done(&s);
 }
 
-/* Sums the counts of `drop` events, and checks that the rows published and dropped make up what was numbered. */
 /* A sensor that jumps and then says the same for ever: both are told, once, with the rows it is about. */
 static void test_notices(void **state)
 {
@@ -234,6 +233,7 @@ static void test_notices(void **state)
     service_done(&s);
 }
 
+/* Sums the counts of `drop` events, and checks that the rows published and dropped make up what was numbered. */
 static void check_drops(json_t *lines, uint64_t sent, uint64_t accepted, uint64_t dropped)
 {
     json_t *o;

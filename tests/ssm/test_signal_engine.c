@@ -471,11 +471,19 @@ static void channels_join(void **state)
     }
 }
 
-enum { MANY = 9 };
+enum { MANY = 9, STILL = 1000 };
 
-/* Streams of one channel each, in calls of `most` samples of all of them. */
-static void run_many(struct ssm_engine *e, uint32_t n, uint32_t most, float (*joint)[STEPS * P][3])
+struct joined {
+    float rows[STEPS * P][3];
+    struct ssm_notice notices[STEPS * P];
+};
+
+/* Streams of one channel each, in calls of `most` samples of all of them. One in CHANNELS of them stops at STILL. */
+static void run_many(struct ssm_engine *e, uint32_t n, uint32_t most, struct joined *ret)
 {
+    static double stopping[N];
+    for (uint32_t i = 0; i < N; i++)
+        stopping[i] = signals[i < STILL ? i : STILL][0];
     struct ssm_slot slots[MANY];
     struct outputs *o[MANY];
     for (uint32_t i = 0; i < n; i++) {
@@ -488,7 +496,12 @@ static void run_many(struct ssm_engine *e, uint32_t n, uint32_t most, float (*jo
         for (uint32_t i = 0; i < n; i++) {
             items[i] = item_of(slots[i], i % CHANNELS, at, to, SSM_NAN_MASK, o[i]);
             items[i].channels = 1;
-            items[i].joint = at / P < STEPS ? joint[i][at / P * P] : NULL;
+            items[i].joint = at / P < STEPS ? ret[i].rows[at / P * P] : NULL;
+            items[i].notices = at / P < STEPS ? &ret[i].notices[at / P * P] : NULL;
+            if (i % CHANNELS == 0) {
+                items[i].x = &stopping[at];
+                items[i].x_stride = 1;
+            }
         }
         assert_int_equal(ssm_advance(e, items, n), 0);
     }
@@ -498,18 +511,21 @@ static void run_many(struct ssm_engine *e, uint32_t n, uint32_t most, float (*jo
     }
 }
 
-/* Joint rows of many streams are shared out over the workers; a stream's are what they are alone. */
+/* Joint rows and notices of many streams are shared out over the workers; a stream's are what they are alone. */
 static void streams_join_apart(void **state)
 {
     struct rig_variant v;
-    static float many[MANY][STEPS * P][3], alone[CHANNELS][STEPS * P][3];
+    static struct joined many[MANY], alone[CHANNELS];
     for (unsigned i = 0; rig_variant(i, &v); i++) {
         struct ssm_engine *one = rig_engine(model, &v, 1, CHANNELS), *three = rig_engine(model, &v, 3, MANY);
         run_many(one, CHANNELS, 301, alone);
         run_many(three, MANY, 301, many);
-        assert_false(isnan(alone[0][STEPS * P - 1][1]));
+        assert_false(isnan(alone[1].rows[STEPS * P - 1][1]));
+        for (unsigned k = 0; k < STEPS * P; k++)
+            for (unsigned c = 0; c < CHANNELS; c++)
+                assert_int_equal(alone[c].notices[k].flatline, c == 0 && k == STILL + 64 ? 65 : 0);
         for (unsigned k = 0; k < MANY; k++)
-            assert_memory_equal(many[k], alone[k % CHANNELS], sizeof *many);
+            assert_memory_equal(&many[k], &alone[k % CHANNELS], sizeof *many);
         ssm_engine_close(&one);
         ssm_engine_close(&three);
     }
