@@ -37,6 +37,7 @@
  *   62.3, 604, 585, 2423   z by slices of channels
  *   63.8, 575, 496, 2357   z at once, Δ four rows at a time within the warp that scans, fewer barriers
  *   59.3, –, –, –          a small pass's states sent for at its beginning, for all layers
+ *   57.8, 579, 466, 2347   bf16 states rounded in place, SiLU without its divisor's scaling; exponentials a row ahead made it 512
  * sig-128x4 B = 1024 is bound by latency (48 µs for 8 rows), T 8 by issue slots. */
 #include "ssm/cuda/arith.cuh"
 #include "ssm/cuda/mma.cuh"
