@@ -1,6 +1,10 @@
 /* feed_socket.c: PUSH, or XPUB, which hears of its first subscriber (a PUB drops what nobody has subscribed to yet) and
  * which a full queue holds back instead of making it drop. One thread.
  *
+ * Trap: ZMQ_IMMEDIATE, by which a PUSH tells that it has a peer, must not be set on a DEALER: where the peer dies
+ * between the two frames of an answer libzmq 4.3.4 forgets the second, and aborts (fq.cpp: !_more). The monitor tells
+ * there.
+ *
  * Trap: when a local peer's queue is full and the sender ends, libzmq loses what lies in the kernel's buffer: the
  * hang-up overtakes the data. So the sender stays until its peers have read all; the monitor tells which descriptors to
  * ask. */
@@ -40,7 +44,8 @@ int feed_socket_open(struct feed_socket *s, const struct io_zmq_ends *ends, long
     if (r)
         return r;
     zmq_setsockopt(s->zmq.socket, ZMQ_SNDHWM, &hwm, sizeof hwm);
-    zmq_setsockopt(s->zmq.socket, ZMQ_IMMEDIATE, &one, sizeof one);
+    if (!s->dealer)
+        zmq_setsockopt(s->zmq.socket, ZMQ_IMMEDIATE, &one, sizeof one);
     if (s->pub)
         zmq_setsockopt(s->zmq.socket, ZMQ_XPUB_NODROP, &one, sizeof one);
     r = open_monitor(s, reterr);
@@ -48,8 +53,9 @@ int feed_socket_open(struct feed_socket *s, const struct io_zmq_ends *ends, long
         r = io_zmq_attach(&s->zmq, ends, &(struct io_door){0}, reterr); /* whose monitor would take ours away */
     if (r)
         return r;
-    zmq_pollitem_t items[] = {{.socket = s->zmq.socket, .events = s->pub ? ZMQ_POLLIN : ZMQ_POLLOUT},
-                              {.fd = wake_fd, .events = ZMQ_POLLIN}};
+    zmq_pollitem_t items[] = {
+        {.socket = s->dealer ? s->monitor : s->zmq.socket, .events = s->dealer || s->pub ? ZMQ_POLLIN : ZMQ_POLLOUT},
+        {.fd = wake_fd, .events = ZMQ_POLLIN}};
     zmq_poll(items, 2, wait_ms);
     if (items[0].revents)
         return 0;
