@@ -68,7 +68,8 @@ static void print_value(const char *key, json_t *value)
 
 static bool is_zero(json_t *value)
 {
-    return json_is_number(value) && json_number_value(value) == 0;
+    return json_is_number(value) ? json_number_value(value) == 0
+                                 : json_is_string(value) && json_string_length(value) == 0;
 }
 
 static bool is_duration(json_t *object)
@@ -141,6 +142,16 @@ static void print_singles(const struct view *v, json_t *object, int indent)
         putchar('\n');
 }
 
+/* Of single values, all zero. */
+static bool is_blank(json_t *object)
+{
+    const char *key;
+    json_t *value;
+
+    json_object_foreach(object, key, value) if (!is_zero(value)) return false;
+    return true;
+}
+
 static void print_object(const struct view *v, json_t *object, int indent)
 {
     const char *key;
@@ -149,7 +160,7 @@ static void print_object(const struct view *v, json_t *object, int indent)
     print_singles(v, object, indent);
     json_object_foreach(object, key, value)
     {
-        if (!json_is_object(value))
+        if (!json_is_object(value) || (!v->all && !is_breakdown(value) && is_blank(value)))
             continue;
         printf("%*s", indent, "");
         if (is_duration(value) || is_breakdown(value)) {

@@ -100,6 +100,7 @@ class Reload(Running):
 
     def test_an_invalid_one_changes_nothing(self):
         control = self.serve()
+        self.assertNotIn(b"\nreload", subprocess.run([MAMBACTL, "status", "--control", control], capture_output=True, check=True).stdout)
         peer = self.peer()
         self.push(peer, "s", [1.0] * 8)
         self.wait(lambda: self.accepted(control) == 8)
