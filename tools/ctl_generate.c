@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "io/utf8.h"
+#include "tools/byte_model.h"
 #include "tools/generate.h"
 #include "tools/mambactl.h"
 
@@ -48,10 +49,10 @@ static const char help[] =
 enum { PROMPT_CHUNK = 4096, SAMPLES_MAX = 4096, STOP_MAX = 256 };
 
 struct options {
-    const char *model, *prompt, *file, *state, *stop, *device;
-    enum ssm_dtype weights;
+    const char *prompt, *file, *state, *stop;
+    struct byte_model model;
     uint64_t bytes;
-    uint32_t samples, threads;
+    uint32_t samples;
     bool json, quiet;
     struct md_sampling how;
 };
@@ -64,7 +65,6 @@ struct sample {
 
 struct generator {
     const struct options *o;
-    struct ssm_model *model;
     struct ssm_engine *engine;
     uint32_t n;
     struct ssm_slot *slots;
@@ -151,13 +151,7 @@ static int refuse(const char *what, const char *value)
 
 static int take_integer(uint64_t *ret, const char *value, uint64_t least, uint64_t most)
 {
-    char *end;
-    errno = 0;
-    unsigned long long v = strtoull(value, &end, 10);
-    if (!*value || *value == '-' || *end || errno || v < least || v > most)
-        return refuse("no number that is possible here: ", value);
-    *ret = v;
-    return -1;
+    return byte_model_count(value, least, most, ret) ? -1 : refuse("no number that is possible here: ", value);
 }
 
 static int take_count(uint32_t *ret, const char *value, uint32_t least, uint32_t most)
@@ -179,15 +173,6 @@ static int take_number(float *ret, const char *value, double least, double most)
     return -1;
 }
 
-static int take_weights(enum ssm_dtype *ret, const char *value)
-{
-    static const char *const names[] = {"fp32", "bf16", "fp16"};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(value, names[i]) == 0)
-            return *ret = (enum ssm_dtype)i, -1;
-    return refuse("fp32, bf16 or fp16, not ", value);
-}
-
 static int take_stop(const char **ret, const char *value)
 {
     if (!*value || strlen(value) > STOP_MAX)
@@ -201,7 +186,7 @@ static int take_option(struct options *o, int option, const char *value)
 {
     switch (option) {
     case 'm':
-        return o->model = value, -1;
+        return o->model.dir = value, -1;
     case 'p':
         return o->prompt = value, -1;
     case 'f':
@@ -229,11 +214,11 @@ static int take_option(struct options *o, int option, const char *value)
     case OPT_STATE:
         return o->state = value, -1;
     case OPT_DEVICE:
-        return o->device = value, -1;
+        return o->model.device = value, -1;
     case OPT_WEIGHTS:
-        return take_weights(&o->weights, value);
+        return byte_model_weights(value, &o->model.weights) ? -1 : refuse("fp32, bf16 or fp16, not ", value);
     case OPT_THREADS:
-        return take_count(&o->threads, value, 0, 1024);
+        return take_count(&o->model.threads, value, 0, 1024);
     case OPT_JSON:
         return o->json = true, -1;
     case OPT_HELP:
@@ -535,27 +520,6 @@ static int print(struct generator *g)
 
 /* ---- open and close --------------------------------------------------------------------------------------- */
 
-static int open_engine(struct generator *g)
-{
-    char why[SSM_ERR];
-    int err = ssm_model_open(g->o->model, &g->model, why);
-    if (err)
-        return complain(EX_CONFIG, why);
-    const struct ssm_model_info *info = ssm_model_info(g->model);
-    if (info->input != SSM_TOKENS || info->vocab != MD_BYTES) {
-        fprintf(stderr, "mambactl generate: %s is no model of bytes: %s\n", g->o->model,
-                info->input == SSM_TOKENS ? "its vocabulary has not 256 entries" : "it takes samples");
-        return EX_CONFIG;
-    }
-    const struct ssm_engine_opts opts = {.device = g->o->device,
-                                         .weights = g->o->weights,
-                                         .deterministic = true,
-                                         .slots = g->n,
-                                         .threads = g->o->threads};
-    err = ssm_engine_open(g->model, &opts, &g->engine, why);
-    return err ? complain(EX_UNAVAILABLE, why) : EX_OK;
-}
-
 static int make_room(struct generator *g)
 {
     g->slots = calloc(g->n, sizeof *g->slots);
@@ -574,7 +538,7 @@ static int make_room(struct generator *g)
     return EX_OK;
 }
 
-static void close_all(struct generator *g)
+static void free_all(struct generator *g)
 {
     for (uint32_t i = 0; g->samples && i < g->n; i++)
         free(g->samples[i].text);
@@ -584,8 +548,6 @@ static void close_all(struct generator *g)
     free(g->tokens);
     free(g->logits);
     free(g->prompt);
-    ssm_engine_close(&g->engine);
-    ssm_model_close(&g->model);
 }
 
 static int run(struct generator *g, bool resume)
@@ -622,7 +584,9 @@ static int count_samples(struct generator *g, bool *ret_resume)
 
 int ctl_generate(int argc, char **argv)
 {
-    struct options o = {.device = "cpu", .bytes = 256, .how = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
+    struct options o = {.model = {.command = "generate", .device = "cpu"},
+                        .bytes = 256,
+                        .how = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
     struct generator g = {.o = &o, .text = {.out = stdout, .careful = isatty(STDOUT_FILENO)}};
     bool resume = false;
     int c, code = -1;
@@ -630,8 +594,8 @@ int ctl_generate(int argc, char **argv)
         code = take_option(&o, c, optarg);
     if (code >= 0)
         return code;
-    if (!o.model || optind < argc || (o.prompt && o.file))
-        return refuse(!o.model        ? "-m is needed"
+    if (!o.model.dir || optind < argc || (o.prompt && o.file))
+        return refuse(!o.model.dir    ? "-m is needed"
                       : optind < argc ? "unexpected argument: "
                                       : "-p or -f, not both",
                       optind < argc ? argv[optind] : "");
@@ -642,11 +606,13 @@ int ctl_generate(int argc, char **argv)
     if (code == EX_OK)
         code = read_prompt(&g);
     if (code == EX_OK)
-        code = open_engine(&g);
+        code = byte_model_open(&o.model, g.n);
+    g.engine = o.model.engine;
     if (code == EX_OK)
         code = make_room(&g);
     if (code == EX_OK)
         code = run(&g, resume);
-    close_all(&g);
+    free_all(&g);
+    byte_model_close(&o.model);
     return code;
 }

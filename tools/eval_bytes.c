@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "ssm/ssm.h"
+#include "tools/byte_model.h"
 #include "tools/mambactl.h"
 
 static const char usage[] = "usage: mambactl eval bytes -m DIR [OPTION]... FILE...\n";
@@ -41,9 +41,7 @@ static const char help[] =
 enum { BYTES = 256, CHUNK = 4096, PARTS = 10 };
 
 struct options {
-    const char *model, *device;
-    enum ssm_dtype weights;
-    uint32_t threads;
+    struct byte_model model;
     uint64_t window, skip;
     bool json, quiet;
 };
@@ -215,7 +213,7 @@ static void print(const struct options *o, const struct ssm_engine *engine, cons
     if (n > 1 && !o->json)
         printf("all: %.4f bits per byte, %llu bytes\n", all.bits / (double)all.counted,
                (unsigned long long)all.counted);
-    json_object_set_new(doc, "model", json_string(o->model));
+    json_object_set_new(doc, "model", json_string(o->model.dir));
     json_object_set_new(doc, "ops", json_string(ssm_engine_ops(engine)));
     json_object_set_new(doc, "window", o->window ? json_integer((json_int_t)o->window) : json_null());
     json_object_set_new(doc, "bits_per_byte", json_real(all.bits / (double)all.counted));
@@ -253,24 +251,17 @@ static int refuse(const char *what, const char *value)
 
 static int take_count(uint64_t *ret, const char *value, uint64_t least)
 {
-    char *end;
-    errno = 0;
-    unsigned long long v = strtoull(value, &end, 10);
-    if (!*value || *value == '-' || *end || errno || v < least)
-        return refuse("no number that is possible here: ", value);
-    *ret = v;
-    return -1;
+    return byte_model_count(value, least, UINT64_MAX, ret) ? -1 : refuse("no number that is possible here: ", value);
 }
 
 /* −1: go on; else the exit code. */
 static int take_option(struct options *o, int option, const char *value)
 {
-    static const char *const dtypes[] = {"fp32", "bf16", "fp16"};
     uint64_t n = 0;
     int code = -1;
     switch (option) {
     case 'm':
-        o->model = value;
+        o->model.dir = value;
         break;
     case 'q':
         o->quiet = true;
@@ -282,17 +273,14 @@ static int take_option(struct options *o, int option, const char *value)
         code = take_count(&o->window, value, 2);
         break;
     case OPT_DEVICE:
-        o->device = value;
+        o->model.device = value;
         break;
     case OPT_THREADS:
         code = take_count(&n, value, 0);
-        o->threads = n < 1024 ? (uint32_t)n : 1024;
+        o->model.threads = n < 1024 ? (uint32_t)n : 1024;
         break;
     case OPT_WEIGHTS:
-        while (n < 3 && strcmp(value, dtypes[n]) != 0)
-            n++;
-        o->weights = (enum ssm_dtype)n;
-        code = n < 3 ? -1 : refuse("fp32, bf16 or fp16, not ", value);
+        code = byte_model_weights(value, &o->model.weights) ? -1 : refuse("fp32, bf16 or fp16, not ", value);
         break;
     case OPT_JSON:
         o->json = true;
@@ -307,40 +295,27 @@ static int take_option(struct options *o, int option, const char *value)
     return code;
 }
 
-static int open_engine(const struct options *o, struct ssm_model **model, struct reader *r)
-{
-    char why[SSM_ERR];
-    if (ssm_model_open(o->model, model, why))
-        return complain(EX_CONFIG, "", why);
-    const struct ssm_model_info *info = ssm_model_info(*model);
-    if (info->input != SSM_TOKENS || info->vocab != BYTES)
-        return complain(EX_CONFIG, o->model, "no model of bytes: that has a vocabulary of 256");
-    const struct ssm_engine_opts opts = {
-        .device = o->device, .weights = o->weights, .deterministic = true, .slots = 1, .threads = o->threads};
-    if (ssm_engine_open(*model, &opts, &r->engine, why))
-        return complain(EX_UNAVAILABLE, "", why);
-    return ssm_slot_take(r->engine, &r->slot) ? complain(EX_UNAVAILABLE, o->model, "no memory for its state") : EX_OK;
-}
-
 int eval_bytes(int argc, char **argv)
 {
-    struct options o = {.device = "cpu"};
-    struct ssm_model *model = NULL;
+    struct options o = {.model = {.command = "eval bytes", .device = "cpu"}};
     int c, code = -1;
     optind = 1;
     while (code < 0 && (c = getopt_long(argc, argv, "m:q", longs, NULL)) != -1)
         code = take_option(&o, c, optarg);
     if (code >= 0)
         return code;
-    if (!o.model || optind == argc)
-        return refuse(!o.model ? "-m is needed" : "a file is needed", "");
+    if (!o.model.dir || optind == argc)
+        return refuse(!o.model.dir ? "-m is needed" : "a file is needed", "");
     const int n = argc - optind;
     struct tally *tallies = calloc((size_t)n, sizeof *tallies);
     struct reader *r = calloc(1, sizeof *r);
     code = tallies && r ? EX_OK : complain(EX_OSERR, "", "out of memory");
     if (code == EX_OK) {
         r->o = &o;
-        code = open_engine(&o, &model, r);
+        code = byte_model_open(&o.model, 1);
+        r->engine = o.model.engine;
+        if (code == EX_OK && ssm_slot_take(r->engine, &r->slot))
+            code = complain(EX_UNAVAILABLE, o.model.dir, "no memory for its state");
     }
     for (int i = 0; i < n && code == EX_OK; i++) {
         tallies[i].name = argv[optind + i];
@@ -348,9 +323,7 @@ int eval_bytes(int argc, char **argv)
     }
     if (code == EX_OK)
         print(&o, r->engine, tallies, n);
-    if (r)
-        ssm_engine_close(&r->engine);
-    ssm_model_close(&model);
+    byte_model_close(&o.model);
     free(r);
     free(tallies);
     return code == EX_OK && fflush(stdout) ? EX_IOERR : code;
