@@ -14,15 +14,16 @@ import argparse
 import json
 import math
 import os
-import struct
 import time
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import export
 import model as models
 import scan as scans
+import train
 
 HELD_BACK = 0.01
 WARM_UPDATES = 3  # before a CUDA graph is captured
@@ -125,12 +126,7 @@ class Update:
 
 class Trainer:
     def __init__(self, args):
-        with open(args.config, encoding="utf-8") as f:
-            config = json.load(f)
-        for text in args.set:
-            key, value = text.split("=", 1)
-            section, name = key.split(".")
-            config[section][name] = json.loads(value)
+        config = train.configure(args.config, args.set)
         self.args, self.name, self.cfg, self.hp = args, config["name"], config["model"], config["training"]
         torch.manual_seed(args.seed)
         self.device, self.gpu = torch.device(args.device), args.device.startswith("cuda")
@@ -138,12 +134,8 @@ class Trainer:
         self.scan, how = scans.choose(self.device, self.cfg["expand"] * self.cfg["hidden_size"], self.cfg["state_size"])
         models.Layer.dtype = torch.bfloat16 if how.startswith("triton") else torch.float32
         print(f"scan: {how}; {sum(p.numel() for p in self.net.parameters())} parameters on {args.device}", flush=True)
-        decay = [p for n, p in self.net.named_parameters() if p.dim() > 1 and "A_log" not in n]
-        plain = [p for n, p in self.net.named_parameters() if p.dim() == 1 or "A_log" in n]
-        lr = lambda: torch.tensor(0.0, device=self.device) if self.gpu else 0.0
-        groups = [{"params": decay, "weight_decay": self.hp["weight_decay"], "lr": lr()},
-                  {"params": plain, "weight_decay": 0.0, "lr": lr()}]
-        self.optimizer = torch.optim.AdamW(groups, lr=lr(), betas=(0.9, 0.95), fused=self.gpu, capturable=self.gpu)
+        groups = train.parameter_groups(self.net, self.hp["weight_decay"], self.device)
+        self.optimizer = torch.optim.AdamW(groups, lr=groups[0]["lr"], betas=(0.9, 0.95), fused=self.gpu, capturable=self.gpu)
         data = bytearray()
         for path in args.text:
             with open(path, "rb") as f:
@@ -237,26 +229,17 @@ class Trainer:
         facts = {"steps": self.step, "bytes_seen": self.step * self.update.bytes[:, 1:].numel(), "text_bytes": len(self.text),
                  "seconds": round(self.elapsed), "seed": self.args.seed, "held_back_bits_per_byte": self.held_bits,
                  "machine": torch.cuda.get_device_name() if self.gpu else "CPU"}
-        write_safetensors(os.path.join(folder, "model.safetensors"), self.net.state_dict())
+        path = os.path.join(folder, "model.safetensors")
+        export.write_safetensors(path + ".part", self.net.state_dict(), half)
+        os.replace(path + ".part", path)
         for name, doc in (("config.json", config), ("training.json", facts)):
             with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
                 f.write(json.dumps(doc, indent=2) + "\n")
 
 
-def write_safetensors(path, tensors):
-    """Matrices in bf16; what the engine holds in fp32, in fp32."""
-    header, parts, offset = {}, [], 0
-    for name, t in tensors.items():
-        half = t.dim() > 1 and not name.endswith(("A_log", "conv1d.weight"))
-        t = t.detach().cpu().to(torch.bfloat16 if half else torch.float32).contiguous()
-        parts.append(t.view(torch.uint8 if not half else torch.int16).numpy().tobytes())
-        header[name] = {"dtype": "BF16" if half else "F32", "shape": list(t.shape), "data_offsets": [offset, offset + len(parts[-1])]}
-        offset += len(parts[-1])
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % 64)  # tensors start aligned
-    with open(path + ".part", "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text + b"".join(parts))
-    os.replace(path + ".part", path)
+def half(name, t):
+    """Matrices; what the engine holds in fp32 stays fp32."""
+    return t.dim() > 1 and not name.endswith(("A_log", "conv1d.weight"))
 
 
 def main():

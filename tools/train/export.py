@@ -9,18 +9,20 @@ import card
 import model as models
 
 
-def write_safetensors(path, tensors):
+def write_safetensors(path, tensors, half=lambda name, t: False):
+    """In fp32, but in bf16 what `half` says."""
     header, offset = {}, 0
     for name, t in tensors.items():
-        size = t.numel() * 4
-        header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [offset, offset + size]}
+        size = t.numel() * (2 if half(name, t) else 4)
+        header[name] = {"dtype": "BF16" if half(name, t) else "F32", "shape": list(t.shape), "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % 64)  # tensors start aligned
     with open(path, "wb") as f:
         f.write(struct.pack("<Q", len(text)) + text)
-        for t in tensors.values():
-            f.write(t.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())
+        for name, t in tensors.items():
+            t = t.detach().cpu().contiguous()
+            f.write(t.bfloat16().view(torch.int16).numpy().tobytes() if half(name, t) else t.float().numpy().astype("<f4").tobytes())
 
 
 def read_safetensors(path):

@@ -72,6 +72,14 @@ def configure(path, overrides):
     return config
 
 
+def parameter_groups(net, weight_decay, device):
+    """For AdamW: matrices decay, but for A_log. On a GPU rates are tensors, which a graph reads."""
+    decay = [p for n, p in net.named_parameters() if p.dim() > 1 and "A_log" not in n]
+    plain = [p for n, p in net.named_parameters() if p.dim() == 1 or "A_log" in n]
+    lr = lambda: torch.tensor(0.0, device=device) if device.type == "cuda" else 0.0
+    return [{"params": decay, "weight_decay": weight_decay, "lr": lr()}, {"params": plain, "weight_decay": 0.0, "lr": lr()}]
+
+
 class Compiled:
     """The pointwise functions, fused by torch.compile while training; evaluation, of many shapes, uses the plain
     ones."""
@@ -174,12 +182,8 @@ class Trainer:
         self.scan, how = scans.choose(self.device, backbone["expand"] * backbone["d_model"], backbone["d_state"])
         models.Layer.dtype = torch.bfloat16 if how.startswith("triton") and not args.fp32 else torch.float32
         print(f"scan: {how}", flush=True)
-        decay = [p for n, p in self.net.named_parameters() if p.dim() > 1 and "A_log" not in n]
-        plain = [p for n, p in self.net.named_parameters() if p.dim() == 1 or "A_log" in n]
-        lr = lambda: torch.tensor(0.0, device=self.device) if self.gpu else 0.0
-        groups = [{"params": decay, "weight_decay": self.hp["weight_decay"], "lr": lr()},
-                  {"params": plain, "weight_decay": 0.0, "lr": lr()}]
-        self.optimizer = torch.optim.AdamW(groups, lr=lr(), betas=(0.9, 0.98), fused=self.gpu, capturable=self.gpu)
+        groups = parameter_groups(self.net, self.hp["weight_decay"], self.device)
+        self.optimizer = torch.optim.AdamW(groups, lr=groups[0]["lr"], betas=(0.9, 0.98), fused=self.gpu, capturable=self.gpu)
         self.step, self.elapsed, self.seen, self.resumed = 0, 0.0, 0, -REWARM
         if args.resume:
             self.restore(args.resume)
