@@ -231,22 +231,31 @@ static int cut_table(hid_t file, const char *path, const char *name, uint64_t ro
 }
 
 /* A writer that was killed has left its mark in the superblock, which keeps others out; it is gone, so that goes too.
- */
-static hid_t open_left(const char *path)
+ * And where it was killed while it flushed, what it had written last lies beyond the end that the superblock knows,
+ * which a flush writes after all else: the file's own end is put there, as h5clear --increment does. */
+static hid_t open_left(const char *path, char *reterr)
 {
-    const hbool_t clear = 1;
+    const hbool_t yes = 1;
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
 
     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
-    H5Pset(access, "clear_status_flags", &clear);
+    H5Pset(access, "clear_status_flags", &yes);
+    H5Pset(access, "skip_eof_check", &yes);
     hid_t file = H5Fopen(path, H5F_ACC_RDWR, access);
+    if (file < 0 || H5Fincrement_filesize(file, 0) < 0) {
+        io_hdf5_fail(reterr, path);
+        if (file >= 0)
+            H5Fclose(file);
+        file = -1;
+    }
     H5Pclose(access);
     return file;
 }
 
-static int cut_file(hid_t file, const char *path, const uint64_t *counts, char *reterr)
+static int cut_file(const char *path, const uint64_t *counts, char *reterr)
 {
-    int r = file < 0 ? io_hdf5_fail(reterr, path) : 0;
+    hid_t file = open_left(path, reterr);
+    int r = file < 0 ? -EBADMSG : 0;
 
     for (unsigned i = 0; i < OTHERS + IO_FAMILIES && r == 0; i++)
         r = cut_table(file, path, table_name(i), counts[i], reterr);
@@ -262,7 +271,7 @@ static int empty_file(const char *path, char *reterr)
     const uint64_t none[IO_POSITION_COUNTS] = {0};
     char aside[PATH_MAX + 8], why[IO_ERR];
 
-    if (cut_file(open_left(path), path, none, why) == 0)
+    if (cut_file(path, none, why) == 0)
         return 0;
     snprintf(aside, sizeof aside, "%s.torn", path);
     if (rename(path, aside) == 0)
@@ -277,9 +286,7 @@ int io_hdf5_segment_cut(const char *base, const struct io_position *position, ch
     const char *name = strrchr(position->path, '/') ? strrchr(position->path, '/') + 1 : position->path;
     unsigned long number = segment_number(name, stem), last;
     char path[PATH_MAX];
-    int r = access(position->path, F_OK) == 0
-                ? cut_file(open_left(position->path), position->path, position->counts, reterr)
-                : 0;
+    int r = access(position->path, F_OK) == 0 ? cut_file(position->path, position->counts, reterr) : 0;
 
     if (r || !number)
         return r;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,16 +38,37 @@ static char *at(const char *name)
     return p;
 }
 
-static void *open_sink(const char *path, char *err)
+static int writes_left = -1; /* libhdf5's, before this process dies; below zero: it lives */
+
+/* libhdf5 calls this in place of the C library's. */
+ssize_t mortal_pwrite(int fd, const void *data, size_t bytes, off_t offset) __asm__("pwrite")
+    __attribute__((visibility("default")));
+ssize_t mortal_pwrite(int fd, const void *data, size_t bytes, off_t offset)
 {
-    const struct io_sink_env env = {
-        .run = 42, .horizon_max = HORIZON, .quantiles_max = QUANTILES, .embedding_max = DIM, .quantiles = levels};
+    if (writes_left >= 0 && writes_left-- == 0)
+        kill(getpid(), SIGKILL);
+    return syscall(SYS_pwrite64, fd, data, bytes, offset);
+}
+
+static void *open_sink_at(const char *path, const struct io_position *position, char *err)
+{
+    const struct io_sink_env env = {.run = 42,
+                                    .horizon_max = HORIZON,
+                                    .quantiles_max = QUANTILES,
+                                    .embedding_max = DIM,
+                                    .quantiles = levels,
+                                    .position = position};
     char *conf[1] = {(char *)path};
     const char *key;
     void *sink = NULL;
 
     assert_int_equal(io_sink_hdf5.check(conf, &key, err), 0);
     return io_sink_hdf5.open(conf, &env, &sink, err) ? NULL : sink;
+}
+
+static void *open_sink(const char *path, char *err)
+{
+    return open_sink_at(path, NULL, err);
 }
 
 /* ---- messages --------------------------------------------------------------------------------------------- */
@@ -232,6 +254,87 @@ static void test_killed(void **state)
     read_end(read_begin("check", at("killed-000001.h5")));
 }
 
+static void write_step(void *sink, int k)
+{
+    for (int s = 0; s < STREAMS; s++) {
+        write_prediction(sink, s, k);
+        write_embedding(sink, s, k);
+        write_anomalies(sink, s, k);
+    }
+}
+
+static uint64_t rows_of(const char *path, const char *table)
+{
+    hsize_t size[3] = {0};
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT), set = H5Dopen2(file, table, H5P_DEFAULT);
+    hid_t space = H5Dget_space(set);
+
+    H5Sget_simple_extent_dims(space, size, NULL);
+    H5Sclose(space);
+    H5Dclose(set);
+    H5Fclose(file);
+    return size[0];
+}
+
+/* A writer's whole life but for its end: it dies before its write number `n` after a mark, which it tells `to`. */
+static void live_until(const char *path, int steps, int n, int to)
+{
+    struct io_position position = {0};
+    char err[IO_ERR];
+    void *sink = open_sink(path, err);
+    int k = 0;
+
+    while (k < steps)
+        write_step(sink, k++);
+    if (io_sink_hdf5.mark(sink, &position) || write(to, &position, sizeof position) != sizeof position)
+        _exit(2);
+    writes_left = n;
+    for (int end = k + 2; k < end; k++) {
+        write_step(sink, k);
+        io_sink_hdf5.flush(sink);
+    }
+    _exit(0);
+}
+
+/* Whichever write was its last, the file is cut back to what the mark counted. Returns whether it died. */
+static bool die_and_cut(int steps, int n)
+{
+    struct io_position position;
+    char err[IO_ERR], name[32], file[300];
+    int to[2], status;
+
+    snprintf(name, sizeof name, "cut%d.%d", steps, n);
+    assert_int_equal(pipe(to), 0);
+    pid_t child = fork();
+    if (child == 0)
+        live_until(at(name), steps, n, to[1]);
+    close(to[1]);
+    waitpid(child, &status, 0);
+    assert_true(status == 0 || WIFSIGNALED(status));
+    assert_int_equal(read(to[0], &position, sizeof position), sizeof position);
+    close(to[0]);
+
+    void *sink = open_sink_at(at(name), &position, err);
+    if (!sink)
+        fail_msg("%d steps, then dead before write %d: %s", steps, n, err);
+    assert_int_equal(io_sink_hdf5.close(sink, 0, err), 0);
+    snprintf(file, sizeof file, "%s-000001.h5", at(name));
+    assert_int_equal(rows_of(file, "embedding"), steps * STREAMS * 2);
+    assert_int_equal(rows_of(file, "embedding_values"), steps * STREAMS * 2);
+    assert_int_equal(rows_of(file, "anomaly"), steps * STREAMS * 20);
+    return status != 0;
+}
+
+static void test_killed_at_any_write(void **state)
+{
+    for (int steps = 0; steps < 2; steps++) {
+        int n = 0;
+        while (die_and_cut(steps, n))
+            n++;
+        assert_true(n > 20);
+    }
+}
+
 /* The next number, whatever is there; one file by its own name, never over another one. */
 static void test_names(void **state)
 {
@@ -333,8 +436,9 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_read_back), cmocka_unit_test(test_read_along), cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_names),     cmocka_unit_test(test_too_wide),   cmocka_unit_test(test_disk_full),
+        cmocka_unit_test(test_read_back),           cmocka_unit_test(test_read_along), cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_killed_at_any_write), cmocka_unit_test(test_names),      cmocka_unit_test(test_too_wide),
+        cmocka_unit_test(test_disk_full),
     };
 
     if (system("/usr/bin/python3 -c 'import h5py' 2>/dev/null") != 0)
