@@ -284,12 +284,15 @@ static struct ssm_item item_of(struct generator *g, uint32_t sample, const int32
                              .out = {.logits = logits, .logits_stride = MD_BYTES}};
 }
 
-static int advance(struct generator *g, uint32_t n_items)
+static int complain_device(const struct generator *g)
 {
-    if (ssm_advance(g->engine, g->items, n_items) == 0)
-        return EX_OK;
     fprintf(stderr, "mambactl generate: %s: %s\n", ssm_engine_device(g->engine), ssm_engine_failure(g->engine));
     return EX_UNAVAILABLE;
+}
+
+static int advance(struct generator *g, uint32_t n_items)
+{
+    return ssm_advance(g->engine, g->items, n_items) ? complain_device(g) : EX_OK;
 }
 
 /* Feeds a sample its pending byte and the prompt; the logits behind the last byte are the sample's. Where no byte is to
@@ -322,18 +325,14 @@ static int consume_prompt(struct generator *g, uint32_t sample)
 /* The other samples go on from where the first is. */
 static int copy_first(struct generator *g)
 {
-    const size_t bytes = ssm_slot_bytes(g->engine);
-    char why[SSM_ERR] = "out of memory";
-    void *slot = malloc(bytes);
-    int err = slot ? ssm_slot_save(g->engine, g->slots[0], slot) : -ENOMEM;
+    int err = 0;
     for (uint32_t i = 1; i < g->n && err == 0; i++) {
-        err = ssm_slot_restore(g->engine, g->slots[i], slot, bytes, NULL, why);
+        err = ssm_slot_copy(g->engine, g->slots[0], g->slots[i]);
         memcpy(g->logits + (size_t)i * MD_BYTES, g->logits, MD_BYTES * sizeof *g->logits);
         memcpy(g->samples[i].g.sampler.seen, g->samples[0].g.sampler.seen, sizeof g->samples[0].g.sampler.seen);
         g->samples[i].g.next = g->samples[0].g.next;
     }
-    free(slot);
-    return err ? complain(EX_UNAVAILABLE, why) : EX_OK;
+    return err ? complain_device(g) : EX_OK;
 }
 
 static int begin_fresh(struct generator *g)
