@@ -27,7 +27,7 @@ static int take_on(struct bench_rig *r, struct md_sampler *samplers)
     for (uint32_t i = 0; i < r->what->streams; i++) {
         float *logits = r->out + (size_t)i * MD_BYTES;
         md_sampler_weigh(&samplers[i], logits, p);
-        r->tokens[i] = md_sampler_draw(p, md_sampler_uniform(&samplers[i]));
+        r->tokens[i] = md_sampler_pick(&samplers[i], p);
         r->items[i] = (struct ssm_item){.slot = r->slots[i],
                                         .n = 1,
                                         .tokens = r->tokens + i,
