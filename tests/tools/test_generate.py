@@ -261,6 +261,21 @@ class Drafts(unittest.TestCase):
             generate("-p", "x", "--draft", self.good, "--draft-length", length, code=64)
 
 
+class Bench(unittest.TestCase):
+    def bench(self, *args, **more):
+        return run("bench", "generate", "-m", MODEL, "--seconds", "0.02", "--runs", "3", *args, **more)
+
+    def test_drafts_are_reported(self):
+        doc = json.loads(self.bench("--json", "--draft", MODEL, "--draft-length", "3", "--streams", "2").stdout)
+        self.assertEqual(doc["draft"]["accepted"], 1)
+        self.assertEqual(doc["draft"]["bytes_per_round"], 4)
+        self.assertGreater(doc["draft"]["speedup"], 0)
+        doc = json.loads(self.bench("--json", "--draft", "16x1,4,256").stdout)
+        self.assertTrue(0 < doc["draft"]["accepted"] < 1)
+        self.assertNotIn("draft", json.loads(self.bench("--json").stdout))
+        self.assertIn(b"no model of 256 ids", self.bench("--draft", "16x1,4,300", code=69).stderr)
+
+
 class EvalBytes(unittest.TestCase):
     def bits(self):
         (rows, vocab), logits = EXPECTED["logits"]
