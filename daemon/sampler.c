@@ -2,7 +2,6 @@
 #include "daemon/sampler.h"
 
 #include <math.h>
-#include <stdbool.h>
 #include <string.h>
 
 void md_sampler_init(struct md_sampler *s, const struct md_sampling *how, uint64_t stream)
@@ -128,4 +127,28 @@ uint8_t md_sampler_draw(const float p[MD_BYTES], double u)
             break;
     }
     return (uint8_t)last;
+}
+
+static double next_number(struct md_sampler *s)
+{
+    return s->how.temperature > 0 ? md_sampler_uniform(s) : 0;
+}
+
+uint8_t md_sampler_pick(struct md_sampler *s, const float p[MD_BYTES])
+{
+    return md_sampler_draw(p, next_number(s));
+}
+
+bool md_sampler_accept(struct md_sampler *s, const float p[MD_BYTES], const float q[MD_BYTES], uint8_t byte,
+                       uint8_t *ret)
+{
+    float rest[MD_BYTES]; /* of p, what q could not give */
+    double total = 0;
+    *ret = byte;
+    if (next_number(s) * q[byte] < p[byte])
+        return true;
+    for (int i = 0; i < MD_BYTES; i++)
+        total += rest[i] = p[i] > q[i] ? p[i] - q[i] : 0;
+    *ret = md_sampler_pick(s, total > 0 ? rest : p); /* they differ by roundings only */
+    return false;
 }

@@ -8,6 +8,7 @@
 #ifndef MD_SAMPLER_H
 #define MD_SAMPLER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { MD_BYTES = 256 };
@@ -37,5 +38,11 @@ void md_sampler_weigh(const struct md_sampler *s, const float logits[MD_BYTES], 
 double md_sampler_uniform(struct md_sampler *s);
 /* The byte at which the sum of p, in order, passes u · its total. */
 uint8_t md_sampler_draw(const float p[MD_BYTES], double u);
+/* The byte at the sampler's next number; without temperature p leaves no choice, and none is used up. */
+uint8_t md_sampler_pick(struct md_sampler *s, const float p[MD_BYTES]);
+/* Whether a byte that was drawn from q may pass for one drawn from p; if not, *ret is another that may. Either way *ret
+ * has the distribution p (Leviathan et al., arXiv 2211.17192, sec. 2.3). */
+bool md_sampler_accept(struct md_sampler *s, const float p[MD_BYTES], const float q[MD_BYTES], uint8_t byte,
+                       uint8_t *ret);
 
 #endif

@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum { SSM_BACKEND_ABI = 6 };
+enum { SSM_BACKEND_ABI = 7 };
 
 struct ssm_backend {
     uint32_t abi; /* SSM_BACKEND_ABI */
@@ -21,6 +21,7 @@ struct ssm_backend {
     const char *(*device)(const void *self);
     /* A slot to its fresh state. -ENOMEM: the device has no memory for it; -EIO. */
     int (*reset)(void *self, uint32_t slot);
+    int (*copy)(void *self, uint32_t from, uint32_t to); /* both were reset before; 0 or -EIO */
     /* Takes a batch in and sends it on its way; the items and their buffers stay the caller's, unchanged, until wait
      * has returned for it. -EIO: the device failed before, and there is nothing to wait for. A backend without wait
      * has written the outputs when start returns. */

@@ -262,6 +262,13 @@ static int cpu_reset(void *self, uint32_t slot)
     return 0;
 }
 
+static int cpu_copy(void *self, uint32_t from, uint32_t to)
+{
+    struct cpu *c = self;
+    ssm_layout_copy(&c->layout, slot_at(c, from), slot_at(c, to));
+    return 0;
+}
+
 static const struct ssm_section *cpu_sections(const void *self, unsigned *ret_n)
 {
     const struct cpu *c = self;
@@ -301,6 +308,7 @@ const struct ssm_backend ssm_backend_cpu = {
     .ops = cpu_ops,
     .device = cpu_device,
     .reset = cpu_reset,
+    .copy = cpu_copy,
     .start = cpu_start,
     .sections = cpu_sections,
     .save = cpu_save,

@@ -47,6 +47,13 @@ static int null_reset(void *self, uint32_t slot)
     return 0;
 }
 
+static int null_copy(void *self, uint32_t from, uint32_t to)
+{
+    uint64_t *samples = ((struct null *)self)->samples;
+    samples[to] = samples[from];
+    return 0;
+}
+
 /* Rows of the steps (from, to] that `every` chooses. */
 static void zero_rows(float *buf, size_t stride, size_t width, uint32_t every, uint64_t from, uint64_t to,
                       uint32_t rows)
@@ -101,6 +108,7 @@ const struct ssm_backend ssm_backend_null = {
     .ops = null_name,
     .device = null_name,
     .reset = null_reset,
+    .copy = null_copy,
     .start = null_start,
     .sections = null_sections,
     .save = null_save,

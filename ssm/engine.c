@@ -335,6 +335,16 @@ void ssm_slot_reset(struct ssm_engine *e, struct ssm_slot slot)
     e->backend->reset(e->self, slot.index); /* it has its memory; a device that failed says so at the next batch */
 }
 
+int ssm_slot_copy(struct ssm_engine *e, struct ssm_slot from, struct ssm_slot to)
+{
+    assert(live(e, from) && live(e, to) && from.index != to.index);
+    complete(e);
+    int err = e->backend->copy(e->self, from.index, to.index);
+    if (!err && e->joint_bytes)
+        memcpy(joint_at(e, to), joint_at(e, from), e->joint_bytes);
+    return err;
+}
+
 uint32_t ssm_slots_used(const struct ssm_engine *e)
 {
     return e->used;

@@ -64,18 +64,34 @@ void ssm_layout_init(struct ssm_layout *l, const struct ssm_model *model, bool s
     l->stride = live;
 }
 
+/* Whether the slot uses the part "adapt": its memory is touched by such only. */
+static bool adapts(const struct ssm_layout *l, const uint8_t *slot)
+{
+    const size_t adapt = l->at[SSM_PART_ADAPT], rest = l->at[SSM_PART_ADAPT + 1];
+    return rest > adapt && *(const uint64_t *)(slot + adapt);
+}
+
 void ssm_layout_reset(const struct ssm_layout *l, uint8_t *slot)
 {
     const struct ssm_config *c = &l->model->config;
     size_t adapt = l->at[SSM_PART_ADAPT], rest = l->at[SSM_PART_ADAPT + 1];
     memset(slot, 0, adapt);
-    if (rest > adapt && *(const uint64_t *)(slot + adapt)) /* its memory is touched by slots that use it only */
+    if (adapts(l, slot))
         memset(slot + adapt, 0, rest - adapt);
     memset(slot + rest, 0, l->stride - rest);
     if (c->input == SSM_SAMPLES)
         ssm_front_reset(&c->front, slot + l->at[SSM_PART_NORMALISER], slot + l->at[SSM_PART_PATCH]);
     if (c->anomaly)
         ssm_calibrate_reset(&c->calibration, slot + l->at[SSM_PART_CALIBRATOR]);
+}
+
+void ssm_layout_copy(const struct ssm_layout *l, const uint8_t *from, uint8_t *to)
+{
+    const size_t adapt = l->at[SSM_PART_ADAPT], rest = l->at[SSM_PART_ADAPT + 1];
+    memcpy(to, from, adapt);
+    if (adapts(l, from) || adapts(l, to))
+        memcpy(to + adapt, from + adapt, rest - adapt);
+    memcpy(to + rest, from + rest, l->stride - rest);
 }
 
 void ssm_layout_save(const struct ssm_layout *l, const uint8_t *slot, uint8_t *buf)

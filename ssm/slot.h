@@ -43,6 +43,7 @@ struct ssm_layout {
  * adapt: the model forecasts. */
 void ssm_layout_init(struct ssm_layout *layout, const struct ssm_model *model, bool states, bool adapt);
 void ssm_layout_reset(const struct ssm_layout *layout, uint8_t *slot);
+void ssm_layout_copy(const struct ssm_layout *layout, const uint8_t *from, uint8_t *to);
 void ssm_layout_save(const struct ssm_layout *layout, const uint8_t *slot, uint8_t *buf);
 void ssm_layout_restore(const struct ssm_layout *layout, uint8_t *slot, const uint8_t *buf);
 

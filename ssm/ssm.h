@@ -126,6 +126,8 @@ struct ssm_slot {
 int ssm_slot_take(struct ssm_engine *engine, struct ssm_slot *ret_slot);
 void ssm_slot_give(struct ssm_engine *engine, struct ssm_slot slot);
 void ssm_slot_reset(struct ssm_engine *engine, struct ssm_slot slot); /* back to the state after take */
+/* `to` becomes what `from` is, on the device itself; both then go on with the same bits. 0; -EIO: the device failed. */
+int ssm_slot_copy(struct ssm_engine *engine, struct ssm_slot from, struct ssm_slot to);
 uint32_t ssm_slots_used(const struct ssm_engine *engine);
 
 /* One named part of a slot's saved bytes. Sizes are fixed at open. */
@@ -220,7 +222,7 @@ int ssm_advance(struct ssm_engine *engine, const struct ssm_item *items, uint32_
  * items, their inputs and outputs belong to the engine until the wait for this batch has returned. Two batches may be
  * under way; each wait completes the oldest and returns its 0 or -EIO, at once where there is none. start itself
  * returns -EIO where the device failed before: that batch is not under way. Slots may be taken, given back, reset,
- * saved and restored in between: that completes the batches under way, whose waits then return at once. */
+ * copied, saved and restored in between: that completes the batches under way, whose waits then return at once. */
 int ssm_advance_start(struct ssm_engine *engine, const struct ssm_item *items, uint32_t n_items);
 int ssm_advance_wait(struct ssm_engine *engine);
 bool ssm_advance_done(struct ssm_engine *engine);  /* the next wait would not wait for the device */

@@ -14,7 +14,7 @@ struct bench_case {
     const char *preset; /* or NULL: */
     const char *dir;    /* a model folder */
     enum ssm_dtype weights, state;
-    uint32_t streams, steps;
+    uint32_t streams, steps, spare; /* spare: slots beyond the streams' */
     bool last; /* logits of each stream's last step only; language models, T > 1 */
 };
 
@@ -25,6 +25,8 @@ struct bench_options {
     bool not_deterministic;
     const char *ops; /* NULL: the best */
     const char *peer;
+    const char *draft; /* preset or folder of bench generate's small model; NULL: none */
+    uint32_t draft_length;
     uint32_t threads, runs;
     double seconds; /* of one run; 0: as the device needs */
     bool json;

@@ -1,15 +1,18 @@
 /* bench_generate.c: `mambactl bench generate`: B samples of a byte model, each byte drawn from the logits of the one
  * before as `mambactl generate` draws it, so that nothing of the loop can overlap the step. Beside it the engine's step
- * alone, and what the loop adds to it. */
+ * alone, and what the loop adds to it; with a draft model the same samples also by drafts, in turns. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sysexits.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/sampler.h"
 #include "tools/bench.h"
 #include "tools/mambactl.h"
+#include "tools/speculate.h"
 
 static const char usage[] = "usage: mambactl bench generate [--preset NAME | -m DIR] [OPTION]...\n";
 
@@ -27,7 +30,7 @@ static int take_on(struct bench_rig *r, struct md_sampler *samplers)
     for (uint32_t i = 0; i < r->what->streams; i++) {
         float *logits = r->out + (size_t)i * MD_BYTES;
         md_sampler_weigh(&samplers[i], logits, p);
-        r->tokens[i] = md_sampler_draw(p, md_sampler_uniform(&samplers[i]));
+        r->tokens[i] = md_sampler_pick(&samplers[i], p);
         r->items[i] = (struct ssm_item){.slot = r->slots[i],
                                         .n = 1,
                                         .tokens = r->tokens + i,
@@ -37,25 +40,124 @@ static int take_on(struct bench_rig *r, struct md_sampler *samplers)
     return ssm_advance(r->engine, r->items, r->what->streams);
 }
 
-/* Bytes per second of all samples together, median of the runs. */
-static int time_loop(struct bench_rig *r, const struct bench_options *o, struct md_sampler *samplers, double *ret_rate)
+/* The small model and what it drafted. */
+struct drafts {
+    struct ssm_model *model;
+    struct ssm_engine *engine; /* NULL: no drafts */
+    struct ssm_slot *slots;    /* of the large model: the text goes its own way */
+    struct speculation speculation;
+    uint64_t made;
+    double rate;
+};
+
+static uint64_t room(void *ctx, uint32_t sample)
 {
-    double rates[BENCH_RUNS_MAX], seconds = o->seconds > 0 ? o->seconds : 0.5;
-    for (uint32_t i = 0; i < o->runs + 1; i++) { /* the first warms up */
-        double begin = now(), elapsed;
-        uint64_t calls = 0;
-        do {
-            if (take_on(r, samplers)) {
-                fprintf(stderr, "mambactl bench: %s\n", ssm_engine_failure(r->engine));
-                return EX_UNAVAILABLE;
-            }
-            calls++;
-            elapsed = now() - begin;
-        } while (elapsed < seconds);
-        if (i > 0)
-            rates[i - 1] = (double)calls * r->what->streams / elapsed;
+    return UINT64_MAX; /* nothing ends here but the time */
+}
+
+static void put(void *ctx, uint32_t sample, uint8_t byte)
+{
+    ((struct drafts *)ctx)->made++;
+}
+
+/* A preset, or a folder. */
+static int open_small(struct drafts *d, const struct bench_rig *r, const struct bench_options *o, char *reterr)
+{
+    const struct ssm_engine_opts opts = {.device = o->device,
+                                         .ops = o->ops,
+                                         .weights = r->what->weights,
+                                         .state = r->what->state,
+                                         .deterministic = !o->not_deterministic,
+                                         .slots = 2 * r->what->streams,
+                                         .threads = o->threads};
+    const bool folder = access(o->draft, F_OK) == 0;
+    int err = folder ? ssm_model_open(o->draft, &d->model, reterr) : ssm_model_random(o->draft, 2, &d->model, reterr);
+    if (err)
+        return err;
+    if (ssm_model_info(d->model)->input != SSM_TOKENS || ssm_model_info(d->model)->vocab != MD_BYTES) {
+        snprintf(reterr, SSM_ERR, "%.400s: no model of 256 ids", o->draft);
+        return -EINVAL;
     }
-    *ret_rate = bench_median(rates, o->runs);
+    return ssm_engine_open(d->model, &opts, &d->engine, reterr);
+}
+
+static int open_drafts(struct drafts *d, struct bench_rig *r, const struct bench_options *o,
+                       struct md_sampler *samplers)
+{
+    const uint32_t n = r->what->streams;
+    char why[SSM_ERR];
+    int err = open_small(d, r, o, why);
+    if (err) {
+        fprintf(stderr, "mambactl bench: %s\n", why);
+        return EX_UNAVAILABLE;
+    }
+    d->slots = calloc(n, sizeof *d->slots);
+    for (uint32_t i = 0; i < n && !err; i++)
+        err = d->slots ? ssm_slot_take(r->engine, &d->slots[i]) : -ENOMEM;
+    if (err || speculation_open(&d->speculation, r->engine, d->engine, d->slots, n,
+                                o->draft_length ? o->draft_length : SPECULATE_LENGTH)) {
+        fprintf(stderr, "mambactl bench: %s: no memory for drafts of %u samples\n", o->draft, n);
+        return EX_UNAVAILABLE;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        speculation_begin(&d->speculation, i, &samplers[i], '\n');
+    return EX_OK;
+}
+
+static void close_drafts(struct drafts *d)
+{
+    speculation_close(&d->speculation);
+    free(d->slots);
+    ssm_engine_close(&d->engine);
+    ssm_model_close(&d->model);
+}
+
+static int fail(const struct ssm_engine *engine)
+{
+    fprintf(stderr, "mambactl bench: %s\n", ssm_engine_failure(engine));
+    return EX_UNAVAILABLE;
+}
+
+/* Bytes per second of all samples together, over so long. */
+static int run_plain(struct bench_rig *r, struct md_sampler *samplers, double seconds, double *ret_rate)
+{
+    double begin = now(), elapsed;
+    uint64_t calls = 0;
+    do {
+        if (take_on(r, samplers))
+            return fail(r->engine);
+        calls++;
+        elapsed = now() - begin;
+    } while (elapsed < seconds);
+    *ret_rate = (double)calls * r->what->streams / elapsed;
+    return EX_OK;
+}
+
+static int run_drafts(struct drafts *d, double seconds, double *ret_rate)
+{
+    double begin = now(), elapsed;
+    d->made = 0;
+    do {
+        if (speculation_round(&d->speculation, (struct speculation_text){d, room, put}))
+            return fail(d->speculation.failed);
+        elapsed = now() - begin;
+    } while (elapsed < seconds);
+    *ret_rate = (double)d->made / elapsed;
+    return EX_OK;
+}
+
+/* Medians of runs that take turns. */
+static int time_loop(struct bench_rig *r, const struct bench_options *o, struct md_sampler *samplers,
+                     struct drafts *drafts, double *ret_rate)
+{
+    double plain[BENCH_RUNS_MAX + 1], drafted[BENCH_RUNS_MAX + 1], seconds = o->seconds > 0 ? o->seconds : 0.5;
+    for (uint32_t i = 0; i < o->runs + 1; i++) { /* the first warms up */
+        if (run_plain(r, samplers, seconds, &plain[i]) || (drafts->engine && run_drafts(drafts, seconds, &drafted[i])))
+            return EX_UNAVAILABLE;
+    }
+    *ret_rate = bench_median(plain + 1, o->runs);
+    if (drafts->engine)
+        drafts->rate = bench_median(drafted + 1, o->runs);
     return EX_OK;
 }
 
@@ -72,20 +174,38 @@ static int time_step(struct bench_rig *r, const struct bench_options *o, double 
     return EX_OK;
 }
 
-static void print(const struct bench_rig *r, const struct bench_options *o, double error, double rate, double step_us)
+static void print_drafts(const struct drafts *d, const struct bench_options *o, double rate)
+{
+    const struct speculation *s = &d->speculation;
+    double stood = (double)s->accepted / (double)s->drafted, a_step = 1 + (double)s->accepted / (double)s->rounds;
+    if (o->json)
+        printf(",\"draft\":{\"model\":\"%s\",\"length\":%u,\"accepted\":%.4g,\"bytes_per_round\":%.4g,"
+               "\"bytes_per_s\":%.6g,\"speedup\":%.4g}",
+               o->draft, s->length, stood, a_step, d->rate, d->rate / rate);
+    else
+        printf("drafts of %s, %u at a time: %.1f %% stood, %.2f bytes a round, %.1f bytes/s: %.2f times as many\n",
+               o->draft, s->length, 100 * stood, a_step, d->rate, d->rate / rate);
+}
+
+static void print(const struct bench_rig *r, const struct bench_options *o, const struct drafts *drafts, double error,
+                  double rate, double step_us)
 {
     const struct bench_case *c = r->what;
     const char *name = c->dir ? c->dir : c->preset;
     double call_us = 1e6 * c->streams / rate, added = 100 * (call_us / step_us - 1);
     if (o->json)
         printf("{\"model\":\"%s\",\"samples\":%u,\"weights\":\"%s\",\"ops\":\"%s\",\"error\":%.3g,\"bytes_per_s\":%.6g,"
-               "\"us_per_byte\":%.6g,\"step_us\":%.6g,\"overhead_percent\":%.3g}\n",
+               "\"us_per_byte\":%.6g,\"step_us\":%.6g,\"overhead_percent\":%.3g",
                name, c->streams, bench_dtype(c->weights), ssm_engine_ops(r->engine), error, rate, call_us, step_us,
                added);
     else
         printf("%-15s %7s %-5s %-12s %8s %10s %10s %10s %9s\n%-15s %7u %-5s %-12s %8.1e %10.1f %10.2f %10.2f %8.1f%%\n",
                "model", "samples", "wts", "ops", "error", "bytes/s", "µs/call", "step µs", "added", name, c->streams,
                bench_dtype(c->weights), ssm_engine_ops(r->engine), error, rate, call_us, step_us, added);
+    if (drafts->engine)
+        print_drafts(drafts, o, rate);
+    if (o->json)
+        puts("}");
 }
 
 int bench_generate(int argc, char **argv)
@@ -96,7 +216,9 @@ int bench_generate(int argc, char **argv)
     if (code >= 0)
         return code;
     o.one.steps = 1;
+    o.one.spare = o.draft ? 2 * o.one.streams : 0;
     struct bench_rig rig;
+    struct drafts drafts = {0};
     double error, rate, step_us;
     code = bench_rig_open(&rig, &o.one, &o);
     if (code)
@@ -115,13 +237,16 @@ int bench_generate(int argc, char **argv)
         fprintf(stderr, "mambactl bench: outputs differ from ops_ref by %g: not timed\n", error);
         code = EX_SOFTWARE;
     }
+    if (!code && o.draft)
+        code = open_drafts(&drafts, &rig, &o, samplers);
     if (!code)
-        code = time_loop(&rig, &o, samplers, &rate);
+        code = time_loop(&rig, &o, samplers, &drafts, &rate);
     if (!code)
         code = time_step(&rig, &o, &step_us);
     if (!code)
-        print(&rig, &o, error, rate, step_us);
+        print(&rig, &o, &drafts, error, rate, step_us);
     free(samplers);
+    close_drafts(&drafts);
     bench_rig_close(&rig);
     return code;
 }

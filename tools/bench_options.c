@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sysexits.h>
 
+#include "tools/speculate.h"
+
 static const char help[] =
     "Times the engine: ids (or samples) in, logits (or forecasts) out for every step. Every case is first checked "
     "against\n"
@@ -30,6 +32,9 @@ static const char help[] =
     "      --peer BINARY     another program to time in alternation with ours. It is run as `BINARY PRESET` for each\n"
     "                        run and prints its steps per second as the last number of its standard output.\n"
     "                        Not for cuda, whose table has published figures beside ours.\n"
+    "      --draft MODEL     bench generate: also with drafts of a smaller byte model, a preset or a folder, in "
+    "alternation\n"
+    "      --draft-length K  bytes drafted at a time, 1 to 7 (default 4)\n"
     "      --json            one JSON object per line\n"
     "      --help\n"
     "\n"
@@ -93,6 +98,8 @@ enum {
     OPT_RUNS,
     OPT_SECONDS,
     OPT_PEER,
+    OPT_DRAFT,
+    OPT_DRAFT_LENGTH,
     OPT_JSON
 };
 
@@ -112,6 +119,8 @@ static const struct option long_options[] = {
     {"runs", required_argument, NULL, OPT_RUNS},
     {"seconds", required_argument, NULL, OPT_SECONDS},
     {"peer", required_argument, NULL, OPT_PEER},
+    {"draft", required_argument, NULL, OPT_DRAFT},
+    {"draft-length", required_argument, NULL, OPT_DRAFT_LENGTH},
     {"json", no_argument, NULL, OPT_JSON},
     {NULL, 0, NULL, 0},
 };
@@ -156,6 +165,11 @@ static bool apply(struct bench_options *o, int option, const char *value)
     case OPT_PEER:
         o->peer = value;
         return true;
+    case OPT_DRAFT:
+        o->draft = value;
+        return true;
+    case OPT_DRAFT_LENGTH:
+        return parse_count(value, SPECULATE_ROWS - 1, &o->draft_length);
     default:
         return o->json = true;
     }

@@ -87,7 +87,7 @@ static int open_engine(const struct ssm_model *m, const struct bench_case *what,
                                    .weights = what->weights,
                                    .state = what->state,
                                    .deterministic = !o->not_deterministic,
-                                   .slots = what->streams,
+                                   .slots = what->streams + what->spare,
                                    .threads = o->threads};
     if (!ssm_engine_open(m, &opts, ret, error))
         return EX_OK;

@@ -2,7 +2,6 @@
  * sample's slot, and the others begin as copies of it; then every call of the engine takes each sample on by one byte.
  */
 #include <errno.h>
-#include <getopt.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -12,50 +11,10 @@
 #include <unistd.h>
 
 #include "io/utf8.h"
-#include "tools/byte_model.h"
 #include "tools/generate.h"
 #include "tools/mambactl.h"
 
-static const char usage[] = "usage: mambactl generate -m DIR [-p TEXT | -f FILE] [-n N] [OPTION]...\n";
-static const char help[] =
-    "A byte model (vocab 256) reads a prompt and goes on with it; bytes go to standard output as they come.\n"
-    "\n"
-    "  -m, --model DIR         a model folder\n"
-    "  -p, --prompt TEXT       what to go on with (default: a new line, or what --state holds)\n"
-    "  -f, --file FILE         the same from a file; - is standard input\n"
-    "  -n, --bytes N           bytes to generate (default 256)\n"
-    "      --stop TEXT         end a sample behind this text\n"
-    "      --samples B         samples, generated side by side (default 1)\n"
-    "      --state FILE        go on from FILE if it is there, and save to it at the end\n"
-    "How a byte is picked, in this order:\n"
-    "      --repetition-penalty R  bytes seen before are R times less likely, in logits (default 1: off)\n"
-    "      --temperature T     0: always the likeliest (default 1)\n"
-    "      --top-k K           only of the K likeliest (default 0: all)\n"
-    "      --top-p P           only of the likeliest that together reach P (default 1)\n"
-    "      --min-p P           only of those at least P times as likely as the likeliest (default 0)\n"
-    "      --seed N            the same seed gives the same bytes (default 0)\n"
-    "Where:\n"
-    "      --device NAME       cpu (default), cuda, cuda:N, auto\n"
-    "      --weights DTYPE     fp32 (default), bf16, fp16\n"
-    "      --threads N         worker threads (default: one per core)\n"
-    "      --json              one JSON object at the end: text, bytes in hex, why each sample ended, speed\n"
-    "  -q, --quiet             no line about speed\n"
-    "      --help              print this text and end\n"
-    "\n"
-    "On a terminal bytes that are no UTF-8 show as U+FFFD. An interrupt ends the generation and saves the state.\n"
-    "Exit codes: 0 done, 64 usage, 65 bad state file, 66 no such file, 69 device unavailable, 74 input/output error,\n"
-    "78 bad model folder, or none of bytes.\n";
-
-enum { PROMPT_CHUNK = 4096, SAMPLES_MAX = 4096, STOP_MAX = 256 };
-
-struct options {
-    const char *prompt, *file, *state, *stop;
-    struct byte_model model;
-    uint64_t bytes;
-    uint32_t samples;
-    bool json, quiet;
-    struct md_sampling how;
-};
+enum { PROMPT_CHUNK = 4096 };
 
 struct sample {
     struct generation g;
@@ -64,20 +23,19 @@ struct sample {
 };
 
 struct generator {
-    const struct options *o;
+    const struct generate_options *o;
     struct ssm_engine *engine;
     uint32_t n;
     struct ssm_slot *slots;
     struct sample *samples;
     struct ssm_item *items;
-    uint32_t *item_of; /* [n] the sample that an item of the batch is of */
-    int32_t *tokens;   /* [n] */
-    float *logits;     /* [n][MD_BYTES] by sample */
+    int32_t *tokens; /* [n] */
+    float *logits;   /* [n][MD_BYTES] by sample */
     uint8_t *prompt;
     size_t prompt_n;
     double prompt_s, bytes_s;
     uint64_t made;
-    bool any; /* something stands on standard output */
+    struct speculation speculation; /* with a draft model */
     struct text_writer text;
 };
 
@@ -99,135 +57,6 @@ static int complain(int code, const char *why)
 {
     fprintf(stderr, "mambactl generate: %s\n", why);
     return code;
-}
-
-/* ---- options ---------------------------------------------------------------------------------------------- */
-
-enum {
-    OPT_TEMPERATURE = 256,
-    OPT_TOP_K,
-    OPT_TOP_P,
-    OPT_MIN_P,
-    OPT_PENALTY,
-    OPT_SEED,
-    OPT_STOP,
-    OPT_SAMPLES,
-    OPT_STATE,
-    OPT_DEVICE,
-    OPT_WEIGHTS,
-    OPT_THREADS,
-    OPT_JSON,
-    OPT_HELP
-};
-
-static const struct option longs[] = {
-    {"model", required_argument, NULL, 'm'},
-    {"prompt", required_argument, NULL, 'p'},
-    {"file", required_argument, NULL, 'f'},
-    {"bytes", required_argument, NULL, 'n'},
-    {"quiet", no_argument, NULL, 'q'},
-    {"temperature", required_argument, NULL, OPT_TEMPERATURE},
-    {"top-k", required_argument, NULL, OPT_TOP_K},
-    {"top-p", required_argument, NULL, OPT_TOP_P},
-    {"min-p", required_argument, NULL, OPT_MIN_P},
-    {"repetition-penalty", required_argument, NULL, OPT_PENALTY},
-    {"seed", required_argument, NULL, OPT_SEED},
-    {"stop", required_argument, NULL, OPT_STOP},
-    {"samples", required_argument, NULL, OPT_SAMPLES},
-    {"state", required_argument, NULL, OPT_STATE},
-    {"device", required_argument, NULL, OPT_DEVICE},
-    {"weights", required_argument, NULL, OPT_WEIGHTS},
-    {"threads", required_argument, NULL, OPT_THREADS},
-    {"json", no_argument, NULL, OPT_JSON},
-    {"help", no_argument, NULL, OPT_HELP},
-    {NULL, 0, NULL, 0},
-};
-
-static int refuse(const char *what, const char *value)
-{
-    fprintf(stderr, "mambactl generate: %s%s\n%s", what, value, usage);
-    return EX_USAGE;
-}
-
-static int take_integer(uint64_t *ret, const char *value, uint64_t least, uint64_t most)
-{
-    return byte_model_count(value, least, most, ret) ? -1 : refuse("no number that is possible here: ", value);
-}
-
-static int take_count(uint32_t *ret, const char *value, uint32_t least, uint32_t most)
-{
-    uint64_t v = 0;
-    int code = take_integer(&v, value, least, most);
-    if (code < 0)
-        *ret = (uint32_t)v;
-    return code;
-}
-
-static int take_number(float *ret, const char *value, double least, double most)
-{
-    char *end;
-    double v = strtod(value, &end);
-    if (!*value || *end || !(v >= least && v <= most))
-        return refuse("no number that is possible here: ", value);
-    *ret = (float)v;
-    return -1;
-}
-
-static int take_stop(const char **ret, const char *value)
-{
-    if (!*value || strlen(value) > STOP_MAX)
-        return refuse("--stop takes 1 to 256 bytes, not: ", value);
-    *ret = value;
-    return -1;
-}
-
-/* −1: go on; else the exit code. */
-static int take_option(struct options *o, int option, const char *value)
-{
-    switch (option) {
-    case 'm':
-        return o->model.dir = value, -1;
-    case 'p':
-        return o->prompt = value, -1;
-    case 'f':
-        return o->file = value, -1;
-    case 'n':
-        return take_integer(&o->bytes, value, 0, INT32_MAX);
-    case 'q':
-        return o->quiet = true, -1;
-    case OPT_TEMPERATURE:
-        return take_number(&o->how.temperature, value, 0, 1e3);
-    case OPT_TOP_K:
-        return take_count(&o->how.top_k, value, 0, MD_BYTES);
-    case OPT_TOP_P:
-        return take_number(&o->how.top_p, value, 1e-6, 1);
-    case OPT_MIN_P:
-        return take_number(&o->how.min_p, value, 0, 1);
-    case OPT_PENALTY:
-        return take_number(&o->how.repetition_penalty, value, 1e-3, 1e3);
-    case OPT_SEED:
-        return take_integer(&o->how.seed, value, 0, UINT64_MAX);
-    case OPT_STOP:
-        return take_stop(&o->stop, value);
-    case OPT_SAMPLES:
-        return take_count(&o->samples, value, 1, SAMPLES_MAX);
-    case OPT_STATE:
-        return o->state = value, -1;
-    case OPT_DEVICE:
-        return o->model.device = value, -1;
-    case OPT_WEIGHTS:
-        return byte_model_weights(value, &o->model.weights) ? -1 : refuse("fp32, bf16 or fp16, not ", value);
-    case OPT_THREADS:
-        return take_count(&o->model.threads, value, 0, 1024);
-    case OPT_JSON:
-        return o->json = true, -1;
-    case OPT_HELP:
-        printf("%s\n%s", usage, help);
-        return EX_OK;
-    default:
-        fputs(usage, stderr);
-        return EX_USAGE;
-    }
 }
 
 /* ---- the prompt ------------------------------------------------------------------------------------------- */
@@ -255,7 +84,7 @@ static int read_file(struct generator *g, FILE *f, const char *name)
 
 static int read_prompt(struct generator *g)
 {
-    const struct options *o = g->o;
+    const struct generate_options *o = g->o;
     if (o->file && strcmp(o->file, "-") == 0)
         return read_file(g, stdin, "standard input");
     if (o->file) {
@@ -275,65 +104,74 @@ static int read_prompt(struct generator *g)
 
 /* ---- the engine ------------------------------------------------------------------------------------------- */
 
-static struct ssm_item item_of(struct generator *g, uint32_t sample, const int32_t *tokens, uint32_t n, float *logits)
+static int complain_device(const struct ssm_engine *engine)
 {
-    return (struct ssm_item){.slot = g->slots[sample],
-                             .n = n,
-                             .tokens = tokens,
-                             .interval = 1,
-                             .out = {.logits = logits, .logits_stride = MD_BYTES}};
-}
-
-static int advance(struct generator *g, uint32_t n_items)
-{
-    if (ssm_advance(g->engine, g->items, n_items) == 0)
-        return EX_OK;
-    fprintf(stderr, "mambactl generate: %s: %s\n", ssm_engine_device(g->engine), ssm_engine_failure(g->engine));
+    fprintf(stderr, "mambactl generate: %s: %s\n", ssm_engine_device(engine), ssm_engine_failure(engine));
     return EX_UNAVAILABLE;
 }
 
-/* Feeds a sample its pending byte and the prompt; the logits behind the last byte are the sample's. Where no byte is to
- * be generated the last one stays pending. */
+/* The first n of a sample's pending byte, if there is one (≥ 0), and the prompt; the logits behind the last byte, if
+ * they are wanted. */
+static int read_text(struct generator *g, struct ssm_engine *engine, struct ssm_slot slot, int32_t pending, size_t n,
+                     float *logits)
+{
+    int32_t tokens[PROMPT_CHUNK];
+    for (size_t at = 0; at < n;) {
+        uint32_t k = 0;
+        size_t most = logits && n - at > 1 ? n - at - 1 : n - at; /* the last byte alone: only its logits are wanted */
+        for (; k < PROMPT_CHUNK && k < most; k++, at++)
+            tokens[k] = pending < 0 ? g->prompt[at] : at == 0 ? pending : g->prompt[at - 1];
+        const struct ssm_item item = {
+            .slot = slot,
+            .n = k,
+            .tokens = tokens,
+            .interval = 1,
+            .out = {.logits = at == n ? logits : NULL, .logits_stride = MD_BYTES},
+        };
+        if (ssm_advance(engine, &item, 1))
+            return complain_device(engine);
+        if (interrupted)
+            return complain(EX_IOERR, "interrupted before the prompt's end: nothing was saved");
+    }
+    return EX_OK;
+}
+
+/* Where no byte is to be generated, and where drafts are to be read behind it, the last byte stays pending. */
 static int consume_prompt(struct generator *g, uint32_t sample)
 {
     struct generation *s = &g->samples[sample].g;
-    const bool pending = s->next >= 0, nothing_wanted = g->o->bytes == 0;
-    const size_t given = g->prompt_n + pending, all = given - (nothing_wanted && given > 0);
-    int32_t tokens[PROMPT_CHUNK];
-    int code = EX_OK;
+    const bool stays = g->o->bytes == 0 || g->o->draft.dir;
+    const size_t given = g->prompt_n + (s->next >= 0), n = given - (stays && given > 0);
     for (size_t i = 0; i < g->prompt_n; i++)
         md_sampler_saw(&s->sampler, g->prompt[i]);
-    for (size_t at = 0; at < all && code == EX_OK && !interrupted;) {
-        uint32_t n = 0;
-        /* the last byte alone: only its logits are wanted */
-        size_t most = all - at > 1 ? all - at - 1 : 1;
-        for (; n < PROMPT_CHUNK && n < most; n++, at++)
-            tokens[n] = pending && at == 0 ? s->next : g->prompt[at - pending];
-        g->items[0] = item_of(g, sample, tokens, n, at == all ? g->logits + (size_t)sample * MD_BYTES : NULL);
-        code = advance(g, 1);
-    }
-    if (code == EX_OK && interrupted)
-        return complain(EX_IOERR, "interrupted before the prompt's end: nothing was saved");
-    if (nothing_wanted && g->prompt_n > 0)
+    int code =
+        read_text(g, g->engine, g->slots[sample], s->next, n, stays ? NULL : g->logits + (size_t)sample * MD_BYTES);
+    if (code == EX_OK && g->o->draft.dir)
+        code = read_text(g, g->o->draft.engine, speculation_slot(&g->speculation, sample), s->next, n, NULL);
+    if (stays && g->prompt_n > 0)
         s->next = g->prompt[g->prompt_n - 1];
     return code;
+}
+
+static int copy_slot(struct ssm_engine *engine, struct ssm_slot from, struct ssm_slot to)
+{
+    return ssm_slot_copy(engine, from, to) ? complain_device(engine) : EX_OK;
 }
 
 /* The other samples go on from where the first is. */
 static int copy_first(struct generator *g)
 {
-    const size_t bytes = ssm_slot_bytes(g->engine);
-    char why[SSM_ERR] = "out of memory";
-    void *slot = malloc(bytes);
-    int err = slot ? ssm_slot_save(g->engine, g->slots[0], slot) : -ENOMEM;
-    for (uint32_t i = 1; i < g->n && err == 0; i++) {
-        err = ssm_slot_restore(g->engine, g->slots[i], slot, bytes, NULL, why);
+    int code = EX_OK;
+    for (uint32_t i = 1; i < g->n && code == EX_OK; i++) {
+        code = copy_slot(g->engine, g->slots[0], g->slots[i]);
+        if (code == EX_OK && g->o->draft.dir)
+            code = copy_slot(g->o->draft.engine, speculation_slot(&g->speculation, 0),
+                             speculation_slot(&g->speculation, i));
         memcpy(g->logits + (size_t)i * MD_BYTES, g->logits, MD_BYTES * sizeof *g->logits);
         memcpy(g->samples[i].g.sampler.seen, g->samples[0].g.sampler.seen, sizeof g->samples[0].g.sampler.seen);
         g->samples[i].g.next = g->samples[0].g.next;
     }
-    free(slot);
-    return err ? complain(EX_UNAVAILABLE, why) : EX_OK;
+    return code;
 }
 
 static int begin_fresh(struct generator *g)
@@ -380,49 +218,93 @@ static bool ends_with(const struct sample *s, const char *stop)
     return s->n >= n && memcmp(s->text + s->n - n, stop, n) == 0;
 }
 
-/* The next byte of every sample that goes on. Returns how many there are. */
-static uint32_t pick_bytes(struct generator *g)
+static uint64_t room(void *ctx, uint32_t sample)
+{
+    const struct generator *g = ctx;
+    const struct sample *s = &g->samples[sample];
+    return s->g.finished ? 0 : g->o->bytes - s->n;
+}
+
+static void put(void *ctx, uint32_t sample, uint8_t byte)
+{
+    struct generator *g = ctx;
+    struct sample *s = &g->samples[sample];
+    s->g.next = byte;
+    s->text[s->n++] = byte;
+    g->made++;
+    if (g->n == 1 && !g->o->json) {
+        text_put(&g->text, byte);
+        if (!g->text.careful && g->made % 64 == 0)
+            fflush(stdout);
+    }
+    s->g.finished = g->o->stop && ends_with(s, g->o->stop);
+}
+
+/* The next byte of every sample that goes on, from its logits. */
+static void pick_bytes(struct generator *g)
 {
     float p[MD_BYTES];
-    uint32_t going = 0;
     for (uint32_t i = 0; i < g->n; i++) {
-        struct sample *s = &g->samples[i];
-        if (s->g.finished)
+        struct md_sampler *sampler = &g->samples[i].g.sampler;
+        if (room(g, i) == 0)
             continue;
-        md_sampler_weigh(&s->g.sampler, g->logits + (size_t)i * MD_BYTES, p);
-        uint8_t byte = md_sampler_draw(p, g->o->how.temperature > 0 ? md_sampler_uniform(&s->g.sampler) : 0);
-        md_sampler_saw(&s->g.sampler, byte);
-        s->g.next = byte;
-        s->text[s->n++] = byte;
-        g->made++;
-        if (g->n == 1 && !g->o->json) {
-            text_put(&g->text, byte);
-            if (!g->text.careful && g->made % 64 == 0)
-                fflush(stdout);
-        }
-        s->g.finished = g->o->stop && ends_with(s, g->o->stop);
-        going += !s->g.finished && s->n < g->o->bytes;
+        md_sampler_weigh(sampler, g->logits + (size_t)i * MD_BYTES, p);
+        uint8_t byte = md_sampler_pick(sampler, p);
+        md_sampler_saw(sampler, byte);
+        put(g, i, byte);
     }
-    return going;
+}
+
+/* The samples that have room read their last bytes. Returns how many there are, or −1. */
+static int read_bytes(struct generator *g)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < g->n; i++) {
+        if (room(g, i) == 0)
+            continue;
+        g->tokens[i] = g->samples[i].g.next;
+        g->items[n++] = (struct ssm_item){
+            .slot = g->slots[i],
+            .n = 1,
+            .tokens = g->tokens + i,
+            .interval = 1,
+            .out = {.logits = g->logits + (size_t)i * MD_BYTES, .logits_stride = MD_BYTES},
+        };
+    }
+    return ssm_advance(g->engine, g->items, n) ? -1 : (int)n;
 }
 
 static int generate(struct generator *g)
 {
-    int code = EX_OK;
-    while (code == EX_OK && pick_bytes(g) > 0 && !interrupted) {
-        uint32_t n = 0;
-        for (uint32_t i = 0; i < g->n; i++) {
-            if (g->samples[i].g.finished)
-                continue;
-            g->tokens[i] = g->samples[i].g.next;
-            g->items[n++] = item_of(g, i, g->tokens + i, 1, g->logits + (size_t)i * MD_BYTES);
-        }
-        code = advance(g, n);
-        for (uint32_t i = 0; i < g->n && code == EX_OK; i++)
-            if (!g->samples[i].g.finished)
-                g->samples[i].g.next = -1;
+    int going = 1;
+    while (going > 0) {
+        pick_bytes(g);
+        if (interrupted)
+            break;
+        going = read_bytes(g);
     }
-    return code;
+    return going < 0 ? complain_device(g->engine) : EX_OK;
+}
+
+static bool any_room(struct generator *g)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < g->n; i++)
+        any = any || room(g, i) > 0;
+    return any;
+}
+
+static int generate_by_drafts(struct generator *g)
+{
+    const struct speculation_text text = {g, room, put};
+    int err = 0;
+    for (uint32_t i = 0; i < g->n; i++)
+        speculation_begin(&g->speculation, i, &g->samples[i].g.sampler, (uint8_t)g->samples[i].g.next);
+    while (!err && any_room(g) && !interrupted)
+        err = speculation_round(&g->speculation, text);
+    if (!err)
+        err = speculation_settle(&g->speculation);
+    return err ? complain_device(g->speculation.failed) : EX_OK;
 }
 
 static int save_state(struct generator *g)
@@ -487,6 +369,11 @@ static void print_json(const struct generator *g)
     json_object_set_new(doc, "prompt_seconds", json_real(g->prompt_s));
     json_object_set_new(doc, "seconds", json_real(g->bytes_s));
     json_object_set_new(doc, "bytes_per_second", json_real(g->bytes_s > 0 ? (double)g->made / g->bytes_s : 0));
+    if (g->o->draft.dir)
+        json_object_set_new(doc, "drafts",
+                            json_pack("{s:I, s:I, s:I}", "bytes", (json_int_t)g->speculation.drafted, "accepted",
+                                      (json_int_t)g->speculation.accepted, "rounds",
+                                      (json_int_t)g->speculation.rounds));
     json_dumpf(doc, stdout, JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(doc);
@@ -515,6 +402,11 @@ static int print(struct generator *g)
         fprintf(stderr, "%llu bytes in %.2f s: %.0f bytes/s; prompt of %zu bytes in %.2f s; %s\n",
                 (unsigned long long)g->made, g->bytes_s, g->bytes_s > 0 ? (double)g->made / g->bytes_s : 0.0,
                 g->prompt_n, g->prompt_s, ssm_engine_ops(g->engine));
+    if (!g->o->quiet && g->speculation.rounds > 0)
+        fprintf(stderr, "%llu bytes drafted, %.1f %% of them stood: %.2f bytes a step\n",
+                (unsigned long long)g->speculation.drafted,
+                100.0 * (double)g->speculation.accepted / (double)(g->speculation.drafted ? g->speculation.drafted : 1),
+                (double)g->made / (double)g->speculation.rounds);
     return fflush(stdout) || ferror(stdout) ? complain(EX_IOERR, "standard output cannot be written") : EX_OK;
 }
 
@@ -548,6 +440,7 @@ static void free_all(struct generator *g)
     free(g->tokens);
     free(g->logits);
     free(g->prompt);
+    speculation_close(&g->speculation);
 }
 
 static int run(struct generator *g, bool resume)
@@ -557,7 +450,7 @@ static int run(struct generator *g, bool resume)
     g->prompt_s = now_s() - begin;
     begin = now_s();
     if (code == EX_OK && g->o->bytes > 0)
-        code = generate(g);
+        code = g->o->draft.dir ? generate_by_drafts(g) : generate(g);
     g->bytes_s = now_s() - begin;
     if (code == EX_OK && g->o->state)
         code = save_state(g);
@@ -582,23 +475,29 @@ static int count_samples(struct generator *g, bool *ret_resume)
     return EX_OK;
 }
 
+/* Models and their slots; drafts take another of each sample's. */
+static int open_models(struct generator *g, struct generate_options *o)
+{
+    int code = byte_model_open(&o->model, o->draft.dir ? 2 * g->n : g->n);
+    g->engine = o->model.engine;
+    if (code == EX_OK)
+        code = make_room(g);
+    if (code == EX_OK && o->draft.dir)
+        code = byte_model_open(&o->draft, 2 * g->n);
+    if (code == EX_OK && o->draft.dir &&
+        speculation_open(&g->speculation, g->engine, o->draft.engine, g->slots, g->n, o->draft_length))
+        code = complain(EX_UNAVAILABLE, "no memory for so many samples with drafts");
+    return code;
+}
+
 int ctl_generate(int argc, char **argv)
 {
-    struct options o = {.model = {.command = "generate", .device = "cpu"},
-                        .bytes = 256,
-                        .how = {.temperature = 1, .top_p = 1, .repetition_penalty = 1}};
+    struct generate_options o;
     struct generator g = {.o = &o, .text = {.out = stdout, .careful = isatty(STDOUT_FILENO)}};
     bool resume = false;
-    int c, code = -1;
-    while (code < 0 && (c = getopt_long(argc, argv, "m:p:f:n:q", longs, NULL)) != -1)
-        code = take_option(&o, c, optarg);
+    int code = generate_parse(&o, argc, argv);
     if (code >= 0)
         return code;
-    if (!o.model.dir || optind < argc || (o.prompt && o.file))
-        return refuse(!o.model.dir    ? "-m is needed"
-                      : optind < argc ? "unexpected argument: "
-                                      : "-p or -f, not both",
-                      optind < argc ? argv[optind] : "");
     struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESETHAND};
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
@@ -606,13 +505,11 @@ int ctl_generate(int argc, char **argv)
     if (code == EX_OK)
         code = read_prompt(&g);
     if (code == EX_OK)
-        code = byte_model_open(&o.model, g.n);
-    g.engine = o.model.engine;
-    if (code == EX_OK)
-        code = make_room(&g);
+        code = open_models(&g, &o);
     if (code == EX_OK)
         code = run(&g, resume);
     free_all(&g);
+    byte_model_close(&o.draft);
     byte_model_close(&o.model);
     return code;
 }

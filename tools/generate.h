@@ -1,4 +1,5 @@
-/* generate.h: what `mambactl generate` is made of: text for a person, and the file that a generation goes on from. */
+/* generate.h: what `mambactl generate` is made of: its options, text for a person, and the file that a generation goes
+ * on from. */
 #ifndef TOOLS_GENERATE_H
 #define TOOLS_GENERATE_H
 
@@ -6,7 +7,21 @@
 #include <stdio.h>
 
 #include "daemon/sampler.h"
-#include "ssm/ssm.h"
+#include "tools/byte_model.h"
+#include "tools/speculate.h"
+
+struct generate_options {
+    const char *prompt, *file, *state, *stop; /* NULL: not given */
+    struct byte_model model, draft;           /* draft.dir NULL: none */
+    uint32_t draft_length;
+    uint64_t bytes;
+    uint32_t samples; /* 0: not given */
+    bool json, quiet;
+    struct md_sampling how;
+};
+
+/* −1: go on; else the exit code, the message printed. */
+int generate_parse(struct generate_options *ret, int argc, char **argv);
 
 /* Bytes to a stream. On a terminal (`careful`) a character is written when all of its bytes are there, and what is no
  * UTF-8, or would command the terminal, appears as U+FFFD; elsewhere bytes go out as they are. */

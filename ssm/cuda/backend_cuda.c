@@ -295,6 +295,18 @@ static int cuda_reset(void *self, uint32_t slot)
     return err;
 }
 
+static int cuda_copy(void *self, uint32_t from, uint32_t to)
+{
+    struct cuda *c = self;
+    if (c->queue.err)
+        return c->queue.err;
+    cudaSetDevice(c->device);
+    int err = slab_said(c, "copy a slot", gpu_slab_copy(&c->slab, from, to, c->queue.compute));
+    if (!err)
+        ssm_layout_copy(&c->layout, slot_at(c, from), slot_at(c, to));
+    return err;
+}
+
 static const struct ssm_section *cuda_sections(const void *self, unsigned *ret_n)
 {
     const struct cuda *c = self;
@@ -359,6 +371,7 @@ __attribute__((visibility("default"))) const struct ssm_backend ssm_backend_cuda
     .ops = cuda_ops,
     .device = cuda_device,
     .reset = cuda_reset,
+    .copy = cuda_copy,
     .start = cuda_start,
     .sections = cuda_sections,
     .save = cuda_save,

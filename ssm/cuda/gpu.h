@@ -104,6 +104,7 @@ int gpu_slab_open(const struct gpu_model *m, enum ssm_dtype state, uint32_t slot
 void gpu_slab_close(struct gpu_slab *s);
 /* To zeros, in stream order. -ENOMEM: the device has no memory for another chunk. */
 int gpu_slab_reset(struct gpu_slab *s, uint32_t slot, cudaStream_t stream);
+int gpu_slab_copy(const struct gpu_slab *s, uint32_t from, uint32_t to, cudaStream_t stream); /* in stream order */
 /* Sections "conv" and "ssm" of saved slots (ssm/slot.h): fp32 [L][K−1][D] and [L][N][D]. Both wait for the stream. */
 int gpu_slab_save(const struct gpu_slab *s, const struct gpu_model *m, uint32_t slot, float *conv, float *ssm,
                   cudaStream_t stream);

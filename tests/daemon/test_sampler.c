@@ -105,6 +105,65 @@ static void the_last_is_never_one_without_probability(void **state)
     assert_int_equal(md_sampler_draw(p, 1 - 0x1p-53), 7);
 }
 
+/* Chi-square of N outcomes against p, as a standard normal variable (Wilson and Hilferty). */
+static double deviation(const unsigned *hits, const float *p, int n)
+{
+    double chi = 0, freedom = -1;
+    for (int i = 0; i < MD_BYTES; i++) {
+        if (p[i] <= 0)
+            assert_int_equal(hits[i], 0);
+        else
+            chi += (hits[i] - n * (double)p[i]) * (hits[i] - n * (double)p[i]) / (n * (double)p[i]), freedom++;
+    }
+    return (cbrt(chi / freedom) - (1 - 2 / (9 * freedom))) / sqrt(2 / (9 * freedom));
+}
+
+/* Whatever the drafts are drawn from, what comes out has the distribution that is wanted. */
+static void drafts_pass_or_are_replaced(void **state)
+{
+    enum { N = 200000 };
+    static const struct {
+        float p[4], q[4];
+        double stand; /* the share that does: Σ min(p, q) */
+    } cases[] = {
+        {{.5f, .25f, .15f, .1f}, {.5f, .25f, .15f, .1f}, 1}, {{.5f, .25f, .15f, .1f}, {.1f, .2f, .3f, .4f}, .55},
+        {{.7f, .3f, 0, 0}, {0, .5f, .25f, .25f}, .3},        {{.5f, .5f, 0, 0}, {0, 0, .5f, .5f}, 0},
+        {{.25f, .25f, .25f, .25f}, {0, 1, 0, 0}, .25},
+    };
+    for (unsigned c = 0; c < sizeof cases / sizeof *cases; c++) {
+        struct md_sampler s;
+        float p[MD_BYTES] = {0}, q[MD_BYTES] = {0};
+        unsigned hits[MD_BYTES] = {0}, stood = 0;
+        md_sampler_init(&s, &plain, c);
+        memcpy(p + 10, cases[c].p, sizeof cases[c].p);
+        memcpy(q + 10, cases[c].q, sizeof cases[c].q);
+        for (int i = 0; i < N; i++) {
+            uint8_t byte, draft = md_sampler_pick(&s, q);
+            bool stands = md_sampler_accept(&s, p, q, draft, &byte);
+            assert_true(!stands || byte == draft);
+            stood += stands;
+            hits[byte]++;
+        }
+        assert_true(fabs(stood - N * cases[c].stand) <= 5 * sqrt(N * .25));
+        assert_true(deviation(hits, p, N) < 5);
+    }
+}
+
+static void without_temperature_no_number_is_used_up(void **state)
+{
+    struct md_sampling how = plain;
+    struct md_sampler s;
+    float p[MD_BYTES] = {0}, q[MD_BYTES] = {0};
+    uint8_t byte;
+    how.temperature = 0;
+    md_sampler_init(&s, &how, 0);
+    p[3] = q[4] = 1;
+    assert_int_equal(md_sampler_pick(&s, p), 3);
+    assert_true(md_sampler_accept(&s, p, p, 3, &byte) && byte == 3);
+    assert_true(!md_sampler_accept(&s, p, q, 4, &byte) && byte == 3);
+    assert_int_equal(s.drawn, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -112,6 +171,8 @@ int main(void)
         cmocka_unit_test(what_was_seen),
         cmocka_unit_test(draws_follow),
         cmocka_unit_test(the_last_is_never_one_without_probability),
+        cmocka_unit_test(drafts_pass_or_are_replaced),
+        cmocka_unit_test(without_temperature_no_number_is_used_up),
     };
     return cmocka_run_group_tests_name("sampler", tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* test_slot.c: slots: save and restore are bitwise and go on bitwise, damaged bytes are refused and leave the slot
+/* test_slot.c: slots: save, restore and copy are bitwise and go on bitwise, damaged bytes are refused and leave the slot
  * alone, stale handles are caught, unused slots cost no memory. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -101,6 +101,37 @@ static void goes_on_bitwise(void **state)
         free(end);
         ssm_engine_close(&a);
         ssm_engine_close(&b);
+    }
+    free(whole);
+    free(rest);
+}
+
+/* A copy, over a slot that had gone another way, is the slot: it goes on with the same bits, and the first is untouched. */
+static void copies_go_on_bitwise(void **state)
+{
+    struct rows *whole = malloc(sizeof *whole), *rest = malloc(sizeof *rest);
+    struct rig_variant v;
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        struct ssm_engine *e = rig_engine(model, &v, 3, 4);
+        struct ssm_slot one = (rig_slot(e), rig_slot(e)), other = rig_slot(e);
+        size_t bytes = ssm_slot_bytes(e), rows = N / 3 - CUT / 3;
+        uint8_t *saved = malloc(bytes), *again = malloc(bytes);
+        feed(e, other, 7, N, rest);
+        feed(e, one, 0, CUT, whole);
+        assert_int_equal(ssm_slot_copy(e, one, other), 0);
+        ssm_slot_save(e, one, saved);
+        feed(e, other, CUT, N, rest);
+        ssm_slot_save(e, one, again);
+        assert_memory_equal(saved, again, bytes);
+        feed(e, one, CUT, N, whole);
+        assert_memory_equal(whole->forecast, rest->forecast, rows * HORIZON * Q * sizeof(float));
+        assert_memory_equal(whole->anomaly, rest->anomaly, rows * 9 * sizeof(float));
+        ssm_slot_save(e, one, saved);
+        ssm_slot_save(e, other, again);
+        assert_memory_equal(saved, again, bytes);
+        free(saved);
+        free(again);
+        ssm_engine_close(&e);
     }
     free(whole);
     free(rest);
@@ -346,6 +377,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(goes_on_bitwise),
+        cmocka_unit_test(copies_go_on_bitwise),
         cmocka_unit_test(streams_move_between_devices),
         cmocka_unit_test(sections_tile_the_bytes),
         cmocka_unit_test(damaged_bytes_are_refused),

@@ -1,10 +1,13 @@
 """`mambactl generate` and `mambactl eval bytes`, by their command lines: greedy bytes are those that Hugging Face's generate()
 gives (tools/make_golden.py), a generation goes on from its state file as if it had not stopped, and bits per byte are those of
 the golden logits.   test_generate.py MAMBACTL GOLDEN"""
+import collections
 import json
 import math
 import os
 import pty
+import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -135,6 +138,142 @@ class Generate(unittest.TestCase):
         run("generate", "-m", self.path("none"), code=78)
         self.assertIn(b"no model of bytes", run("generate", "-m", os.path.join(GOLDEN, "plain"), code=78).stderr)
         generate("-f", self.path("none"), code=66)
+
+
+def two_samples(a, b):
+    """Chi-square of two counts of the same things, and its degrees of freedom; rare things are taken together."""
+    cells, rare = [], [0, 0]
+    for key in set(a) | set(b):
+        pair = a[key], b[key]
+        if sum(pair) >= 20:
+            cells.append(pair)
+        else:
+            rare = [r + n for r, n in zip(rare, pair)]
+    cells += [rare] if sum(rare) else []
+    n, m = sum(a.values()), sum(b.values())
+    return sum((x * math.sqrt(m / n) - y * math.sqrt(n / m)) ** 2 / (x + y) for x, y in cells), len(cells) - 1
+
+
+class Drafts(unittest.TestCase):
+    """Drafts of the golden model itself with noise on its weights: the more, the fewer of them stand."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.dir = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls.dir.cleanup)
+        cls.same = MODEL
+        cls.good, cls.bad = (cls.noisy(name, noise) for name, noise in (("good", 0.03), ("bad", 2.0)))
+        cls.prompt = os.path.join(cls.dir.name, "prompt")
+        with open(cls.prompt, "wb") as file:
+            file.write(PROMPT)
+
+    @classmethod
+    def noisy(cls, name, noise):
+        path, chance = os.path.join(cls.dir.name, name), random.Random(7)
+        os.mkdir(path)
+        shutil.copy(os.path.join(MODEL, "config.json"), path)
+        with open(os.path.join(MODEL, "model.safetensors"), "rb") as file:
+            length = file.read(8)
+            head, data = file.read(*struct.unpack("<Q", length)), bytearray(file.read())
+        for key, t in json.loads(head).items():
+            if key == "__metadata__" or key.endswith("A_log"):
+                continue
+            begin, end = t["data_offsets"]
+            weights = struct.unpack(f"<{(end - begin) // 4}f", data[begin:end])
+            size = noise * math.sqrt(sum(w * w for w in weights) / len(weights))
+            data[begin:end] = struct.pack(f"<{len(weights)}f", *(w + chance.gauss(0, size) for w in weights))
+        with open(os.path.join(path, "model.safetensors"), "wb") as file:
+            file.write(length + head + data)
+        return path
+
+    def path(self, name):
+        return os.path.join(self.dir.name, self.id() + name)
+
+    def document(self, *args):
+        return json.loads(generate("--json", *args).stdout)
+
+    def test_greedy_is_the_models_own(self):
+        share = {}
+        for weights in ("fp32", "bf16"):
+            how = ("-f", self.prompt, "--temperature", "0", "-n", "1000", "--weights", weights)
+            alone = hexes(*how)[0]
+            for draft in (self.same, self.good, self.bad):
+                for length in ("1", "3", "4", "7"):
+                    doc = self.document(*how, "--draft", draft, "--draft-length", length)
+                    self.assertEqual(bytes.fromhex(doc["samples"][0]["hex"]), alone, (weights, draft, length))
+                    d = doc["drafts"]
+                    self.assertTrue(0 <= d["accepted"] <= d["bytes"] and d["accepted"] + d["rounds"] == 1000, d)
+                    share[weights, draft, length] = d["accepted"] / d["bytes"]
+        self.assertEqual(hexes(*how[:-1], "fp32")[0], GREEDY)
+        for length in ("1", "7"):
+            self.assertEqual(share["fp32", self.same, length], 1)
+            self.assertTrue(0.3 < share["fp32", self.good, length] < 1, share)
+            self.assertLess(share["fp32", self.bad, length], 0.1, share)
+
+    def test_what_is_drawn_has_the_models_distribution(self):
+        for how in (["--top-k", "5", "--temperature", "1.5"],
+                    ["--top-p", "0.5", "--temperature", "0.6", "--repetition-penalty", "1.3", "--min-p", "0.1"]):
+            counts = []
+            for seed, more in enumerate(([], ["--draft", self.same], ["--draft", self.good, "--draft-length", "2"],
+                                         ["--draft", self.bad, "--draft-length", "7"])):
+                texts = hexes("-f", self.prompt, "-n", "3", "--samples", "4096", "--seed", str(seed), *how, *more)
+                self.assertEqual(len(texts), 4096)
+                counts.append(collections.Counter(texts))
+            for drafted in counts[1:]:
+                chi, freedom = two_samples(counts[0], drafted)
+                self.assertGreater(freedom, 5)
+                # as a normal variable (Wilson and Hilferty); five standard deviations
+                z = ((chi / freedom) ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))
+                self.assertLess(z, 5, (how, chi, freedom))
+
+    def test_the_state_is_that_of_the_text(self):
+        stop = os.fsdecode(GREEDY[40:42])
+        for more in ([], ["--stop", stop], ["--repetition-penalty", "1.2"], ["--samples", "3"]):
+            states, texts = [], []
+            for draft in (), ("--draft", self.good), ("--draft", self.bad, "--draft-length", "7"):
+                state = self.path("state")
+                texts.append([hexes("-f", self.prompt, "--temperature", "0", "-n", "101", "--state", state, *more, *draft),
+                              hexes("--temperature", "0", "-n", "57", "--state", state, *more, *draft)])
+                with open(state, "rb") as file:
+                    states.append(file.read())
+                os.remove(state)
+            self.assertEqual(texts[0], texts[1])
+            self.assertEqual(texts[0], texts[2])
+            self.assertEqual(states[0], states[1])
+            self.assertEqual(states[0], states[2])
+
+    def test_the_same_seed_gives_the_same_bytes(self):
+        how = ("-f", self.prompt, "-n", "60", "--seed", "3", "--draft", self.good)
+        many = hexes(*how, "--samples", "5")
+        self.assertEqual(hexes(*how, "--samples", "5"), many)
+        self.assertEqual(hexes(*how)[0], many[0])
+        self.assertEqual(len(set(many)), 5)
+
+    def test_text_for_people(self):
+        done = run("generate", "-m", MODEL, "-f", self.prompt, "-n", "50", "--temperature", "0", "--draft", self.good)
+        self.assertEqual(done.stdout, GREEDY[:50])
+        self.assertRegex(done.stderr, rb"bytes drafted, [0-9.]+ % of them stood")
+        self.assertEqual(generate("-p", "x", "-n", "0", "--draft", self.good).stdout, b"")
+
+    def test_refusals(self):
+        generate("-p", "x", "--draft", os.path.join(GOLDEN, "plain"), code=78)
+        for length in ("0", "8", "x"):
+            generate("-p", "x", "--draft", self.good, "--draft-length", length, code=64)
+
+
+class Bench(unittest.TestCase):
+    def bench(self, *args, **more):
+        return run("bench", "generate", "-m", MODEL, "--seconds", "0.02", "--runs", "3", *args, **more)
+
+    def test_drafts_are_reported(self):
+        doc = json.loads(self.bench("--json", "--draft", MODEL, "--draft-length", "3", "--streams", "2").stdout)
+        self.assertEqual(doc["draft"]["accepted"], 1)
+        self.assertEqual(doc["draft"]["bytes_per_round"], 4)
+        self.assertGreater(doc["draft"]["speedup"], 0)
+        doc = json.loads(self.bench("--json", "--draft", "16x1,4,256").stdout)
+        self.assertTrue(0 < doc["draft"]["accepted"] < 1)
+        self.assertNotIn("draft", json.loads(self.bench("--json").stdout))
+        self.assertIn(b"no model of 256 ids", self.bench("--draft", "16x1,4,300", code=69).stderr)
 
 
 class EvalBytes(unittest.TestCase):

@@ -85,6 +85,11 @@ static int fake_reset(void *self, uint32_t slot)
     return slot >= f->memory ? -ENOMEM : ssm_backend_cpu.reset(f->cpu, slot);
 }
 
+static int fake_copy(void *self, uint32_t from, uint32_t to)
+{
+    return ssm_backend_cpu.copy(((struct fake *)self)->cpu, from, to);
+}
+
 static void *work(void *arg)
 {
     struct job *j = arg;
@@ -163,6 +168,7 @@ __attribute__((visibility("default"))) const struct ssm_backend ssm_backend_cuda
     .ops = fake_ops,
     .device = fake_device,
     .reset = fake_reset,
+    .copy = fake_copy,
     .start = fake_start,
     .done = fake_done,
     .wait = fake_wait,
