@@ -40,7 +40,7 @@ static char *at(const char *name)
 static void *open_sink(const char *path, char *err)
 {
     const struct io_sink_env env = {
-        .run = 42, .horizon_max = HORIZON, .quantiles_max = QUANTILES, .embedding_max = DIM, .quantiles = levels};
+        .run = 42, .horizon_max = HORIZON, .quantiles_max = QUANTILES, .embedding_max = DIM, .quantiles = levels, .n_quantiles = QUANTILES};
     char *conf[1] = {(char *)path};
     const char *key;
     void *sink = NULL;
