@@ -4,6 +4,7 @@
  * Trap: arenas move while they grow, so entries hold indices; pointers are made once, in md_batch_items(). */
 #include "daemon/batch.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -27,7 +28,7 @@ size_t md_arena_add(struct md_arena *a, size_t n, size_t size)
 
 void md_batch_clear(struct md_batch *b)
 {
-    b->entries.n = b->items.n = b->x.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->notices.n =
+    b->entries.n = b->items.n = b->x.n = b->tokens.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->notices.n =
         b->warm.n = 0;
     b->spent = NULL;
     b->last = b->sent = b->failed = false;
@@ -36,8 +37,8 @@ void md_batch_clear(struct md_batch *b)
 
 void md_batch_done(struct md_batch *b)
 {
-    struct md_arena *all[] = {&b->entries, &b->items, &b->x, &b->dt, &b->runs, &b->events, &b->out,
-                              &b->notices, &b->warm};
+    struct md_arena *all[] = {&b->entries, &b->items, &b->x, &b->tokens, &b->dt, &b->runs, &b->events,
+                              &b->out, &b->notices, &b->warm};
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]->p);
@@ -68,7 +69,7 @@ int md_batch_begin(struct md_batch *b, struct io_stream *s, struct md_entry **re
         .first_run = (uint32_t)run,
         .n_runs = c->n_runs,
         .first_event = (uint32_t)b->events.n,
-        .x = b->x.n,
+        .x = s->plan->info->bytes ? b->tokens.n : b->x.n,
         .dt = SIZE_MAX,
         .forecast = SIZE_MAX,
         .embedding = SIZE_MAX,
@@ -76,6 +77,8 @@ int md_batch_begin(struct md_batch *b, struct io_stream *s, struct md_entry **re
         .joint = SIZE_MAX,
         .notices = SIZE_MAX,
         .warm = SIZE_MAX,
+        .logits = SIZE_MAX,
+        .surprise = SIZE_MAX,
     };
     *ret = e;
     return 0;
@@ -104,6 +107,26 @@ static uint32_t stage_samples(double *to, const struct io_block *block, uint32_t
             to[i] = block->data[first + i];
     }
     return missing;
+}
+
+/* Sources give a byte model nothing else. */
+static void stage_bytes(int32_t *to, const struct io_block *block, uint32_t at, uint32_t n)
+{
+    assert(block->type == IO_U8 && block->channels == 1);
+    for (uint32_t i = 0; i < n; i++)
+        to[i] = block->data[at + i];
+}
+
+/* Room for the samples of n rows; its index, or SIZE_MAX. */
+static size_t add_samples(struct md_batch *b, const struct md_entry *e, size_t n)
+{
+    return e->stream->plan->info->bytes ? md_arena_add(&b->tokens, n, sizeof(int32_t))
+                                        : md_arena_add(&b->x, n, sizeof(double));
+}
+
+static void drop_samples(struct md_batch *b, const struct md_entry *e, size_t from)
+{
+    *(e->stream->plan->info->bytes ? &b->tokens.n : &b->x.n) = from;
 }
 
 /* One run for the rows of a regular stream; one for every row where each has its own time. */
@@ -153,17 +176,21 @@ int md_batch_rows(struct md_batch *b, struct md_entry *e, struct io_block *block
     struct md_course *c = &e->stream->course;
     uint32_t runs = c->rules.irregular && block->timed ? n : 1;
     int64_t interval = c->time.interval ? c->time.interval : c->rules.interval_ns > 0 ? c->rules.interval_ns : 0;
-    size_t x = md_arena_add(&b->x, (size_t)n * block->channels, sizeof(double));
+    size_t x = add_samples(b, e, (size_t)n * block->channels);
     size_t run = x == SIZE_MAX ? x : md_arena_add(&b->runs, runs, sizeof(struct md_run));
 
     if (run == SIZE_MAX || stage_ticks(b, e, n)) {
-        b->x.n = x == SIZE_MAX ? b->x.n : x;
+        if (x != SIZE_MAX)
+            drop_samples(b, e, x);
         b->runs.n = e->first_run + e->n_runs;
         if (e->dt != SIZE_MAX)
             b->dt.n = e->dt + e->rows;
         return -ENOMEM;
     }
-    *ret_missing = stage_samples((double *)b->x.p + x, block, at, n);
+    if (e->stream->plan->info->bytes)
+        stage_bytes((int32_t *)b->tokens.p + x, block, at, n);
+    else
+        *ret_missing = stage_samples((double *)b->x.p + x, block, at, n);
     md_timeline_take(&c->time, &c->rules, block, at, n,
                      e->dt == SIZE_MAX ? NULL : (int64_t *)b->dt.p + e->dt + e->rows);
     stage_runs(b, e, run, block, at, n, interval);
@@ -200,6 +227,17 @@ static int keep_carried(struct md_batch *b, const struct md_entry *e, uint32_t r
     return 0;
 }
 
+/* A byte's logits are needed whatever is published: the next byte is judged by them. */
+static int reserve_bytes(struct md_batch *b, struct md_entry *e)
+{
+    if ((e->logits = md_arena_add(&b->out, (size_t)e->steps * e->stream->plan->info->vocab, sizeof(float))) ==
+            SIZE_MAX ||
+        (e->surprise = md_arena_add(&b->out, e->steps, sizeof(float))) == SIZE_MAX ||
+        (e->warm = md_arena_add(&b->warm, e->steps, 1)) == SIZE_MAX)
+        return -ENOMEM;
+    return 0;
+}
+
 /* Where the results will stand. Elements of a family follow each other step by step. */
 static int reserve_results(struct md_batch *b, struct md_entry *e)
 {
@@ -209,6 +247,8 @@ static int reserve_results(struct md_batch *b, struct md_entry *e)
     size_t embedding = md_chosen(e->first_step, e->steps, p->every[IO_EMBEDDING]) * C * p->info->embedding;
     size_t anomaly = md_chosen(e->first_step, e->steps, p->anomaly_every) * (size_t)p->info->patch * C * 3;
 
+    if (p->info->bytes)
+        return reserve_bytes(b, e);
     if (forecast && (e->forecast = md_arena_add(&b->out, forecast, sizeof(float))) == SIZE_MAX)
         return -ENOMEM;
     if (embedding && (e->embedding = md_arena_add(&b->out, embedding, sizeof(float))) == SIZE_MAX)
@@ -261,8 +301,26 @@ static void item_outputs(const struct md_batch *b, const struct md_entry *e, uin
         out->anomaly_stride = C * 3;
         out->anomaly_every = p->anomaly_every;
     }
+    if (e->logits != SIZE_MAX) {
+        out->logits = md_batch_out(b, e->logits);
+        out->logits_stride = p->info->vocab;
+    }
     if (e->warm != SIZE_MAX)
         out->warmup = (uint8_t *)b->warm.p + e->warm + (size_t)c * e->steps;
+}
+
+static void item_inputs(const struct md_batch *b, const struct md_entry *e, uint32_t c, struct ssm_item *item)
+{
+    const struct md_plan *p = e->stream->plan;
+
+    if (p->info->bytes) {
+        item->tokens = (const int32_t *)b->tokens.p + e->x;
+        item->scored.surprise = md_batch_out(b, e->surprise);
+        item->scored.log_probs = p->every[IO_PREDICTION] > 0;
+        return;
+    }
+    item->x = (const double *)b->x.p + e->x + c;
+    item->x_stride = e->stream->channels;
 }
 
 uint32_t md_batch_items(struct md_batch *b)
@@ -276,13 +334,12 @@ uint32_t md_batch_items(struct md_batch *b)
             *item = (struct ssm_item){
                 .slot = e->stream->course.slots[c],
                 .n = e->rows,
-                .x = (const double *)b->x.p + e->x + c,
-                .x_stride = C,
                 .dt = e->dt == SIZE_MAX ? NULL : (const int64_t *)b->dt.p + e->dt,
                 .interval = e->stream->irregular && e->interval > 0 ? e->interval : 1,
                 .nan = e->stream->plan->nan,
                 .adapt = e->stream->plan->adapt,
             };
+            item_inputs(b, e, c, item);
             item_outputs(b, e, c, &item->out);
             if (c == 0 && e->stream->plan->joint) {
                 item->channels = C;

@@ -26,6 +26,7 @@ struct md_entry {
     int64_t interval;                          /* irregular streams */
     size_t x, dt;                              /* into the arenas; dt SIZE_MAX: regular throughout */
     size_t forecast, embedding, anomaly, joint, notices, warm; /* of the results; SIZE_MAX: none */
+    size_t logits, surprise;                                   /* likewise, of a byte stream */
     const char *failed;                        /* its results are lost: why */
     bool closing;                              /* the stream ends with this entry */
 };
@@ -38,8 +39,8 @@ struct md_arena {
 struct md_batch {
     struct md_batch *next;
     struct md_scheduler *owner;
-    struct md_arena entries, items, x, dt, runs, events, out, notices,
-        warm;                        /* md_entry ssm_item double int64 md_run md_event float ssm_notice u8 */
+    struct md_arena entries, items, x, tokens, dt, runs, events, out, notices,
+        warm;                        /* md_entry ssm_item double int32 int64 md_run md_event float ssm_notice u8 */
     struct io_block *spent;          /* blocks whose payload events point into */
     int64_t started_ns, advanced_ns; /* when the engine got it, and its results were there */
     bool sent;                       /* the engine has it, or had it */
@@ -67,6 +68,12 @@ static inline struct md_run *md_batch_run(const struct md_batch *b, size_t i)
 static inline struct md_event *md_batch_event(const struct md_batch *b, size_t i)
 {
     return (struct md_event *)b->events.p + i;
+}
+
+/* Samples in it, or bytes. */
+static inline size_t md_batch_samples(const struct md_batch *b)
+{
+    return b->x.n + b->tokens.n;
 }
 
 static inline float *md_batch_out(const struct md_batch *b, size_t i)

@@ -52,7 +52,7 @@ struct md_output_conf {
 };
 
 struct md_publish { /* one family of one stream */
-    bool on;
+    bool on, named; /* named: it was asked for, or turned off, by name */
     uint32_t every;
     uint32_t horizon; /* 0: the model's; above it only with md_policy.adapt */
     uint32_t n_quantiles; /* 0: the model's */
@@ -123,5 +123,6 @@ int md_config_check_models(const struct md_config *config, const struct ssm_mode
 void md_config_policy(const struct md_config *config, const char *id, struct md_policy *ret);
 bool md_config_adapts(const struct md_config *config);      /* whether a rule has `adapt` */
 uint32_t md_config_horizon(const struct md_config *config); /* the longest that a rule asks for; 0: none does */
+bool md_config_predicts(const struct md_config *config);    /* whether a rule asks for predictions by name */
 
 #endif

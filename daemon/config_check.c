@@ -16,12 +16,12 @@ struct check {
     struct md_report report;
 };
 
-/* Whether model i counts: open, a signal model, and used by an input (all count where there are no inputs). */
+/* Whether model i counts: open, of streams, and used by an input (all count where there are no inputs). */
 static bool counts(const struct check *k, unsigned i)
 {
     const struct md_config *c = k->config;
 
-    if (!k->infos[i] || k->infos[i]->input != SSM_SAMPLES)
+    if (!k->infos[i] || (k->infos[i]->input != SSM_SAMPLES && !k->infos[i]->bytes))
         return false;
     for (unsigned n = 0; n < c->n_inputs; n++)
         if (c->inputs[n].model == i)
@@ -39,6 +39,23 @@ static bool any_counts(const struct check *k)
 
 /* ---- inputs ----------------------------------------------------------------------------------------------------- */
 
+/* Bytes are taken as they are. */
+static void check_byte_input(struct check *k, const struct md_input_conf *input)
+{
+    const struct io_common *common = input->conf;
+    const char *model = k->config->models[input->model].id, *key = common->resample      ? "resample"
+                                                                   : common->scale != 1  ? "scale"
+                                                                   : common->offset != 0 ? "offset"
+                                                                                         : NULL;
+
+    if (!input->class_->bytes || !input->class_->bytes(input->conf))
+        md_report(&k->report, input->where, "inputs.%s: model '%s' reads bytes, and this input gives none", input->id,
+                  model);
+    else if (key)
+        md_report(&k->report, input->where, "inputs.%s.%s: model '%s' reads bytes, which are taken as they are",
+                  input->id, key, model);
+}
+
 static void check_input(struct check *k, const struct md_input_conf *input)
 {
     const struct ssm_model_info *info = k->infos[input->model];
@@ -47,9 +64,11 @@ static void check_input(struct check *k, const struct md_input_conf *input)
 
     if (!info)
         return;
-    if (info->input != SSM_SAMPLES)
-        md_report(&k->report, input->where, "inputs.%s: not in this version: model '%s' reads %s", input->id, model,
-                  info->vocab == 256 ? "bytes" : "tokens");
+    if (info->bytes)
+        check_byte_input(k, input);
+    else if (info->input != SSM_SAMPLES)
+        md_report(&k->report, input->where, "inputs.%s: model '%s' reads tokens: only bytes (vocab 256) stream",
+                  input->id, model);
     else if (common->resample && common->rate == 0 && info->rate == 0)
         md_report(&k->report, input->where,
                   "inputs.%s: resample needs a rate: neither the input nor model '%s' names one", input->id, model);
@@ -75,7 +94,7 @@ static void check_horizon(struct check *k, const struct md_policy_rule *rule, ui
 
     for (unsigned i = 0; i < k->config->n_models; i++) {
         const struct ssm_model_info *info = k->infos[i];
-        uint32_t own = counts(k, i) ? ssm_model_farthest(info) : 0;
+        uint32_t own = !counts(k, i) ? 0 : info->bytes ? 1 : ssm_model_farthest(info);
         most = own > most ? own : most;
     }
     if (most == 0)
@@ -110,12 +129,17 @@ static void check_quantile(struct check *k, const struct md_policy_rule *rule, f
     if (last)
         md_report(&k->report, rule->where, "streams.%s.publish.prediction.quantiles: the model has no %g (valid: %s)",
                   rule->glob, (double)q, names);
+    else
+        md_report(&k->report, rule->where, "streams.%s.publish.prediction.quantiles: no model has quantiles",
+                  rule->glob);
 }
 
 static bool lacks_head(const struct ssm_model_info *info, enum io_family f)
 {
     if (f == IO_EMBEDDING)
         return info->embedding == 0;
+    if (f == IO_SURPRISE || (f == IO_ANOMALY && info->bytes))
+        return !info->bytes;
     return (f == IO_ANOMALY || f == IO_CHANNEL_ANOMALY) && !info->anomaly;
 }
 

@@ -68,7 +68,7 @@ static void read_family(struct rule *r, enum io_family f, const struct md_pair *
     struct md_publish *out = &r->out->policy.publish[f];
     const struct md_node *node = pair->value;
 
-    *out = (struct md_publish){.on = true, .every = 1};
+    *out = (struct md_publish){.on = true, .named = true, .every = 1};
     r->out->set |= 1ul << (MD_KEY_PUBLISH + f);
     if (node->kind == MD_MAP)
         read_family_map(r, f, node, path, pair->where);
@@ -76,8 +76,6 @@ static void read_family(struct rule *r, enum io_family f, const struct md_pair *
         out->on = false;
     else if (node->kind != MD_SCALAR || node->null || strcmp(node->text, "true"))
         md_report(r->report, value_place(pair), "%s: must be true, false or a map", path);
-    if (out->on && f == IO_SURPRISE)
-        md_report(r->report, value_place(pair), "%s: not in this version: byte streams", path);
 }
 
 static void read_publish(struct rule *r, const struct md_node *map, const char *path)
@@ -242,6 +240,15 @@ uint32_t md_config_horizon(const struct md_config *config)
         most = horizon > most ? horizon : most;
     }
     return most;
+}
+
+bool md_config_predicts(const struct md_config *config)
+{
+    bool predicts = false;
+
+    for (unsigned i = 0; i < config->n_rules; i++)
+        predicts |= config->rules[i].policy.publish[IO_PREDICTION].named && config->rules[i].policy.publish[IO_PREDICTION].on;
+    return predicts;
 }
 
 void md_config_policy(const struct md_config *config, const char *id, struct md_policy *ret)

@@ -277,7 +277,7 @@ static uint32_t room(const struct md_entry *e)
                            (p->every[IO_EMBEDDING] ? p->info->embedding / p->every[IO_EMBEDDING] : 0) +
                            (p->anomaly_every ? 3 * patch / p->anomaly_every : 0)) +
                       (p->joint ? 3 * patch : 0) + 1;
-    size_t rows = MD_OUT_MAX / per_step * patch;
+    size_t rows = p->info->bytes ? MD_LOGITS_MAX / p->info->vocab : MD_OUT_MAX / per_step * patch;
 
     if (rows > MD_ROWS_MAX)
         rows = MD_ROWS_MAX;

@@ -7,7 +7,8 @@
 
 enum {
     MD_ROWS_MAX = 2048,  /* of one stream in one batch */
-    MD_OUT_MAX = 1 << 20 /* floats of results of one stream in one batch, a patch's rows excepted */
+    MD_OUT_MAX = 1 << 20,   /* floats of results of one stream in one batch, a patch's rows excepted; … */
+    MD_LOGITS_MAX = 1 << 17 /* … of a byte stream, which has many whatever it publishes */
 };
 
 /* Runs what is in course.mine into an entry of the batch. A stream that is not open is opened first. 1: the stream ends

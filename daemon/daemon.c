@@ -44,9 +44,8 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
     if (r)
         return refuse(reterr, EX_CONFIG, "model", conf->id, text);
     info = ssm_model_info(m->model);
-    if (info->input != SSM_SAMPLES)
-        return refuse(reterr, EX_CONFIG, "model", conf->id,
-                      "a language model: streams of bytes are not in this version");
+    if (info->input != SSM_SAMPLES && !info->bytes)
+        return refuse(reterr, EX_CONFIG, "model", conf->id, "a language model of tokens: only bytes (vocab 256) stream");
     struct ssm_engine_opts opts = {
         .device = flags & MD_NULL_DEVICE ? "null" : conf->device,
         .weights = conf->weights_stored ? info->stored : conf->weights,
@@ -108,14 +107,17 @@ static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
         r = open_model(d, i, flags, reterr);
     for (unsigned i = 0; i < d->n_models && r == 0; i++) {
         const struct ssm_model_info *info = d->models[i].scheduler.info;
-        if (info->horizon > d->env.horizon_max || !d->env.quantiles)
+        if (info->horizon > d->env.horizon_max || !d->env.quantiles) {
             d->env.quantiles = info->quantiles;
+            d->env.n_quantiles = info->n_quantiles;
+        }
         uint32_t asked = md_config_horizon(d->config), most = ssm_model_farthest(info);
         uint32_t horizon = asked < info->horizon ? info->horizon : asked < most ? asked : most;
         if (horizon > d->env.horizon_max)
             d->env.horizon_max = horizon;
-        if (info->n_quantiles > d->env.quantiles_max)
-            d->env.quantiles_max = info->n_quantiles;
+        uint32_t width = info->bytes && md_config_predicts(d->config) ? info->vocab : info->n_quantiles;
+        if (width > d->env.quantiles_max)
+            d->env.quantiles_max = width;
         if (info->embedding > d->env.embedding_max)
             d->env.embedding_max = info->embedding;
     }

@@ -286,6 +286,7 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .self = in,
         .pool = pool,
         .model_rate = in->info->rate,
+        .bytes = in->info->bytes,
         .input = in->conf->id,
         .door = md_door_open(&in->door, in->conf->id),
         .stream = host_stream,

@@ -5,6 +5,7 @@
  * what the entry says about that row; only the grouping into messages is free. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/publisher.h"
 
@@ -129,6 +130,12 @@ static struct group group_of(const struct view *v, enum io_family f, int64_t str
     return g;
 }
 
+/* Of the sample ahead of a run's row, in an irregular stream. */
+static int64_t time_ahead(const struct md_run *r)
+{
+    return r->interval && r->anchor_t != IO_T_NONE ? md_add_sat(r->anchor_t, r->interval) : IO_T_NONE;
+}
+
 /* ---- families: steps [from, to) of the entry --------------------------------------------------------------------- */
 
 static void publish_predictions(struct view *v, uint32_t from, uint32_t to)
@@ -150,11 +157,7 @@ static void publish_predictions(struct view *v, uint32_t from, uint32_t to)
             continue;
         uint32_t last = (k + 1) * patch - 1;
         const struct md_run *r = run_of(v, &at, last);
-        int64_t seq = r->seq + (last - at.row) + 1, t;
-        if (v->s->irregular)
-            t = r->interval && r->anchor_t != IO_T_NONE ? md_add_sat(r->anchor_t, r->interval) : IO_T_NONE;
-        else
-            t = row_time(v, r, seq);
+        int64_t seq = r->seq + (last - at.row) + 1, t = v->s->irregular ? time_ahead(r) : row_time(v, r, seq);
         size_t i = md_chosen(v->e->first_step, k, every);
         add_rows(v, &g, &arrived,
                  &(struct rows){md_batch_out(v->b, v->e->forecast + i * g.row_floats), seq, t, r->arrived_ns, 1,
@@ -213,6 +216,46 @@ static void publish_samples(struct view *v, struct group *g, const float *data, 
         }
     }
     send_group(v, g, arrived);
+}
+
+/* ---- families of byte streams: a step is a byte ------------------------------------------------------------------ */
+
+/* Rows of the chosen bytes, `data` holding one of every byte: those chosen move together. Row k is about the byte
+ * `ahead` of byte k. */
+static void publish_bytes(struct view *v, struct group *g, float *data, uint32_t from, uint32_t to, uint32_t ahead)
+{
+    uint32_t every = v->plan->every[g->family];
+    struct cursor at = {0};
+    uint64_t arrived = 0;
+
+    for (uint32_t k = from; k < to; k++) {
+        if (!chosen(v, k, every))
+            continue;
+        const struct md_run *r = run_of(v, &at, k);
+        int64_t seq = r->seq + (k - at.row) + ahead;
+        float *row = data + (size_t)md_chosen(v->e->first_step, k, every) * g->row_floats;
+        memmove(row, data + (size_t)k * g->row_floats, g->row_floats * sizeof *row);
+        int64_t t = ahead && v->s->irregular ? time_ahead(r) : row_time(v, r, seq);
+        add_rows(v, g, &arrived, &(struct rows){row, seq, t, r->arrived_ns, 1, warming(v, k)});
+    }
+    send_group(v, g, arrived);
+}
+
+static void publish_surprises(struct view *v, uint32_t from, uint32_t to)
+{
+    struct group g = group_of(v, IO_SURPRISE, v->plan->every[IO_SURPRISE], 1);
+
+    g.m.ndim = g.row_floats = 1;
+    publish_bytes(v, &g, md_batch_out(v->b, v->e->surprise), from, to, 0);
+}
+
+static void publish_next_bytes(struct view *v, uint32_t from, uint32_t to)
+{
+    struct group g = group_of(v, IO_PREDICTION, v->plan->every[IO_PREDICTION], 1);
+
+    g.m.ndim = 2;
+    g.m.shape[1] = g.row_floats = v->plan->info->vocab;
+    publish_bytes(v, &g, md_batch_out(v->b, v->e->logits), from, to, 1);
 }
 
 /* ---- events ------------------------------------------------------------------------------------------------------ */
@@ -334,6 +377,10 @@ static void publish_steps(struct view *v, const float *joint, uint32_t from, uin
     if (from >= to)
         return;
     v->s->voice.epoch = v->e->epoch;
+    if (v->e->surprise != SIZE_MAX && v->plan->every[IO_SURPRISE])
+        publish_surprises(v, from, to);
+    if (v->e->logits != SIZE_MAX && v->plan->every[IO_PREDICTION])
+        publish_next_bytes(v, from, to);
     if (v->e->forecast != SIZE_MAX)
         publish_predictions(v, from, to);
     if (v->e->embedding != SIZE_MAX)

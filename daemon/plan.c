@@ -7,7 +7,7 @@
 
 static bool publish_equal(const struct md_publish *a, const struct md_publish *b)
 {
-    bool equal = a->on == b->on && a->every == b->every && a->horizon == b->horizon && a->n_quantiles == b->n_quantiles;
+    bool equal = a->on == b->on && a->named == b->named && a->every == b->every && a->horizon == b->horizon && a->n_quantiles == b->n_quantiles;
 
     for (uint32_t i = 0; equal && i < a->n_quantiles; i++)
         equal = a->quantiles[i] == b->quantiles[i];
@@ -60,6 +60,15 @@ static void choose_anomaly(struct md_plan *p)
     p->anomaly_every = p->joint ? 1 : p->every[IO_CHANNEL_ANOMALY];
 }
 
+/* A byte stream's predictions are many numbers, so they are off until they are asked for by name. */
+static void choose_for_bytes(struct md_plan *p)
+{
+    if (!p->policy.publish[IO_PREDICTION].named)
+        p->every[IO_PREDICTION] = 0;
+    p->every[IO_CHANNEL_ANOMALY] = 0;
+    p->alarm = p->policy.alarm_p > 0;
+}
+
 static void compile(struct md_plan *p)
 {
     static const enum ssm_nan nan[] = {[MD_NAN_MASK] = SSM_NAN_MASK,
@@ -73,12 +82,16 @@ static void compile(struct md_plan *p)
     }
     if (!p->info->embedding)
         p->every[IO_EMBEDDING] = 0;
-    p->every[IO_SURPRISE] = 0; /* byte streams only */
     p->nan_reset = p->policy.nan == MD_NAN_RESET;
     if (p->policy.nan == MD_NAN_AUTO || (p->policy.nan == MD_NAN_MASK && !p->info->mask))
         p->nan = p->info->mask ? SSM_NAN_MASK : SSM_NAN_SKIP;
     else
         p->nan = nan[p->policy.nan];
+    if (p->info->bytes) {
+        choose_for_bytes(p);
+        return;
+    }
+    p->every[IO_SURPRISE] = 0;
     choose_forecast(p);
     choose_anomaly(p);
 }

@@ -75,6 +75,9 @@ static int check_fixed(const struct change *c)
         return refuse(c, "streams: adapt needs a restart where the start had none");
     if (md_config_horizon(new) > c->d->env.horizon_max)
         return refuse(c, "streams: a horizon beyond the models' own and those of the start needs a restart");
+    for (unsigned i = 0; i < c->d->n_models && md_config_predicts(new); i++)
+        if (c->d->models[i].scheduler.info->bytes && c->d->models[i].scheduler.info->vocab > c->d->env.quantiles_max)
+            return refuse(c, "streams: predictions of bytes need a restart where the start had none");
     if (!equal(old->state_dir, new->state_dir))
         return refuse(c, "state.dir: another folder needs a restart");
     if (!equal(old->control, new->control))

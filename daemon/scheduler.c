@@ -183,7 +183,7 @@ static void fill(struct md_scheduler *s, struct md_batch *b, uint32_t ready)
 {
     uint32_t left = ready < s->max_streams ? ready : s->max_streams;
 
-    while (left > 0 && b->x.n < BATCH_SAMPLES && b->out.n < BATCH_OUT) {
+    while (left > 0 && md_batch_samples(b) < BATCH_SAMPLES && b->out.n < BATCH_OUT) {
         uint32_t n = left < COLLECT ? left : COLLECT;
         fill_some(s, b, n);
         left -= n;
@@ -196,7 +196,7 @@ static void count(struct md_scheduler *s, const struct md_batch *b, enum md_cut 
 {
     md_bump(&s->counters.batches, 1);
     md_bump(&s->counters.streams, b->entries.n);
-    md_bump(&s->counters.samples, b->x.n);
+    md_bump(&s->counters.samples, md_batch_samples(b));
     md_bump(&s->counters.cut[cut], 1);
 }
 

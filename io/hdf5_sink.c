@@ -385,8 +385,8 @@ static int sink_open(const void *conf, const struct io_sink_env *env, void **ret
         free(s);
         return r;
     }
-    if (env->quantiles && env->quantiles_max) /* set 0, whether it is used or not */
-        s->failed = find_levels(s, env->quantiles, env->quantiles_max, &first);
+    if (env->n_quantiles) /* set 0, whether it is used or not */
+        s->failed = find_levels(s, env->quantiles, env->n_quantiles, &first);
     if (s->failed)
         return sink_close(s, 0, reterr);
     *ret_self = s;

@@ -59,7 +59,8 @@ struct io_position {
 struct io_sink_env {
     uint64_t run;
     uint32_t horizon_max, quantiles_max, embedding_max;
-    const float *quantiles;             /* of the widest forecast */
+    const float *quantiles;             /* [n_quantiles] of the widest forecast */
+    uint32_t n_quantiles;
     struct io_door door;
     bool resumes;                       /* a restart will go on with it */
     const struct io_position *position; /* of this output, in the snapshot that is gone on from; NULL: none */

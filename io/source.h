@@ -114,6 +114,7 @@ struct io_host {
     void *self;
     struct io_pool *pool;
     double model_rate;     /* Hz the input's model takes; 0: any */
+    bool bytes;            /* the model takes bytes: blocks of IO_U8, one channel, as they come */
     const char *input;     /* the input's id */
     /* Finds the input's live stream of this id or starts it. -EEXIST: another live source has the id; -ENOSPC: no
      * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted, with desc->samples, and announced
@@ -169,6 +170,7 @@ struct io_source_class {
     int (*fd)(void *self); /* readable when a turn is worthwhile */
     bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it */
     int (*keys)(const void *conf, char *reterr); /* reads the key files that it names: 0 or -EKEYREJECTED */
+    bool (*bytes)(const void *conf); /* it can give a model bytes under this config */
     bool (*blocks)(const void *conf); /* default of when_full is block under this config; NULL: as `replayable` */
     bool (*resent)(const void *conf); /* senders are told where a snapshot was and go on there under this config */
 };

@@ -168,6 +168,18 @@ static int find_stream(struct io_zmq_delivery *d)
     return r;
 }
 
+/* A byte model takes bytes only. */
+static bool fits_model(const struct io_zmq_delivery *d, enum io_reason *ret_why, const char **ret_text)
+{
+    const struct io_zmq_message *m = &d->message;
+
+    if (!d->host->bytes || m->n == 0 || (m->header.dtype == IO_D_U8 && m->channels == 1))
+        return true;
+    *ret_why = m->header.dtype == IO_D_U8 ? IO_R_SHAPE : IO_R_DTYPE;
+    *ret_text = m->header.dtype == IO_D_U8 ? "the model reads bytes: one channel" : "the model reads bytes: uint8";
+    return false;
+}
+
 int io_zmq_read(struct io_zmq_delivery *d)
 {
     struct io_zmq_message *m = &d->message;
@@ -177,7 +189,7 @@ int io_zmq_read(struct io_zmq_delivery *d)
     d->busy = false;
     d->row = 0;
     d->entry = NULL;
-    if (io_zmq_message_read(m, &d->layout, &why, &text)) {
+    if (io_zmq_message_read(m, &d->layout, &why, &text) || !fits_model(d, &why, &text)) {
         discard(d, why, NULL, samples_left(d), text);
         return -EBADMSG;
     }
@@ -223,7 +235,8 @@ static int64_t time_at(const struct io_zmq_delivery *d, uint64_t row)
 static int cut_block(struct io_zmq_delivery *d, struct io_block **ret)
 {
     const struct io_zmq_message *m = &d->message;
-    enum io_sample type = d->layout.format == IO_ZMQ_BYTES ? IO_U8 : io_dtype_sample(m->header.dtype);
+    bool bytes = d->layout.format == IO_ZMQ_BYTES || d->host->bytes;
+    enum io_sample type = bytes ? IO_U8 : io_dtype_sample(m->header.dtype);
     size_t row_bytes = m->channels * io_sample_bytes(type) + (m->times ? 8 : 0);
     size_t n = m->n - d->row, most = (IO_BLOCK_MAX - 8) / row_bytes, item = io_dtype_bytes(m->header.dtype);
     struct io_block *b;
@@ -239,8 +252,9 @@ static int cut_block(struct io_zmq_delivery *d, struct io_block **ret)
     b->t_ns = time_at(d, d->row);
     b->flags = d->row == 0 ? m->header.flags & ~(uint32_t)IO_END : 0; /* the end is said by host->end() */
     b->timed = m->times != NULL;
-    io_rows_convert(b->data, type, m->payload + d->row * m->channels * item, m->header.dtype, n * m->channels,
-                    d->common->scale, d->common->offset);
+    if (n) /* of no rows the dtype may be any */
+        io_rows_convert(b->data, type, m->payload + d->row * m->channels * item, m->header.dtype, n * m->channels,
+                        d->common->scale, d->common->offset);
     if (b->timed && n) {
         memcpy(io_block_times(b), m->times + d->row * 8, n * 8);
         b->t_ns = io_block_times(b)[0];

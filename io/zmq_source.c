@@ -248,6 +248,15 @@ static int descriptor(void *self)
     return fd;
 }
 
+/* What messages with headers hold is judged one by one. */
+static bool bytes(const void *config)
+{
+    const struct conf *c = config;
+    bool headless = c->format == IO_ZMQ_RAW || c->format == IO_ZMQ_GNURADIO;
+
+    return !headless || (c->dtype == IO_D_U8 && c->channels <= 1);
+}
+
 static bool blocks(const void *config)
 {
     return ((const struct conf *)config)->pattern != SUB;
@@ -274,6 +283,7 @@ const struct io_source_class io_source_zmq = {
     .close = close_source,
     .fd = descriptor,
     .keys = keys,
+    .bytes = bytes,
     .blocks = blocks,
     .resent = resent,
 };

@@ -9,13 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ssm/bytes.h"
 #include "ssm/checksum.h"
 #include "ssm/fail.h"
 #include "ssm/joint.h"
 #include "ssm/model.h"
 
 enum { SECTIONS_MAX = 16, NAME_BYTES = 16, UNDER_WAY_MAX = 2 };
-enum { JOINT_NS = 400 }; /* about what a channel's sample costs in a joint row */
+enum { JOINT_NS = 400 }; /* about what a channel's sample costs in a joint row, … */
+enum { BYTE_NS = 600 };  /* … and the scoring of a byte */
 
 struct batch {
     const struct ssm_item *items;
@@ -35,8 +37,8 @@ struct ssm_engine {
     unsigned n_sections;
     size_t slot_bytes;
     char note[SSM_ERR];
-    uint8_t *joint;     /* [capacity][joint_bytes], beside the backend's slab: what no device computes */
-    size_t joint_bytes; /* 0: the model has no anomaly head */
+    uint8_t *host;     /* [capacity][host_bytes], beside the backend's slab: what no device computes: */
+    size_t host_bytes; /* section "joint" where the model has an anomaly head, "bytes" where it reads them; else 0 */
     unsigned under_way; /* batches that the backend has, … */
     struct batch batches[UNDER_WAY_MAX]; /* … oldest first */
     int codes[UNDER_WAY_MAX];            /* of batches that were completed before they were waited for, oldest first */
@@ -63,45 +65,47 @@ static bool live(const struct ssm_engine *e, struct ssm_slot slot)
     return slot.index < e->capacity && slot.generation % 2 == 1 && e->generations[slot.index] == slot.generation;
 }
 
-static void *joint_at(const struct ssm_engine *e, struct ssm_slot slot)
+static void *host_at(const struct ssm_engine *e, struct ssm_slot slot)
 {
-    return e->joint + slot.index * e->joint_bytes;
+    return e->host + slot.index * e->host_bytes;
 }
 
-struct join {
+struct finish {
     const struct ssm_engine *e;
     struct batch b;
 };
 
-/* Streams whose first item is in this part. */
-static void join_part(void *ctx, unsigned part, unsigned parts)
+/* Streams whose first item is in this part; of bytes each item is one. */
+static void finish_part(void *ctx, unsigned part, unsigned parts)
 {
-    const struct join *j = ctx;
-    const struct ssm_config *c = &j->e->model->config;
-    uint32_t from = (uint32_t)((uint64_t)j->b.n * part / parts), to = (uint32_t)((uint64_t)j->b.n * (part + 1) / parts);
+    const struct finish *f = ctx;
+    const struct ssm_config *c = &f->e->model->config;
+    uint32_t from = (uint32_t)((uint64_t)f->b.n * part / parts), to = (uint32_t)((uint64_t)f->b.n * (part + 1) / parts);
     void *sections[SSM_CHANNELS_MAX];
     for (uint32_t i = from; i < to; i++) {
-        const struct ssm_item *items = &j->b.items[i];
+        const struct ssm_item *items = &f->b.items[i];
+        if (items->scored.surprise)
+            ssm_bytes_run(items, host_at(f->e, items->slot));
         if (items->channels == 0)
             continue;
-        assert(j->e->joint && items->channels <= SSM_CHANNELS_MAX && items->channels <= j->b.n - i);
+        assert(f->e->host && items->channels <= SSM_CHANNELS_MAX && items->channels <= f->b.n - i);
         for (uint32_t k = 0; k < items->channels; k++)
-            sections[k] = joint_at(j->e, items[k].slot);
+            sections[k] = host_at(f->e, items[k].slot);
         ssm_joint_run(&c->calibration, c->front.patch, items, sections);
     }
 }
 
-/* The streams' joint rows, after their channels'. */
-static void join(const struct ssm_engine *e, struct batch b)
+/* What is left to do on the host when a device has done its part: the streams' joint rows, their bytes' surprises. */
+static void finish(const struct ssm_engine *e, struct batch b)
 {
-    struct join j = {e, b};
-    uint64_t samples = 0;
+    struct finish f = {e, b};
+    uint64_t ns = 0;
     for (uint32_t i = 0; i < b.n; i++)
-        samples += (uint64_t)b.items[i].channels * b.items[i].n;
-    if (samples > 0 && e->backend->share)
-        e->backend->share(e->self, samples * JOINT_NS, join_part, &j);
-    else if (samples > 0)
-        join_part(&j, 0, 1);
+        ns += (uint64_t)b.items[i].n * (b.items[i].scored.surprise ? BYTE_NS : b.items[i].channels * JOINT_NS);
+    if (ns > 0 && e->backend->share)
+        e->backend->share(e->self, ns, finish_part, &f);
+    else if (ns > 0)
+        finish_part(&f, 0, 1);
 }
 
 static int wait_for_oldest(struct ssm_engine *e)
@@ -110,7 +114,7 @@ static int wait_for_oldest(struct ssm_engine *e)
     struct batch b = e->batches[0];
     memmove(e->batches, e->batches + 1, --e->under_way * sizeof *e->batches);
     if (err == 0)
-        join(e, b);
+        finish(e, b);
     return err;
 }
 
@@ -132,9 +136,10 @@ static void collect_sections(struct ssm_engine *e)
         e->slot_bytes += own[i].bytes;
     }
     e->n_sections = n + 1;
-    if (e->joint_bytes)
-        e->sections[e->n_sections++] = (struct ssm_section){"joint", e->slot_bytes, e->joint_bytes};
-    e->slot_bytes += e->joint_bytes;
+    if (e->host_bytes)
+        e->sections[e->n_sections++] =
+            (struct ssm_section){e->model->config.anomaly ? "joint" : "bytes", e->slot_bytes, e->host_bytes};
+    e->slot_bytes += e->host_bytes;
 }
 
 /* Device "auto" is the CPU too where the CUDA backend is there and finds no device. */
@@ -169,11 +174,12 @@ int ssm_engine_open(const struct ssm_model *model, const struct ssm_engine_opts 
         ssm_fail(reterr, err, "out of memory for %u slots", opts->slots);
         goto fail;
     }
-    if (model->config.anomaly) {
-        e->joint_bytes = ssm_joint_bytes(model->config.front.patch);
-        e->joint = calloc(opts->slots, e->joint_bytes); /* the kernel gives its memory when it is first touched */
-    }
-    if (e->joint_bytes && !e->joint) {
+    e->host_bytes = model->config.anomaly             ? ssm_joint_bytes(model->config.front.patch)
+                    : ssm_reads_bytes(&model->config) ? ssm_bytes_state()
+                                                      : 0;
+    if (e->host_bytes) /* the kernel gives its memory when it is first touched */
+        e->host = calloc(opts->slots, e->host_bytes);
+    if (e->host_bytes && !e->host) {
         ssm_fail(reterr, err, "out of memory for %u slots", opts->slots);
         goto fail;
     }
@@ -202,7 +208,7 @@ void ssm_engine_close(struct ssm_engine **engine)
     }
     free(e->generations);
     free(e->given);
-    free(e->joint);
+    free(e->host);
     free(e);
     *engine = NULL;
 }
@@ -251,7 +257,7 @@ int ssm_advance_start(struct ssm_engine *e, const struct ssm_item *items, uint32
     if (!err && n_items && e->backend->wait)
         e->batches[e->under_way++] = b;
     else if (!err)
-        join(e, b);
+        finish(e, b);
     return err;
 }
 
@@ -292,10 +298,12 @@ int ssm_engine_replay(struct ssm_engine *e, uint32_t times, float *ret_us)
 
 /* ---- slots ----------------------------------------------------------------------------------------------- */
 
-static void reset_joint(struct ssm_engine *e, struct ssm_slot slot)
+static void reset_host(struct ssm_engine *e, struct ssm_slot slot)
 {
-    if (e->joint_bytes)
-        ssm_joint_reset(e->model->config.front.patch, joint_at(e, slot));
+    if (e->model->config.anomaly)
+        ssm_joint_reset(e->model->config.front.patch, host_at(e, slot));
+    else if (e->host_bytes)
+        ssm_bytes_reset(host_at(e, slot));
 }
 
 int ssm_slot_take(struct ssm_engine *e, struct ssm_slot *ret_slot)
@@ -314,7 +322,7 @@ int ssm_slot_take(struct ssm_engine *e, struct ssm_slot *ret_slot)
     e->used++;
     e->generations[index]++;
     *ret_slot = (struct ssm_slot){index, e->generations[index]};
-    reset_joint(e, *ret_slot);
+    reset_host(e, *ret_slot);
     return 0;
 }
 
@@ -331,7 +339,7 @@ void ssm_slot_reset(struct ssm_engine *e, struct ssm_slot slot)
 {
     assert(live(e, slot));
     complete(e);
-    reset_joint(e, slot);
+    reset_host(e, slot);
     e->backend->reset(e->self, slot.index); /* it has its memory; a device that failed says so at the next batch */
 }
 
@@ -340,8 +348,8 @@ int ssm_slot_copy(struct ssm_engine *e, struct ssm_slot from, struct ssm_slot to
     assert(live(e, from) && live(e, to) && from.index != to.index);
     complete(e);
     int err = e->backend->copy(e->self, from.index, to.index);
-    if (!err && e->joint_bytes)
-        memcpy(joint_at(e, to), joint_at(e, from), e->joint_bytes);
+    if (!err && e->host_bytes)
+        memcpy(host_at(e, to), host_at(e, from), e->host_bytes);
     return err;
 }
 
@@ -389,8 +397,8 @@ int ssm_slot_save(struct ssm_engine *e, struct ssm_slot slot, void *buf)
     int err = e->backend->save(e->self, slot.index, saved + HEADER_BYTES);
     if (err)
         return err;
-    if (e->joint_bytes)
-        memcpy(saved + e->slot_bytes - e->joint_bytes, joint_at(e, slot), e->joint_bytes);
+    if (e->host_bytes)
+        memcpy(saved + e->slot_bytes - e->host_bytes, host_at(e, slot), e->host_bytes);
     write_header(e, saved);
     uint64_t checksum = checksum_of(saved, e->slot_bytes);
     memcpy(saved + AT_CHECKSUM, &checksum, sizeof checksum);
@@ -427,8 +435,8 @@ int ssm_slot_restore(struct ssm_engine *e, struct ssm_slot slot, const void *buf
     int err = check_saved(e, saved, bytes, ours, reterr);
     if (!err && (err = e->backend->restore(e->self, slot.index, saved + HEADER_BYTES)))
         ssm_fail(reterr, err, "the device refused the saved slot: %s", strerror(-err));
-    if (!err && e->joint_bytes)
-        memcpy(joint_at(e, slot), saved + e->slot_bytes - e->joint_bytes, e->joint_bytes);
+    if (!err && e->host_bytes)
+        memcpy(host_at(e, slot), saved + e->slot_bytes - e->host_bytes, e->host_bytes);
     if (!err && ret_exact)
         *ret_exact = !memcmp(saved + AT_OPS, ours + AT_OPS, NAME_BYTES) &&
                      !memcmp(saved + AT_DTYPE, ours + AT_DTYPE, sizeof(uint32_t));

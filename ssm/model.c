@@ -157,6 +157,7 @@ void ssm_model_describe(struct ssm_model *m, uint64_t file_bytes)
         .n_quantiles = c->n_quantiles,
         .embedding = c->embedding ? c->E : 0,
         .anomaly = c->anomaly,
+        .bytes = ssm_reads_bytes(c),
         .warmup = c->calibration.warmup,
         .n_params = count_params(m),
         .file_bytes = file_bytes,

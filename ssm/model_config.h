@@ -28,6 +28,12 @@ struct ssm_config {
     struct ssm_calibration calibration;
 };
 
+/* Of tokens that are bytes. */
+static inline bool ssm_reads_bytes(const struct ssm_config *c)
+{
+    return c->input == SSM_TOKENS && c->vocab == 256;
+}
+
 /* -ENOENT, or -EINVAL with file, key and reason. */
 int ssm_config_read(const char *path, struct ssm_config *ret, char *reterr);
 

@@ -4,7 +4,7 @@
  *   engine  one model on one device, with a slab of slots
  *   slot    one stream-channel's whole recurrent state: conv windows, SSM states, normaliser, unfinished
  *           patch, carried forecast, calibrator, online adaptation, its part of what its stream's channels
- *           have in common. A C-channel stream owns C slots.
+ *           have in common, or a byte stream's last logits and unfinished record. A C-channel stream owns C slots.
  *
  * Everything a stream needs to go on is in its slots. All work goes through ssm_advance(): a ragged batch of
  * items, each with its slot and n ≥ 1 new samples (or tokens). For one engine the outputs of a slot depend
@@ -54,7 +54,8 @@ struct ssm_model_info {
     float quantiles[SSM_QUANTILES_MAX]; /* ascending */
     uint32_t embedding;                 /* floats per step */
     bool anomaly;
-    uint32_t warmup; /* scored samples before the calibrator counts as warm */
+    bool bytes;      /* tokens that are bytes: streams of them can be scored, ssm_item.scored */
+    uint32_t warmup; /* scored samples, or records of bytes, before the calibrator counts as warm */
     uint64_t n_params;
     uint64_t file_bytes;
 };
@@ -133,7 +134,7 @@ uint32_t ssm_slots_used(const struct ssm_engine *engine);
 /* One named part of a slot's saved bytes. Sizes are fixed at open. */
 struct ssm_section {
     const char
-        *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "adapt", "conv", "ssm", "joint" */
+        *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "adapt", "conv", "ssm", "joint", "bytes" */
     size_t offset, bytes;
 };
 size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
@@ -179,6 +180,13 @@ struct ssm_out {
     size_t logits_stride;
 };
 
+/* What a byte model says of the bytes of an item under the logits of the step before each. Its results stand in the
+ * slot, as do the last logits, so all items of a slot since its reset have to be scored, or none. */
+struct ssm_scored {
+    float *surprise; /* [n] nats: −ln of the probability that the byte had; NaN for the first one. NULL: not scored */
+    bool log_probs;  /* out.logits become log-probabilities */
+};
+
 /* What a row brings to light about a stream's channels: for how many rows, with this one, it has been so; 0: nothing. */
 struct ssm_notice {
     uint32_t flatline;             /* a channel has been constant far longer than ever before */
@@ -199,6 +207,7 @@ struct ssm_item {
     const double *x; /* SSM_SAMPLES: sample i at x[i*x_stride]; NaN = missing */
     size_t x_stride;
     const int32_t *tokens; /* SSM_TOKENS: each in [0, vocab) */
+    struct ssm_scored scored; /* info.bytes; needs out.logits */
     const int64_t *dt;     /* [n] or NULL */
     int64_t interval;
     enum ssm_nan nan;

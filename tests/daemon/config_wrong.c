@@ -146,8 +146,6 @@ const struct wrong config_wrong[] = {
     /* not in this version */
     {"http: {bind: x}\n", "1:1: error: http: not in this version: the http section", 1},
     {"streams: {x: {adapt: online}}\n", "1:22: error: streams.x.adapt: unknown value 'online' (did you mean 'none'?)", 1},
-    {"streams: {x: {publish: {surprise: true}}}\n",
-     "1:35: error: streams.x.publish.surprise: not in this version: byte streams", 1},
 };
 
 const unsigned config_wrong_n = sizeof config_wrong / sizeof *config_wrong;

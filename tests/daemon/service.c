@@ -167,8 +167,9 @@ void service_send_frames(struct service *s, unsigned input, const char *header, 
                          size_t payload_bytes, const void *times, size_t times_bytes)
 {
     zmq_send(s->push[input], header, strlen(header), ZMQ_SNDMORE);
-    zmq_send(s->push[input], payload, payload_bytes, ZMQ_SNDMORE);
-    zmq_send(s->push[input], times, times_bytes, 0);
+    zmq_send(s->push[input], payload, payload_bytes, times ? ZMQ_SNDMORE : 0);
+    if (times)
+        zmq_send(s->push[input], times, times_bytes, 0);
 }
 
 void service_end(struct service *s, unsigned input, const char *stream)

@@ -31,7 +31,7 @@ void service_done(struct service *s);
 /* One `array` message of n rows. `extra` is JSON text of more keys ("" or ",\"seq\":4"). */
 void service_send(struct service *s, unsigned input, const char *stream, const float *x, size_t n, size_t channels,
                   const char *extra);
-/* A message as it stands: header, payload, times. */
+/* A message as it stands: header, payload, times (NULL: none). */
 void service_send_frames(struct service *s, unsigned input, const char *header, const void *payload,
                          size_t payload_bytes, const void *times, size_t times_bytes);
 void service_end(struct service *s, unsigned input, const char *stream);

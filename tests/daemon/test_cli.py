@@ -187,7 +187,7 @@ class WrongModels(Case):
         self.wrong(self.weights(signal_model.safetensors(reshape={"input.bias": [2, 4]})), "input.bias")
 
     def test_language_model_as_input(self):
-        self.wrong(os.path.join(GOLDEN, "plain"), "not in this version")
+        self.wrong(os.path.join(GOLDEN, "plain"), "tokens: only bytes (vocab 256) stream")
 
     def test_state_the_cpu_cannot_hold(self):
         config = self.config("i: {type: audio, files: " + self.wav("a.wav") + "}")

@@ -453,7 +453,8 @@ static void judged_against_models(void **state)
                                        .embedding = 4,
                                        .mask = true};
     const struct ssm_model_info fixed = {.name = "m", .input = SSM_SAMPLES, .rate = 8000};
-    const struct ssm_model_info bytes = {.name = "m", .input = SSM_TOKENS, .vocab = 256};
+    const struct ssm_model_info bytes = {.name = "m", .input = SSM_TOKENS, .vocab = 256, .bytes = true};
+    const struct ssm_model_info tokens = {.name = "m", .input = SSM_TOKENS, .vocab = 50280};
     const char *why;
 
     check_against(ONE "streams: {x: {nan: mask, publish: {prediction: {horizon: 8, quantiles: [0.1]}}}}", &any, NULL);
@@ -467,11 +468,26 @@ static void judged_against_models(void **state)
                   "t.yaml:2:11: error: streams.x.publish.prediction: no model forecasts");
     check_against(ONE "streams: {x: {publish: {channel_anomaly: true}}}", &any,
                   "t.yaml:2:11: error: streams.x.publish.channel_anomaly: no model has that head");
+    check_against(ONE "streams: {x: {publish: {surprise: true}}}", &any,
+                  "t.yaml:2:11: error: streams.x.publish.surprise: no model has that head");
+    check_against(ONE "streams: {x: {publish: {surprise: true, anomaly: {every: 2}, prediction: true}}}", &bytes, NULL);
+    check_against(ONE "streams: {x: {publish: {prediction: {quantiles: [0.5]}}}}", &bytes,
+                  "t.yaml:2:11: error: streams.x.publish.prediction.quantiles: no model has quantiles");
+    check_against(ONE "streams: {x: {publish: {channel_anomaly: true}}}", &bytes,
+                  "t.yaml:2:11: error: streams.x.publish.channel_anomaly: no model has that head");
     if (!io_source_find("zmq", &why))
         return;
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", rate: 8000}}", &fixed, NULL);
-    check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\"}}", &bytes,
-                  "t.yaml:2:10: error: inputs.i: not in this version: model 'm' reads bytes");
+    check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\"}}", &bytes, NULL);
+    check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", format: bytes}}", &bytes, NULL);
+    check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", format: raw}}", &bytes,
+                  "t.yaml:2:10: error: inputs.i: model 'm' reads bytes, and this input gives none");
+    check_against(ONE "inputs: {i: {type: csv, files: x}}", &bytes,
+                  "t.yaml:2:10: error: inputs.i: model 'm' reads bytes, and this input gives none");
+    check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", scale: 2}}", &bytes,
+                  "t.yaml:2:10: error: inputs.i.scale: model 'm' reads bytes, which are taken as they are");
+    check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\"}}", &tokens,
+                  "t.yaml:2:10: error: inputs.i: model 'm' reads tokens: only bytes (vocab 256) stream");
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", rate: 360}}", &fixed,
                   "t.yaml:2:10: error: inputs.i: rate 360, but model 'm' takes 8000: set resample: true");
 }

@@ -57,6 +57,7 @@ static void *open_sink_at(const char *path, const struct io_position *position, 
                                     .quantiles_max = QUANTILES,
                                     .embedding_max = DIM,
                                     .quantiles = levels,
+                                    .n_quantiles = QUANTILES,
                                     .position = position};
     char *conf[1] = {(char *)path};
     const char *key;

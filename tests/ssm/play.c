@@ -183,18 +183,27 @@ static double error_of(const struct sums *s)
     return s->difference == 0.0 ? 0.0 : sqrt(s->difference / s->size);
 }
 
+static void add_section(struct sums *s, const struct ssm_section *of, const struct play_stream *a,
+                        const struct play_stream *b)
+{
+    add(s, (const float *)(const void *)(a->saved + of->offset), (const float *)(const void *)(b->saved + of->offset),
+        of->bytes / sizeof(float));
+}
+
 struct play_errors play_compare(const struct play *got, const struct play *want, struct ssm_engine *e)
 {
     struct sums logits = {0}, conv = {0}, ssm = {0};
     unsigned n;
     const struct ssm_section *s = ssm_slot_sections(e, &n);
-    assert(!strcmp(s[n - 2].name, "conv") && !strcmp(s[n - 1].name, "ssm"));
     for (uint32_t i = 0; i < got->n; i++) {
         const struct play_stream *a = &got->streams[i], *b = &want->streams[i];
         add(&logits, a->logits, b->logits, (size_t)a->T * got->V);
-        for (unsigned k = n - 2; k < n; k++)
-            add(k == n - 2 ? &conv : &ssm, (const float *)(const void *)(a->saved + s[k].offset),
-                (const float *)(const void *)(b->saved + s[k].offset), s[k].bytes / sizeof(float));
+        for (unsigned k = 0; k < n; k++) {
+            if (!strcmp(s[k].name, "conv"))
+                add_section(&conv, &s[k], a, b);
+            else if (!strcmp(s[k].name, "ssm"))
+                add_section(&ssm, &s[k], a, b);
+        }
     }
     return (struct play_errors){error_of(&logits), error_of(&conv), error_of(&ssm)};
 }

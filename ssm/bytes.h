@@ -1,0 +1,17 @@
+/* bytes.h: what a byte model says of the bytes that it reads: how much each surprised it. Works on the host, on the
+ * logits that any device gave; the state is the section "bytes" of the stream's slot. Pure functions of one stream; any
+ * thread. */
+#ifndef SSM_BYTES_H
+#define SSM_BYTES_H
+
+#include "ssm/ssm.h"
+
+enum { SSM_BYTES = 256 };
+
+size_t ssm_bytes_state(void); /* bytes of a slot's section */
+void ssm_bytes_reset(void *state);
+
+/* What one advance gave: the item as in ssm.h, its logits written. */
+void ssm_bytes_run(const struct ssm_item *item, void *state);
+
+#endif

@@ -1,0 +1,198 @@
+/* test_bytes.c: byte streams through the daemon: what is said of a stream depends on its own bytes only, not on how they
+ * were cut into messages or what shared the batch; what is no byte is refused. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/daemon/service.h"
+
+enum { STREAMS = 12, BYTES = 900 };
+
+static unsigned random_state;
+
+static unsigned below(unsigned n)
+{
+    random_state = random_state * 1664525u + 1013904223u;
+    return (random_state >> 8) % n;
+}
+
+static const char config[] = "models: {m: {path: '24x2,4,256', device: cpu, slots: 40, threads: %u}}\n"
+                             "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0'}}\n"
+                             "outputs: {out: {type: jsonl, path: DIR/out.jsonl}}\n"
+                             "streams:\n"
+                             "  's*1': {publish: {surprise: {every: 3}}}\n"
+                             "  '*': {publish: {surprise: true, prediction: {every: 50}}}\n"
+                             "batch: {max_delay: %s, max_streams: %u}\n";
+
+static uint8_t byte_of(unsigned stream, unsigned i)
+{
+    unsigned h = (i * 2654435761u + stream * 40503u) >> 7;
+
+    return (uint8_t)(h % 11 == 0 ? '\n' : h % 13 == 0 ? h : 'a' + h % 26);
+}
+
+/* Bytes [200, 210) and 400 are missing. */
+static bool present(unsigned i)
+{
+    return !(i >= 200 && i < 210) && i != 400;
+}
+
+static void send_some(struct service *s, unsigned stream, unsigned *at, unsigned most)
+{
+    uint8_t bytes[BYTES];
+    char header[256];
+    unsigned n = 0;
+
+    while (*at < BYTES && !present(*at))
+        ++*at;
+    while (n < most && *at + n < BYTES && present(*at + n)) {
+        bytes[n] = byte_of(stream, *at + n);
+        n++;
+    }
+    snprintf(header, sizeof header, "{\"dtype\":\"uint8\",\"shape\":[%u],\"stream\":\"s%02u\",\"seq\":%u}", n, stream, *at);
+    if (n)
+        service_send_frames(s, 0, header, bytes, n, NULL, 0);
+    *at += n;
+}
+
+static json_t *run(struct service *s, unsigned from, unsigned to, unsigned most, const char *delay, unsigned batch)
+{
+    unsigned at[STREAMS] = {0}, left = to - from;
+    char yaml[2048], id[16];
+
+    snprintf(yaml, sizeof yaml, config, 1 + most % 2, delay, batch);
+    service_start(s, yaml, MD_PRESETS);
+    while (left) {
+        unsigned i = from + below(to - from);
+        if (at[i] >= BYTES)
+            continue;
+        send_some(s, i, &at[i], 1 + below(most));
+        left -= at[i] >= BYTES;
+    }
+    for (unsigned i = from; i < to; i++) {
+        snprintf(id, sizeof id, "s%02u", i);
+        service_end(s, 0, id);
+    }
+    service_wait(s, "inputs.in0.stream_ends_total", to - from);
+    return service_stop(s);
+}
+
+static void assert_same(json_t *a, json_t *b, const char *stream)
+{
+    static const char *const families[] = {"surprise", "prediction", "anomaly"};
+
+    for (unsigned f = 0; f < sizeof families / sizeof *families; f++) {
+        struct texts ta = texts_rows(a, families[f], stream), tb = texts_rows(b, families[f], stream);
+        if (ta.n != tb.n)
+            fail_msg("%s of %s: %zu rows against %zu", families[f], stream, ta.n, tb.n);
+        for (size_t i = 0; i < ta.n; i++)
+            assert_string_equal(ta.v[i], tb.v[i]);
+        texts_free(&ta);
+        texts_free(&tb);
+    }
+}
+
+static void test_own_bytes_only(void **state)
+{
+    struct service s;
+    json_t *together, *other, *alone;
+    char id[16];
+
+    random_state = 4711;
+    together = run(&s, 0, STREAMS, 200, "2ms", 1024);
+    service_done(&s);
+    other = run(&s, 0, STREAMS, 9, "0ms", 5);
+    service_done(&s);
+    for (unsigned i = 0; i < STREAMS; i++) {
+        snprintf(id, sizeof id, "s%02u", i);
+        assert_same(together, other, id);
+        struct texts t = texts_rows(together, "surprise", id);
+        assert_int_equal(t.n, i % 10 == 1 ? (BYTES - 11) / 3 : BYTES - 11);
+        texts_free(&t);
+        t = texts_rows(together, "prediction", id);
+        assert_int_equal(t.n, i % 10 == 1 ? (BYTES - 11) / 50 : (BYTES - 11) / 50);
+        texts_free(&t);
+        assert_int_equal(events_of(together, id, "gap"), 2);
+    }
+    alone = run(&s, 3, 4, BYTES, "2ms", 1024);
+    service_done(&s);
+    assert_same(together, alone, "s03");
+    json_decref(together);
+    json_decref(other);
+    json_decref(alone);
+}
+
+/* The first byte of an epoch has no surprise; a prediction's row is about the byte ahead. */
+static void test_rows(void **state)
+{
+    struct service s;
+    unsigned at = 0;
+    char yaml[1024];
+
+    snprintf(yaml, sizeof yaml, config, 1u, "0ms", 8u);
+    service_start(&s, yaml, MD_PRESETS);
+    send_some(&s, 0, &at, 100);
+    service_end(&s, 0, "s00");
+    service_wait(&s, "inputs.in0.stream_ends_total", 1);
+    json_t *lines = service_stop(&s), *o;
+    size_t i, surprises = 0;
+    json_array_foreach(lines, i, o)
+    {
+        const char *topic = json_string_value(json_object_get(o, "topic"));
+        json_int_t seq = json_integer_value(json_object_get(o, "seq"));
+        json_t *data = json_object_get(o, "data");
+        if (strncmp(topic, "surprise/", 9) == 0 && seq == 0)
+            assert_true(json_is_null(json_array_get(data, 0)));
+        if (strncmp(topic, "surprise/", 9) == 0)
+            surprises += json_array_size(data);
+        if (strncmp(topic, "prediction/", 11) != 0)
+            continue;
+        assert_true(seq == 50 || seq == 100);
+        assert_int_equal(json_array_size(json_array_get(data, 0)), 256);
+        assert_null(json_object_get(o, "quantiles"));
+    }
+    assert_int_equal(surprises, 100);
+    json_decref(lines);
+    service_done(&s);
+}
+
+static void test_no_bytes(void **state)
+{
+    static const float x[6] = {1, 2, 3, 4, 5, 6};
+    struct service s;
+    char yaml[1024];
+
+    snprintf(yaml, sizeof yaml, config, 1u, "0ms", 8u);
+    service_start(&s, yaml, MD_PRESETS);
+    service_send(&s, 0, "floats", x, 6, 1, "");
+    service_send(&s, 0, "flags", x, 0, 1, ",\"flags\":[\"reset\"]"); /* of no rows the dtype says nothing */
+    service_send_frames(&s, 0, "{\"dtype\":\"uint8\",\"shape\":[2,3],\"stream\":\"wide\"}", x, 6, NULL, 0);
+    service_wait(&s, "inputs.in0.input_errors_total.dtype", 1);
+    service_wait(&s, "inputs.in0.input_errors_total.shape", 1);
+    assert_int_equal(service_count(&s, "inputs.in0.stream_starts_total"), 1);
+    json_decref(service_stop(&s));
+    service_done(&s);
+}
+
+static int sweep(void **state)
+{
+    service_sweep();
+    return 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_own_bytes_only),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_no_bytes),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, sweep);
+}
