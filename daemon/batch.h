@@ -28,6 +28,7 @@ struct md_entry {
     size_t forecast, embedding, anomaly, joint, notices, warm; /* of the results; SIZE_MAX: none */
     const char *failed;                        /* its results are lost: why */
     bool closing;                              /* the stream ends with this entry */
+    bool inexact;                              /* its states are not bitwise those of a run that never stopped */
 };
 
 struct md_arena {
