@@ -29,6 +29,7 @@ struct md_entry {
     size_t logits, surprise;                                   /* likewise, of a byte stream */
     const char *failed;                        /* its results are lost: why */
     bool closing;                              /* the stream ends with this entry */
+    bool inexact;                              /* its states are not bitwise those of a run that never stopped */
 };
 
 struct md_arena {

@@ -17,7 +17,7 @@
 
 #include "daemon/control_request.h"
 
-enum { PARTS = 3, MESSAGE_MAX = 4 << 20, QUEUED = 16 };
+enum { PARTS = 3, QUEUED = 16 };
 
 struct md_control {
     struct md_daemon *daemon;
@@ -172,7 +172,7 @@ static int set_option(void *socket, int option, int value)
 
 static int bind_router(struct md_control *c, const char *endpoint, int fd, char *reterr)
 {
-    int64_t most = MESSAGE_MAX;
+    int64_t most = MD_RESTORE_MAX;
 
     c->context = zmq_ctx_new();
     c->router = c->context ? zmq_socket(c->context, ZMQ_ROUTER) : NULL;

@@ -146,16 +146,19 @@ static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
     char reterr[SSM_ERR] = "";
     struct md_saved_parts parts;
     int r = md_restored_parts(&c->restored, &parts);
+    bool all_exact = r == 0 && !c->restored.saved->inexact;
 
     for (uint32_t i = 0; i < s->channels && r == 0; i++) {
-        bool exact;
+        bool exact = false;
         r = ssm_slot_restore(sch->engine, c->slots[i], parts.slots + i * parts.slot_stride,
                              (size_t)c->restored.saved->slot_bytes, &exact, reterr);
+        all_exact &= exact;
     }
     if (r == 0)
         r = keep_runs(c, parts.runs, c->restored.saved->n_runs, c->restored.saved->time.rows % s->plan->info->patch);
     if (r == 0) {
         c->time = c->restored.saved->time;
+        c->inexact = !all_exact;
         return 0;
     }
     md_log(MD_WARN, s->id, "cannot go on from the snapshot: %s", reterr[0] ? reterr : strerror(-r));
@@ -169,12 +172,13 @@ static void begin_stream(struct md_scheduler *sch, struct io_stream *s)
     struct md_course *c = &s->course;
 
     c->n_runs = 0;
+    c->inexact = false;
     c->resumed = c->restored.open && resume_stream(sch, s) == 0;
     if (c->restored.open && !c->resumed)
         c->lost = c->time.next;
     if (!c->resumed)
         md_timeline_start(&c->time, c->returning);
-    c->restored = (struct md_restored){0};
+    md_restored_drop(&c->restored);
     c->returning = true;
 }
 
@@ -236,6 +240,7 @@ static void reset_slots(struct md_scheduler *sch, struct io_stream *s)
     for (uint32_t i = 0; i < s->channels; i++)
         ssm_slot_reset(sch->engine, s->course.slots[i]);
     s->course.n_runs = 0;
+    s->course.inexact = false;
 }
 
 static void reset_stream(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e, enum md_reset why)
@@ -446,6 +451,7 @@ static void finish(struct md_scheduler *sch, struct md_batch *b, struct md_entry
 {
     if (md_batch_end(b, e))
         md_course_fail(sch, b, e, "memory");
+    e->inexact = e->stream->course.inexact;
     atomic_fetch_add_explicit(&e->stream->in_flight, 1, memory_order_relaxed);
     show(e->stream);
 }

@@ -55,12 +55,6 @@ int64_t md_saved_next(const struct md_saved_stream *saved)
     return saved->judged != IO_SEQ_NONE && saved->time.next > saved->judged ? saved->time.next : saved->judged;
 }
 
-static void note_place(struct io_stream *s, const struct md_saved_stream *saved)
-{
-    s->place.cut = md_saved_next(saved);
-    s->place.cut_end = !saved->open;
-}
-
 static int copy_slots(struct ssm_engine *engine, const struct io_stream *s, uint8_t *to)
 {
     size_t bytes = ssm_slot_bytes(engine);
@@ -83,7 +77,6 @@ static struct md_piece *copy_again(struct io_stream *s)
         return NULL;
     p->bytes = bytes;
     md_record_write(p->records, MD_RECORD_STREAM, s->id, id_len, old->saved, old->bytes);
-    note_place(s, old->saved);
     return p;
 }
 
@@ -115,12 +108,12 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struc
     saved->model_len = model_len;
     saved->irregular = s->irregular;
     saved->open = open;
+    saved->inexact = c->inexact;
     saved->rate = s->rate;
     saved->lost = c->lost;
     save_place(saved, c);
     saved->slot_bytes = slot;
     memcpy(&saved->time, &c->time, sizeof c->time);
-    note_place(s, saved);
     to += sizeof *saved;
     memcpy(to, s->input->conf->id, input_len);
     memcpy(to + md_record_padded(input_len), model, model_len);
@@ -130,6 +123,18 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struc
     if (open && copy_slots(engine, s, to + runs)) {
         free(p);
         return NULL;
+    }
+    return p;
+}
+
+struct md_piece *md_cut_save(struct ssm_engine *engine, const char *model, struct io_stream *s)
+{
+    struct md_piece *p = md_cut_copy(engine, model, s);
+
+    if (p) {
+        const struct md_saved_stream *saved = md_piece_saved(p, s->id);
+        s->place.cut = md_saved_next(saved);
+        s->place.cut_end = !saved->open;
     }
     return p;
 }
@@ -154,7 +159,7 @@ void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p)
 static void save(struct md_scheduler *sch, struct io_stream *s)
 {
     s->course.cut = sch->cut_number;
-    md_cut_give(sch->cut, md_cut_copy(sch->engine, sch->model, s));
+    md_cut_give(sch->cut, md_cut_save(sch->engine, sch->model, s));
 }
 
 void md_cut_line(struct md_scheduler *sch, uint32_t number)
@@ -233,7 +238,7 @@ static bool copy_rest(struct io_stream *s, void *arg)
     if (s->course.cut == r->number || s->course.slots || !s->course.returning)
         return true;
     s->course.cut = r->number;
-    md_cut_give(r->cut, md_cut_copy(NULL, s->input->model, s));
+    md_cut_give(r->cut, md_cut_save(NULL, s->input->model, s));
     return true;
 }
 

@@ -11,6 +11,8 @@
 #ifndef MD_CUT_H
 #define MD_CUT_H
 
+#include <string.h>
+
 #include "daemon/scheduler.h"
 #include "daemon/snapshot_file.h"
 
@@ -20,7 +22,7 @@ struct md_registry;
 struct md_saved_stream {
     uint32_t struct_bytes; /* sizeof this: of the same build's layout */
     uint32_t channels, n_runs, input_len, model_len;
-    uint8_t irregular, open, pad[2];
+    uint8_t irregular, open, inexact, pad;
     double rate;
     int64_t judged;      /* row behind the last one that was taken or refused, by the source's numbers; IO_SEQ_NONE */
     uint64_t mark;       /* of that last one */
@@ -68,6 +70,13 @@ int64_t md_saved_next(const struct md_saved_stream *saved);
 
 /* The stream's record as it is now; NULL: out of memory. `open`: with its slots, engine idle. */
 struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struct io_stream *s);
+/* The same for a snapshot, after which the stream's sender need not keep what the record covers. */
+struct md_piece *md_cut_save(struct ssm_engine *engine, const char *model, struct io_stream *s);
+/* What stands in the record of the stream of this id. */
+static inline const struct md_saved_stream *md_piece_saved(const struct md_piece *p, const char *id)
+{
+    return (const void *)((const uint8_t *)p->records + md_record_bytes((uint32_t)strlen(id), 0));
+}
 
 /* Hands a piece to the writer; NULL: the cut has failed. */
 void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p);

@@ -62,6 +62,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
     m->scheduler.info = info;
     m->scheduler.exact = ssm_engine_exact(m->scheduler.engine);
     m->scheduler.publisher = &d->publisher;
+    m->scheduler.registry = &d->registry;
     if (d->config->state_dir) {
         m->scheduler.cut = &d->snapshots.cut;
         m->hash = ssm_model_hash(m->model);

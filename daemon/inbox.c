@@ -283,12 +283,13 @@ void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int
         if (since < nap_ns && nap_ns < due)
             due = nap_ns;
         cut = cut_now(in, full, now, due);
-        if (cut != MD_CUTS || now >= until_ns || in->cut != ret->line)
+        if (cut != MD_CUTS || now >= until_ns || in->cut != ret->line || in->errand != ret->errand)
             break;
         in->wake_at = in->n_ready == 0 && now >= nap_ns ? 1 : in->n_live < full ? in->n_live : full;
         sleep_until(in, due < until_ns ? due : until_ns);
     }
-    *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, cut < MD_CUTS, in->n_ready, in->draining, in->stopping, in->cut};
+    *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, cut < MD_CUTS, in->n_ready, in->draining, in->stopping,
+                            in->cut, in->errand};
     pthread_mutex_unlock(&in->lock);
 }
 

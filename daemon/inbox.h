@@ -18,6 +18,7 @@ struct md_inbox {
     bool draining;    /* no more pushes; the engine stops when all is done */
     bool stopping;    /* give up what is queued */
     uint32_t cut;     /* number of the cut that is asked for */
+    const struct io_stream *errand; /* errand.h: whose state is asked for; NULL: nobody's */
 };
 
 int md_inbox_init(struct md_inbox *in, uint32_t slots, struct io_pool *pool);
@@ -30,13 +31,14 @@ int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);
 void md_inbox_end(struct md_inbox *in, struct io_stream *s);
 
 /* Engine side. Waits until a batch is worth while: `full` streams ready, the oldest ready for max_delay_ns, all live
- * ones ready, a queue full, draining, another cut asked for than ret->line, or until_ns. */
+ * ones ready, a queue full, draining, another cut or errand asked for than in *ret, or until_ns. */
 struct md_wake {
     enum md_cut cut; /* what closed the batch */
     bool due;        /* it is to be closed: the wait did not end by its time or for a cut */
     uint32_t ready;  /* streams, now */
     bool draining, stopping;
     uint32_t line; /* number of the snapshot's cut that is asked for; in: the last one drawn */
+    const struct io_stream *errand; /* is asked for; in: is known to be */
 };
 void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int64_t until_ns, struct md_wake *ret);
 

@@ -422,7 +422,7 @@ void md_publish_entry(struct md_publisher *p, const struct md_batch *b, const st
                               .run = p->run,
                               .epoch = e->epoch,
                               .rate = s->irregular ? 0 : s->rate,
-                              .exact = b->owner->exact,
+                              .exact = b->owner->exact && !e->inexact,
                               .from_seq = IO_SEQ_NONE,
                               .to_seq = IO_SEQ_NONE,
                               .count = -1};

@@ -69,13 +69,9 @@ static void take_model(struct tally *t, const struct md_record *r)
     }
 }
 
-/* What of the stream goes on, and how its source begins. */
-static void continue_stream(struct tally *t, struct io_stream *s, const struct md_restored *r,
-                            const struct md_saved_parts *parts)
+void md_restored_take(struct io_stream *s, const struct md_restored *r, bool goes_on)
 {
     const struct md_saved_stream *saved = r->saved;
-    const struct md_input_conf *conf = s->input->conf;
-    bool resent = conf->class_->resent && conf->class_->resent(conf->conf), replays = conf->class_->replayable;
     struct md_course *c = &s->course;
     int64_t next = md_saved_next(saved);
 
@@ -83,18 +79,27 @@ static void continue_stream(struct tally *t, struct io_stream *s, const struct m
     c->judged = saved->judged;
     c->mark = saved->mark;
     c->returning = true;
-    if (replays)
+    if (s->input->conf->class_->replayable)
         s->replay = (struct md_replay){.from = saved->judged, .mark = saved->mark, .quiet = !saved->open};
     s->place = (struct md_place){.next = next, .ended = !saved->open, .durable_end = !saved->open};
     atomic_store_explicit(&s->place.durable, next == IO_SEQ_NONE ? 0 : next, memory_order_relaxed);
     c->lost = saved->lost;
-    if (!saved->open)
-        return;
-    if (saved->slot_bytes && (replays || resent || t->d->restored.head.clean) && t->same_model[conf->model] &&
-        is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len))
+    if (goes_on)
         c->restored = *r;
-    else if (c->lost == IO_SEQ_NONE)
+    else if (saved->open && c->lost == IO_SEQ_NONE)
         c->lost = saved->time.next;
+}
+
+/* Whether the stream's states are its own up to the row that its source begins with. */
+static bool goes_on(const struct tally *t, const struct io_stream *s, const struct md_saved_stream *saved,
+                    const struct md_saved_parts *parts)
+{
+    const struct md_input_conf *conf = s->input->conf;
+    bool resent = conf->class_->resent && conf->class_->resent(conf->conf);
+
+    return saved->open && saved->slot_bytes &&
+           (conf->class_->replayable || resent || t->d->restored.head.clean) && t->same_model[conf->model] &&
+           is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len);
 }
 
 static void take_stream(struct tally *t, const struct md_record *r)
@@ -121,7 +126,7 @@ static void take_stream(struct tally *t, const struct md_record *r)
         t->left_out++;
         return;
     }
-    continue_stream(t, s, &restored, &parts);
+    md_restored_take(s, &restored, goes_on(t, s, restored.saved, &parts));
     *(restored.open ? &t->open : &t->ended) += 1;
 }
 

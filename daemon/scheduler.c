@@ -36,6 +36,7 @@ int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *po
         s->batches[i].next = s->spare;
         s->spare = &s->batches[i];
     }
+    md_errand_init(&s->errand);
     return md_inbox_init(&s->inbox, slots, pool);
 }
 
@@ -44,6 +45,7 @@ void md_scheduler_done(struct md_scheduler *s)
     for (unsigned i = 0; i < MD_BATCHES; i++)
         md_batch_done(&s->batches[i]);
     md_inbox_done(&s->inbox);
+    md_errand_done(&s->errand);
     pthread_cond_destroy(&s->spare_wake);
     pthread_mutex_destroy(&s->spare_lock);
 }
@@ -119,7 +121,7 @@ static void fill_some(struct md_scheduler *s, struct md_batch *b, uint32_t n)
     uint32_t got = md_inbox_collect(&s->inbox, streams, n, MD_ROWS_MAX), resting = 0;
 
     for (uint32_t i = 0; i < got; i++)
-        if (md_course_run(s, b, streams[i]) <= 0)
+        if (streams[i] == s->asked_for || md_course_run(s, b, streams[i]) <= 0)
             idle[resting++] = streams[i];
     md_inbox_return(&s->inbox, idle, resting);
 }
@@ -203,19 +205,21 @@ static void count(struct md_scheduler *s, const struct md_batch *b, enum md_cut 
 /* When the engine is to look again although nothing has come. */
 static int64_t look_again(const struct md_scheduler *s)
 {
-    return s->flying     ? md_now_ns() + LOOK_NS
-           : s->sweeping ? md_now_ns() + SWEEP_PAUSE_NS
-                         : s->next_sweep_ns;
+    return s->flying                      ? md_now_ns() + LOOK_NS
+           : s->sweeping || s->asked_for ? md_now_ns() + SWEEP_PAUSE_NS
+                                         : s->next_sweep_ns;
 }
 
 /* Fills `b` from what is ready; with a batch under way it returns soon. */
 static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *wake)
 {
     wake->line = s->cut_number;
+    wake->errand = s->asked_for;
     rest(s, !s->flying);
     md_inbox_wait(&s->inbox, s->max_streams, s->max_delay_ns, look_again(s), wake);
     rest(s, false);
     s->draining = wake->draining;
+    s->asked_for = wake->errand;
     if (wake->line != s->cut_number && b->entries.n == 0) {
         land(s);
         md_cut_line(s, wake->line);
@@ -247,9 +251,11 @@ static void *run(void *arg)
             s->struck = false;
             gather(s, b, &wake);
             bool idle = b->entries.n == 0 && !s->flying;
-            if (s->sweeping || (b->entries.n == 0 && lands(s, &wake)))
+            if (s->sweeping || s->asked_for || (b->entries.n == 0 && lands(s, &wake)))
                 land(s);
             bool swept = md_cut_sweep(s);
+            if (s->asked_for)
+                md_errand_run(s);
             last = wake.stopping || (wake.draining && wake.ready == 0 && idle && swept && wake.line == s->cut_number);
         } while (b->entries.n == 0 && !last && !b->cut);
         b->last = last;
@@ -259,6 +265,7 @@ static void *run(void *arg)
         if (last)
             land(s);
     }
+    md_errand_cancel(s);
     return NULL;
 }
 

@@ -5,6 +5,7 @@
 #define MD_SCHEDULER_H
 
 #include "daemon/batch.h"
+#include "daemon/errand.h"
 #include "daemon/inbox.h"
 
 struct md_publisher;
@@ -18,6 +19,7 @@ struct md_scheduler {
     const struct ssm_model_info *info;
     bool exact; /* ssm_engine_exact() */
     struct md_publisher *publisher;
+    struct md_registry *registry;
     struct md_snapshot_cut *cut; /* NULL: no snapshots are made */
     int64_t max_delay_ns;
     uint32_t max_streams;
@@ -36,6 +38,8 @@ struct md_scheduler {
     uint32_t cut_number;     /* of the last cut drawn here */
     struct io_stream *sweep_at;
     bool sweeping;   /* streams from sweep_at on are still to be copied for it */
+    struct md_errand errand;
+    const struct io_stream *asked_for; /* by the errand; it stays out of batches until that is done */
     bool past_line;  /* the publisher's: batches come from behind the line of the cut that it waits for */
     pthread_t thread;
     bool running;

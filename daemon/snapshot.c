@@ -340,7 +340,7 @@ static bool write_stream(struct io_stream *s, void *arg)
         return true;
     s->course.cut = last->s->number;
     s->cut_voice = s->voice;
-    p = md_cut_copy(sch->engine, sch->model, s);
+    p = md_cut_save(sch->engine, sch->model, s);
     if (!p) {
         snprintf(last->reterr, MD_SNAPSHOT_ERR, "out of memory, or a device that failed");
         last->r = -ENOMEM;

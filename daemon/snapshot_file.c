@@ -120,15 +120,20 @@ int md_snapshot_begin(struct md_snapshot_writer *w, const char *dir, const struc
     return r ? fail(reterr, w->part, "cannot be written") : 0;
 }
 
-int md_snapshot_append(struct md_snapshot_writer *w, void *records, size_t bytes, uint64_t n, char *reterr)
+/* Checksums into n records, and what they make together with those before. */
+static uint64_t sign(uint8_t *r, uint64_t n, uint64_t checksum)
 {
-    uint8_t *r = records;
-    uint64_t checksum = w->checksum;
     for (uint64_t i = 0; i < n; i++, r += bytes_of(r)) {
         uint64_t own = checksum_of(r, bytes_of(r));
         put64(r, 16, own);
         checksum = ssm_checksum_mix(checksum, own);
     }
+    return checksum;
+}
+
+int md_snapshot_append(struct md_snapshot_writer *w, void *records, size_t bytes, uint64_t n, char *reterr)
+{
+    uint64_t checksum = sign(records, n, w->checksum);
     int err = write_all(w->fd, records, bytes, w->at);
     errno = -err;
     if (err)
@@ -152,6 +157,20 @@ static void write_header(const struct md_snapshot_writer *w, uint8_t *h)
     put64(h, AT_RECORDS, w->n);
     put64(h, AT_BODY, w->checksum);
     put64(h, AT_CHECKSUM, ssm_checksum(0, h, AT_CHECKSUM));
+}
+
+void *md_snapshot_image(const struct md_snapshot_head *head, const void *records, size_t bytes, uint64_t n,
+                        size_t *ret_bytes)
+{
+    struct md_snapshot_writer w = {.head = *head, .at = HEADER_BYTES + bytes, .n = n};
+    uint8_t *image = malloc(HEADER_BYTES + bytes);
+    if (!image)
+        return NULL;
+    memcpy(image + HEADER_BYTES, records, bytes);
+    w.checksum = sign(image + HEADER_BYTES, n, 0);
+    write_header(&w, image);
+    *ret_bytes = HEADER_BYTES + bytes;
+    return image;
 }
 
 static int sync_dir(const char *dir)
@@ -284,9 +303,9 @@ static const char *wrong_body(const struct md_snapshot_file *f)
     return at != f->bytes || checksum != get64(f->map, AT_BODY) ? "its records are not those that it says" : NULL;
 }
 
-static int map_file(const char *path, struct md_snapshot_file *f)
+static int map_file(const char *path, int flags, struct md_snapshot_file *f)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW), r = 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | flags), r = 0;
     struct stat st;
     if (fd < 0)
         return -errno;
@@ -312,6 +331,14 @@ static void quarantine(const struct md_snapshot_file *f, const char *why, void (
     say(arg, line);
 }
 
+static void read_head(struct md_snapshot_file *f)
+{
+    uint32_t clean;
+    memcpy(&clean, f->map + AT_CLEAN, sizeof clean);
+    f->head = (struct md_snapshot_head){get64(f->map, AT_RUN), get64(f->map, AT_GENERATION),
+                                        (int64_t)get64(f->map, AT_TIME), clean == 1};
+}
+
 int md_snapshot_open(const char *dir, void (*quarantined)(void *arg, const char *line), void *arg,
                      struct md_snapshot_file *ret, char *reterr)
 {
@@ -322,7 +349,7 @@ int md_snapshot_open(const char *dir, void (*quarantined)(void *arg, const char 
     for (int i = 0; i < n && r == -ENOENT; i++) {
         struct md_snapshot_file f = {0};
         snprintf(f.path, sizeof f.path, "%s/%s", dir, names[i]->d_name);
-        r = map_file(f.path, &f);
+        r = map_file(f.path, O_NOFOLLOW, &f);
         errno = -r;
         const char *why = r ? NULL : wrong_header(&f);
         if (r) {
@@ -332,14 +359,47 @@ int md_snapshot_open(const char *dir, void (*quarantined)(void *arg, const char 
             md_snapshot_close(&f);
             r = -ENOENT;
         } else {
-            uint32_t clean;
-            memcpy(&clean, f.map + AT_CLEAN, sizeof clean);
-            f.head = (struct md_snapshot_head){get64(f.map, AT_RUN), get64(f.map, AT_GENERATION),
-                                               (int64_t)get64(f.map, AT_TIME), clean == 1};
+            read_head(&f);
             *ret = f;
         }
     }
     free_names(names, n);
+    return r;
+}
+
+static int believe(struct md_snapshot_file *f, char *reterr)
+{
+    const char *why = wrong_header(f);
+    if (why || (why = wrong_body(f))) {
+        snprintf(reterr, MD_SNAPSHOT_ERR, "%.380s: %s", f->path, why);
+        return -EBADMSG;
+    }
+    read_head(f);
+    return 0;
+}
+
+int md_snapshot_load(const char *path, struct md_snapshot_file *ret, char *reterr)
+{
+    struct md_snapshot_file f = {0};
+    snprintf(f.path, sizeof f.path, "%s", path);
+    int r = map_file(path, 0, &f);
+    errno = -r;
+    if (r)
+        return fail(reterr, path, "cannot be read");
+    r = believe(&f, reterr);
+    if (r)
+        md_snapshot_close(&f);
+    else
+        *ret = f;
+    return r;
+}
+
+int md_snapshot_read(const void *bytes, size_t n, struct md_snapshot_file *ret, char *reterr)
+{
+    struct md_snapshot_file f = {.path = "state", .map = bytes, .bytes = n};
+    int r = believe(&f, reterr);
+    if (r == 0)
+        *ret = f;
     return r;
 }
 

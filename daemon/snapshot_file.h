@@ -71,6 +71,11 @@ int md_snapshot_append(struct md_snapshot_writer *w, void *records, size_t bytes
 int md_snapshot_commit(struct md_snapshot_writer *w, unsigned keep, char *reterr);
 void md_snapshot_abandon(struct md_snapshot_writer *w); /* removes the part; after a failed begin too */
 
+/* The same in memory: n whole records of `bytes` bytes together, whose checksums it fills in, behind a header. Bytes for
+ * free(); NULL: out of memory. */
+void *md_snapshot_image(const struct md_snapshot_head *head, const void *records, size_t bytes, uint64_t n,
+                        size_t *ret_bytes);
+
 /* ---- reading -------------------------------------------------------------------------------------------------- */
 
 struct md_snapshot_file {
@@ -79,6 +84,11 @@ struct md_snapshot_file {
     const uint8_t *map;
     size_t bytes;
 };
+
+/* One file, whoever made it. -EBADMSG: it is not whole; else the errno of what cannot be read. Nothing is renamed. */
+int md_snapshot_load(const char *path, struct md_snapshot_file *ret, char *reterr);
+/* The same of bytes in memory (8-aligned), which stay the caller's: not to be closed. */
+int md_snapshot_read(const void *bytes, size_t n, struct md_snapshot_file *ret, char *reterr);
 
 /* The newest generation in `dir` that is whole. Each that is not is renamed to *.corrupt and told to `quarantined`,
  * whose line names the file and what is wrong. -ENOENT: there is none; the folder need not exist. */

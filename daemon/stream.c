@@ -26,6 +26,12 @@ int md_registry_init(struct md_registry *r, const struct md_config *config)
     return 0;
 }
 
+void md_restored_drop(struct md_restored *r)
+{
+    free(r->own);
+    *r = (struct md_restored){0};
+}
+
 static void put_all(struct io_pool *pool, struct io_block *b)
 {
     while (b) {
@@ -40,6 +46,7 @@ static void stream_free(struct io_stream *s)
     put_all(s->inbox->pool, s->queue.head);
     put_all(s->inbox->pool, s->course.mine);
     put_all(s->inbox->pool, s->course.held);
+    md_restored_drop(&s->course.restored);
     free(s->course.slots);
     free(s->course.runs);
     free(s->id);
@@ -197,7 +204,7 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
         return -EINVAL;
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
-    s->course.restored = (struct md_restored){0};     /* it is not what it was */
+    md_restored_drop(&s->course.restored); /* it is not what it was */
     if (s->input != input) {
         s->course.judged = IO_SEQ_NONE;
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
@@ -227,7 +234,7 @@ int md_registry_open(struct md_registry *r, struct md_input *input, const struct
     if (err == 0 && desc->anew) {
         if (s->course.restored.open)
             s->course.lost = s->course.time.next;
-        s->course.restored = (struct md_restored){0};
+        md_restored_drop(&s->course.restored);
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
     }
     pthread_mutex_unlock(&r->lock);
@@ -254,6 +261,23 @@ int md_registry_restore(struct md_registry *r, struct md_input *input, const str
     insert(r, s);
     *ret = s;
     return 0;
+}
+
+int md_registry_turn(struct md_registry *r, struct io_stream *s, struct md_input *input,
+                     const struct io_stream_desc *desc)
+{
+    bool live;
+
+    pthread_mutex_lock(&s->inbox->lock);
+    live = s->queue.live || s->queue.held || s->queue.ready;
+    pthread_mutex_unlock(&s->inbox->lock);
+    if (live || atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
+        return -EBUSY;
+    if (desc->channels == 0 || desc->channels > SSM_CHANNELS_MAX)
+        return -EINVAL;
+    md_restored_drop(&s->course.restored);
+    s->replan = false;
+    return identify(r, s, input, desc);
 }
 
 struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32_t len)

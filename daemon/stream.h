@@ -44,11 +44,12 @@ struct md_run {
     uint32_t n;
 };
 
-/* What a snapshot has of a stream that has not begun again; points into the file's map. */
+/* What a snapshot has of a stream that has not begun again; points into the file's map, or to `own`. */
 struct md_restored {
     const struct md_saved_stream *saved; /* cut.h; NULL: nothing */
     size_t bytes;
     bool open; /* its slots go on where they were; false: what is remembered of an ended stream */
+    void *own; /* for free(); NULL: the map's */
 };
 
 struct md_course {
@@ -73,6 +74,7 @@ struct md_course {
     bool refused;   /* could not be opened: its error was announced */
     bool returning; /* the id has been live before */
     bool resumed;   /* it goes on from a snapshot: that is said instead of `start` */
+    bool inexact;   /* of states that another op table made; until they are reset */
 };
 
 /* A replayable source that begins again from its first row: rows up to where the snapshot was are let through
@@ -140,6 +142,8 @@ struct md_registry {
     const struct md_config *config;
 };
 
+void md_restored_drop(struct md_restored *r);
+
 int md_registry_init(struct md_registry *r, const struct md_config *config);
 void md_registry_done(struct md_registry *r); /* frees all streams; their slots are given back or their engine closed */
 
@@ -148,11 +152,17 @@ void md_registry_done(struct md_registry *r); /* frees all streams; their slots 
 int md_registry_open(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,
                      struct io_stream **ret);
 
-/* A stream that a snapshot remembers: a record, not live. Before the daemon's threads. −EEXIST; −EINVAL; −ENOMEM. */
+/* A stream that a snapshot remembers: a record, not live. Before the daemon's threads, or under the lock. −EEXIST;
+ * −EINVAL; −ENOMEM. */
 int md_registry_restore(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,
                         struct io_stream **ret);
 /* Or NULL. Before the threads, or under the lock. */
 struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32_t len);
+
+/* What a stream that is not live is from now on; nothing of it is remembered. Under the lock. −EBUSY: it is live, or the
+ * last of it is on its way; −EINVAL; −ENOMEM. */
+int md_registry_turn(struct md_registry *r, struct io_stream *s, struct md_input *input,
+                     const struct io_stream_desc *desc);
 
 /* Another configuration. Of a live stream's policy nan, late and adapt, and alarm during an alarm, stay until it begins
  * anew. While no thread runs. */

@@ -424,21 +424,28 @@ static int check_saved(const struct ssm_engine *e, const uint8_t *saved, size_t 
     return 0;
 }
 
+int ssm_slot_check(const struct ssm_engine *e, const void *buf, size_t bytes, bool *ret_exact, char *reterr)
+{
+    const uint8_t *saved = buf;
+    uint8_t ours[HEADER_BYTES];
+    write_header(e, ours);
+    int err = check_saved(e, saved, bytes, ours, reterr);
+    if (!err && ret_exact)
+        *ret_exact = !memcmp(saved + AT_OPS, ours + AT_OPS, NAME_BYTES) &&
+                     !memcmp(saved + AT_DTYPE, ours + AT_DTYPE, sizeof(uint32_t));
+    return err;
+}
+
 int ssm_slot_restore(struct ssm_engine *e, struct ssm_slot slot, const void *buf, size_t bytes, bool *ret_exact,
                      char *reterr)
 {
     const uint8_t *saved = buf;
-    uint8_t ours[HEADER_BYTES];
     assert(live(e, slot));
     complete(e);
-    write_header(e, ours);
-    int err = check_saved(e, saved, bytes, ours, reterr);
+    int err = ssm_slot_check(e, saved, bytes, ret_exact, reterr);
     if (!err && (err = e->backend->restore(e->self, slot.index, saved + HEADER_BYTES)))
         ssm_fail(reterr, err, "the device refused the saved slot: %s", strerror(-err));
     if (!err && e->host_bytes)
         memcpy(host_at(e, slot), saved + e->slot_bytes - e->host_bytes, e->host_bytes);
-    if (!err && ret_exact)
-        *ret_exact = !memcmp(saved + AT_OPS, ours + AT_OPS, NAME_BYTES) &&
-                     !memcmp(saved + AT_DTYPE, ours + AT_DTYPE, sizeof(uint32_t));
     return err;
 }

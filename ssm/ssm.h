@@ -140,6 +140,8 @@ struct ssm_section {
 size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
 const struct ssm_section *ssm_slot_sections(const struct ssm_engine *engine, unsigned *ret_n);
 int ssm_slot_save(struct ssm_engine *engine, struct ssm_slot slot, void *buf); /* 0; -EIO: the device failed */
+/* What ssm_slot_restore() checks, without a slot. Any thread. */
+int ssm_slot_check(const struct ssm_engine *engine, const void *buf, size_t bytes, bool *ret_exact, char *reterr);
 /* Checks magic, version, model shape, size and checksum; -EBADMSG leaves the slot as it was. *ret_exact (may be
  * NULL) is false where the bytes were made by another op table: going on is then not bitwise. */
 int ssm_slot_restore(struct ssm_engine *engine, struct ssm_slot slot, const void *buf, size_t bytes, bool *ret_exact,

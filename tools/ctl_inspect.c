@@ -1,5 +1,5 @@
 /* ctl_inspect.c: `mambactl inspect`: what a model folder or an output file holds, for a person or as JSON. What PATH
- * is, is read from it: a folder is a model, a file that starts like HDF5 is that, any other is JSON lines. */
+ * is, is read from it: a folder is a model, a file that starts like HDF5 or a snapshot is that, any other is JSON lines. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 static const char usage[] = "usage: mambactl inspect PATH [--json]\n";
 static const char help[] =
     "Describes a model folder (sizes, heads, the sections of a stream's state), a file of JSON lines\n"
-    "(rows per family and stream) or an HDF5 file (its tables).\n"
+    "(rows per family and stream), an HDF5 file (its tables), or a snapshot (its streams).\n"
     "\n"
     "      --json              one JSON object\n"
     "      --help              print this text and end\n"
@@ -135,13 +135,30 @@ static void print_tables(const json_t *doc)
     }
 }
 
+static void print_snapshot(const json_t *doc)
+{
+    size_t i;
+    json_t *s;
+    printf("generation %lld of run %lld, made %s\n", (long long)integer(doc, "generation"), (long long)integer(doc, "run"),
+           json_is_true(json_object_get(doc, "clean")) ? "with nothing left to take" : "while running");
+    json_array_foreach(json_object_get(doc, "models"), i, s)
+        printf("  model %s, weights %s\n", text(s, "model"), text(s, "hash"));
+    json_array_foreach(json_object_get(doc, "streams"), i, s)
+        printf("  %-30s %-6s input %s, model %s, %lld channels of %lld bytes, epoch %lld, %lld rows, next %lld\n",
+               text(s, "stream"), text(s, "state"), text(s, "input"), text(s, "model"), (long long)integer(s, "channels"),
+               (long long)integer(s, "slot_bytes"), (long long)integer(s, "epoch"), (long long)integer(s, "rows"),
+               (long long)integer(s, "next_seq"));
+    json_array_foreach(json_object_get(doc, "outputs"), i, s)
+        printf("  output %s\n", json_string_value(s));
+}
+
 /* ----------------------------------------------------------------------------------------------------------- */
 
-static bool starts_like_hdf5(const char *path)
+static bool starts_like(const char *path, const char *magic)
 {
     char head[8];
     FILE *f = fopen(path, "re");
-    bool yes = f && fread(head, 1, sizeof head, f) == sizeof head && !memcmp(head, "\211HDF\r\n\032\n", sizeof head);
+    bool yes = f && fread(head, 1, sizeof head, f) == sizeof head && !memcmp(head, magic, sizeof head);
     if (f)
         fclose(f);
     return yes;
@@ -158,9 +175,13 @@ static int look(const char *path, json_t **ret, void (**ret_print)(const json_t 
         *ret_print = print_model;
         return inspect_model(path, ret, why);
     }
-    if (starts_like_hdf5(path)) {
+    if (starts_like(path, "\211HDF\r\n\032\n")) {
         *ret_print = print_tables;
         return inspect_hdf5(path, ret, why);
+    }
+    if (starts_like(path, "mambadG\n")) {
+        *ret_print = print_snapshot;
+        return inspect_snapshot(path, ret, why);
     }
     *ret_print = print_messages;
     return inspect_lines(path, ret, why);

@@ -5,6 +5,8 @@
 
 #include <jansson.h>
 
+#include "ssm/ssm.h"
+
 /* {"kind": "model", "name", "type", …, "slot": {"bytes", "sections": [{"name", "bytes"}]}, "ops": {…}}; 78 for a bad
  * folder. */
 int inspect_model(const char *dir, json_t **ret, char *why);
@@ -15,5 +17,9 @@ int inspect_lines(const char *path, json_t **ret, char *why);
 
 /* {"kind": "tables", "tables": [{"path", "shape", "type", "fields"}]}; 65, or 69 in a build without HDF5. */
 int inspect_hdf5(const char *path, json_t **ret, char *why);
+
+/* {"kind": "snapshot", "run", "generation", "clean", "models", "streams": [{"stream", "state", "input", "model", …}],
+ * "outputs"}: one of a state folder, or one stream's state; 65, 74. */
+int inspect_snapshot(const char *path, json_t **ret, char *why);
 
 #endif

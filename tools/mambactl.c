@@ -8,14 +8,15 @@
 
 struct command {
     const char *name;
-    int (*run)(int argc, char **argv); /* NULL: not in this version */
+    int (*run)(int argc, char **argv);
     const char *help;
 };
 
 static const struct command commands[] = {
     {"status", ctl_status, "a running daemon's models, inputs, outputs and counters"},
     {"streams", ctl_streams, "a running daemon's streams"},
-    {"snapshot", ctl_snapshot, "have a running daemon write a snapshot"},
+    {"snapshot", ctl_snapshot, "have a running daemon write a snapshot, or one stream's state to a file"},
+    {"restore", ctl_restore, "give a running daemon a stream's state from a file"},
     {"reset", ctl_reset, "have streams of a running daemon begin anew"},
     {"reload", ctl_reload, "have a running daemon read its configuration again"},
     {"drain", ctl_drain, "have a running daemon write everything and end"},
@@ -27,7 +28,6 @@ static const struct command commands[] = {
     {"bench", ctl_bench, "measure the engine and the daemon"},
     {"generate", ctl_generate, "have a byte model go on with a text"},
     {"eval", ctl_eval, "how good a model's forecasts, anomaly scores or byte predictions are on files"},
-    {"restore", NULL, ""},
     {NULL, NULL, NULL},
 };
 
@@ -41,13 +41,8 @@ static void print_help(void)
     print_usage(stdout);
     fputs("\nCommands (mambactl COMMAND --help says more):\n", stdout);
     for (const struct command *c = commands; c->name; c++)
-        if (c->run)
-            printf("  %-9s %s\n", c->name, c->help);
-    fputs("\nNot in this version:", stdout);
-    for (const struct command *c = commands; c->name; c++)
-        if (!c->run)
-            printf(" %s", c->name);
-    fputs("\n\nExit codes: 0 done, 64 usage, 65 bad data, 66 no input, 69 unavailable, 70 bug, 74 input/output error,\n"
+        printf("  %-9s %s\n", c->name, c->help);
+    fputs("\nExit codes: 0 done, 64 usage, 65 bad data, 66 no input, 69 unavailable, 70 bug, 74 input/output error,\n"
           "78 wrong configuration or model folder.\n",
           stdout);
 }
@@ -69,14 +64,9 @@ int main(int argc, char **argv)
         print_help();
         return EX_OK;
     }
-    for (const struct command *c = commands; c->name; c++) {
-        if (strcmp(c->name, name))
-            continue;
-        if (c->run)
+    for (const struct command *c = commands; c->name; c++)
+        if (strcmp(c->name, name) == 0)
             return c->run(argc - 1, argv + 1);
-        fprintf(stderr, "mambactl: not in this version: %s\n", name);
-        return EX_USAGE;
-    }
     fprintf(stderr, "mambactl: unknown command '%s'\n", name);
     print_usage(stderr);
     return EX_USAGE;

@@ -6,6 +6,7 @@
 int ctl_status(int argc, char **argv);
 int ctl_streams(int argc, char **argv);
 int ctl_snapshot(int argc, char **argv);
+int ctl_restore(int argc, char **argv);
 int ctl_reset(int argc, char **argv);
 int ctl_reload(int argc, char **argv);
 int ctl_drain(int argc, char **argv);

@@ -31,7 +31,7 @@ class CommandLine(Case):
         for args, text in (([], "usage: mambactl"), (["frob"], "unknown command 'frob'"),
                            (["status", "--frob"], "usage: mambactl status"), (["streams", "a", "b"], "unexpected argument b"),
                            (["streams", "--limit", "0"], "--limit: '0' is not"), (["status", "--timeout", "x"], "--timeout: 'x' is not a duration"),
-                           (["restore"], "not in this version: restore"), (["reset"], "usage: mambactl reset"), (["generate"], "usage: mambactl generate")):
+                           (["restore"], "usage: mambactl restore"), (["reset"], "usage: mambactl reset"), (["generate"], "usage: mambactl generate")):
             with self.subTest(args):
                 self.check(run(MAMBACTL, *args), 64, text)
 

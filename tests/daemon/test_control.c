@@ -14,6 +14,7 @@
 
 #include "daemon/control.h"
 #include "daemon/reload.h"
+#include "daemon/transfer.h"
 
 /* ---- the daemon that stands behind it --------------------------------------------------------------------------- */
 
@@ -63,6 +64,33 @@ uint64_t md_daemon_reset(struct md_daemon *d, const char *glob)
     snprintf(d->glob, sizeof d->glob, "%s", glob);
     pthread_mutex_unlock(&d->lock);
     return 5;
+}
+
+static const uint8_t state_bytes[] = {0, 1, 2, 3, 255};
+
+int md_daemon_export(struct md_daemon *d, const char *id, void **ret, size_t *ret_bytes, char *reterr)
+{
+    pthread_mutex_lock(&d->lock);
+    d->calls++;
+    snprintf(d->glob, sizeof d->glob, "%s", id);
+    pthread_mutex_unlock(&d->lock);
+    *ret = malloc(sizeof state_bytes);
+    memcpy(*ret, state_bytes, sizeof state_bytes);
+    *ret_bytes = sizeof state_bytes;
+    return 0;
+}
+
+int md_daemon_import(struct md_daemon *d, const void *bytes, size_t n, const struct md_import *how, char *ret_id,
+                     bool *ret_exact, char *reterr)
+{
+    bool same = n == sizeof state_bytes && !memcmp(bytes, state_bytes, n) && how->renumber && !how->input;
+
+    pthread_mutex_lock(&d->lock);
+    d->calls++;
+    pthread_mutex_unlock(&d->lock);
+    snprintf(ret_id, IO_ID_MAX + 1, "%s", how->as);
+    *ret_exact = same;
+    return 0;
 }
 
 void md_daemon_ask_drain(struct md_daemon *d)
@@ -200,6 +228,22 @@ static void snapshot_has_a_number(void **state)
     json_decref(reply);
 }
 
+/* Bytes are base64 both ways. */
+static void a_state_travels(void **state)
+{
+    static const char *const restore = "{\"command\":\"restore\",\"state\":\"AAECA/8=\",\"as\":\"b\",\"renumber\":true}";
+    struct fixture *f = *state;
+    json_t *reply = ask(f, "{\"command\":\"snapshot\",\"stream\":\"a\"}", 35);
+
+    assert_string_equal(json_string_value(json_object_get(reply, "state")), "AAECA/8=");
+    check_calls(&f->daemon, 1, "a", 0);
+    json_decref(reply);
+    reply = ask(f, restore, strlen(restore));
+    assert_string_equal(json_string_value(json_object_get(reply, "stream")), "b");
+    assert_true(json_is_true(json_object_get(reply, "exact")));
+    json_decref(reply);
+}
+
 static void reload_and_drain_are_asked_for(void **state)
 {
     struct fixture *f = *state;
@@ -270,7 +314,16 @@ static void hostile_requests_touch_nothing(void **state)
         "{\"command\":\"streams\",\"limit\":1.5}",
         "{\"command\":\"streams\",\"limit\":99999999999999999999}",
         "{\"command\":\"streams\",\"limit\":-1}",
-        "{\"command\":\"snapshot\",\"stream\":\"a\"}",
+        "{\"command\":\"snapshot\",\"stream\":3}",
+        "{\"command\":\"snapshot\",\"stream\":\"a\",\"file\":\"/tmp/x\"}",
+        "{\"command\":\"restore\"}",
+        "{\"command\":\"restore\",\"file\":\"/tmp/x\"}",
+        "{\"command\":\"restore\",\"state\":\"\"}",
+        "{\"command\":\"restore\",\"state\":\"AAE\"}",
+        "{\"command\":\"restore\",\"state\":\"A=EC\"}",
+        "{\"command\":\"restore\",\"state\":\"AA*C\"}",
+        "{\"command\":\"restore\",\"state\":\"AAEC\",\"as\":1}",
+        "{\"command\":\"restore\",\"state\":\"AAEC\",\"renumber\":1}",
         "{\"command\":"
         "\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
         "\u00e9\u00e9\"}",
@@ -400,6 +453,7 @@ int main(void)
         TEST(status_is_the_daemons),
         TEST(streams_pass_glob_and_limit),
         TEST(snapshot_has_a_number),
+        TEST(a_state_travels),
         TEST(reset_passes_a_glob),
         TEST(reload_and_drain_are_asked_for),
         TEST(dealer_is_answered),

@@ -1,0 +1,269 @@
+#!/usr/bin/python3
+"""One stream's state out of a real mambad and into another: moved, forked, begun with, refused.
+test_transfer.py MAMBAD MAMBACTL"""
+import json
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import unittest
+
+import zmq
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import signal_model  # noqa: E402
+from cases import MAMBACTL, MAMBAD, PATIENCE, Case, run  # noqa: E402
+
+
+class Daemon:
+    """One of several, with all that is its own in DIR/NAME."""
+
+    def __init__(self, case, name, model=None, more="", keys=""):
+        self.case, self.dir = case, case.path(name)
+        if not os.path.exists(self.dir):
+            os.mkdir(self.dir)
+        self.control, self.out = self.dir + "/control", self.dir + "/out.jsonl"
+        with open(self.dir + "/c.yaml", "w", encoding="utf-8") as f:
+            f.write(f"models: {{m: {{path: {model or case.model}, threads: 1, slots: 64{keys}}}}}\n"
+                    f"inputs: {{z: {{type: zmq, pattern: pull, bind: 'ipc://{self.dir}/z', rate: 100}}}}\n"
+                    f"outputs: {{o: {{type: jsonl, path: {self.out}}}}}\n"
+                    f"server: {{control: 'ipc://{self.control}'}}\n{more.replace('DIR', self.dir)}\n")
+        with open(self.dir + "/log", "a", encoding="utf-8") as log:
+            self.process = subprocess.Popen([MAMBAD, "-c", self.dir + "/c.yaml"], stdin=subprocess.DEVNULL, stderr=log)
+        case.addCleanup(self.kill)
+        self.wait(lambda: self.ctl("status").returncode == 0)
+        self.socket = case.context.socket(zmq.PUSH)
+        self.socket.linger = 0
+        case.addCleanup(self.socket.close)
+        self.socket.connect(f"ipc://{self.dir}/z")
+
+    def kill(self):
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(PATIENCE)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.case.assertEqual(self.process.wait(PATIENCE), 0, self.said())
+
+    def said(self):
+        with open(self.dir + "/log", encoding="utf-8") as f:
+            return f.read()
+
+    def wait(self, condition):
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            self.case.assertIsNone(self.process.poll(), self.said())
+            self.case.assertLess(time.monotonic(), deadline, self.said())
+            time.sleep(0.02)
+
+    def ctl(self, command, *args):
+        return run(MAMBACTL, command, *args, "--control", self.control)
+
+    def streams(self):
+        return {s["stream"]: s for s in json.loads(self.ctl("streams", "--json").stdout)}
+
+    def push(self, stream, rows, seq=None, flags=None):
+        """Rows of two channels, in messages of odd sizes; returns when all have been taken."""
+        before = self.streams().get(stream, {}).get("rows", 0)
+        for at in range(0, len(rows), 37):
+            part = rows[at:at + 37]
+            header = {"stream": stream, "dtype": "float32", "shape": [len(part), 2]}
+            if seq is not None:
+                header["seq"] = seq + at
+            if flags and (at + 37 >= len(rows) if "end" in flags else at == 0):
+                header["flags"] = flags
+            self.socket.send_json(header, zmq.SNDMORE)
+            self.socket.send(b"".join(struct.pack("<2f", *r) for r in part))
+        self.wait(lambda: self.streams().get(stream, {}).get("rows", 0) >= before + len(rows))
+
+    def lines(self, stream):
+        with open(self.out, encoding="utf-8") as f:
+            return [m for m in map(json.loads, f) if m.get("stream") == stream]
+
+    def rows(self, stream):
+        """What was published of a stream, row by row, without its id."""
+        rows = {}
+        for m in self.lines(stream):
+            family = m["topic"].split("/")[0]
+            for i, row in enumerate(m["data"] if family != "event" else ()):
+                self.case.assertNotIn("exact", m)
+                rows.setdefault(family, []).append((m["epoch"], m["seq"] + i * m["stride"], m["out_seq"] + i, m["warmup"], row))
+        return rows
+
+    def events(self, stream):
+        return [m["event"] for m in self.lines(stream) if "event" in m]
+
+
+class Transfer(Case):
+    def setUp(self):
+        super().setUp()
+        self.context = zmq.Context()
+        self.addCleanup(self.context.destroy, 0)
+        chance = random.Random(5)
+        self.data = [(chance.gauss(1, 2), chance.gauss(-3, 1)) for _ in range(1200)]
+
+    def daemon(self, name, **more):
+        return Daemon(self, name, **more)
+
+    def whole(self):
+        """An undisturbed run over all of the data."""
+        d = self.daemon("whole")
+        d.push("s", self.data)
+        d.stop()
+        return d.rows("s")
+
+    def save(self, d, stream="s", name="state"):
+        path = self.path(name)
+        self.check(d.ctl("snapshot", "--stream", stream, "-o", path), 0, path)
+        self.assertFalse(os.path.exists(path + ".part"))
+        return path
+
+    def joined(self, a, b):
+        return {family: a.get(family, []) + b.get(family, []) for family in set(a) | set(b)}
+
+    def test_moved_and_forked(self):
+        """Half here, half there: the rows are those of a run that nothing disturbed, by every way that the state can go."""
+        whole, half = self.whole(), 599  # inside a patch
+        a = self.daemon("a", more="state: {dir: DIR/state}")
+        a.push("s", self.data[:half])
+        a.push("other", self.data[100:300])
+        state = self.save(a)
+        a.stop()
+        first = a.rows("s")
+        b = self.daemon("b")
+        self.check(b.ctl("restore", state), 0, "s waits for its source")
+        self.check(b.ctl("restore", state, "--as", "fork/ä"), 0, "fork/ä waits")
+        self.assertEqual({s: v["state"] for s, v in b.streams().items()}, {"s": "ended", "fork/ä": "ended"})
+        snapshot, = (p for p in os.listdir(a.dir + "/state") if p.endswith("2"))
+        folder = os.path.join(a.dir, "state", snapshot)
+        self.check(b.ctl("restore", folder), 64, "holds several streams")
+        self.check(b.ctl("restore", folder, "--stream", "nobody"), 66, "holds no stream nobody")
+        self.check(b.ctl("restore", folder, "--stream", "s", "--as", "third"), 0, "third waits")
+        b.push("other", self.data[:50])
+        for stream in ("s", "fork/ä", "third"):
+            b.push(stream, self.data[half:])
+        self.check(b.ctl("restore", state), 69, "s: is live")
+        b.stop()
+        for stream in ("s", "fork/ä", "third"):
+            with self.subTest(stream):
+                self.assertEqual(self.joined(first, b.rows(stream)), whole)
+                self.assertEqual(b.events(stream)[0], "restore")
+
+    def test_while_rows_come(self):
+        """A busy stream is copied between two batches, and does not notice."""
+        a, b = self.daemon("a"), self.daemon("b")
+        header = {"stream": "s", "dtype": "float32", "shape": [1, 2]}
+        whole, states = self.whole(), []
+        for i, row in enumerate(self.data):
+            a.socket.send_json(header, zmq.SNDMORE)
+            a.socket.send(struct.pack("<2f", *row))
+            if i % 300 == 150:
+                a.wait(lambda: "s" in a.streams() and a.streams()["s"]["rows"] > 0)
+                states.append(self.save(a, name=f"state-{i}"))
+        a.wait(lambda: a.streams()["s"]["rows"] == len(self.data))
+        a.stop()
+        self.assertEqual(a.rows("s"), whole)
+        for n, state in enumerate(states):
+            doc = json.loads(run(MAMBACTL, "inspect", state, "--json").stdout)
+            at, numbers = doc["streams"][0]["next_seq"], doc["streams"][0]["out_seq"]
+            self.check(b.ctl("restore", state, "--as", f"s{n}"), 0)
+            b.push(f"s{n}", self.data[at:])
+            b.wait(lambda: len(b.rows(f"s{n}").get("anomaly", ())) + numbers["anomaly"] == len(whole["anomaly"]))
+            for family, rows in b.rows(f"s{n}").items():
+                self.assertEqual(rows, whole[family][numbers[family]:])
+
+    def test_again_after_a_restart(self):
+        """A state that was put in and has not begun is in the next snapshot."""
+        whole = self.whole()
+        a = self.daemon("a")
+        a.push("s", self.data[:500])
+        state = self.save(a)
+        a.stop()
+        b = self.daemon("b", more="state: {dir: DIR/state}")
+        self.check(b.ctl("restore", state), 0)
+        b.stop()
+        b = self.daemon("b", more="state: {dir: DIR/state}")
+        b.push("s", self.data[500:])
+        b.stop()
+        self.assertEqual(self.joined(a.rows("s"), b.rows("s")), whole)
+
+    def test_a_state_to_begin_with(self):
+        """--renumber: the sender's numbers stand; the values are those of the stream that went on."""
+        whole, d = self.whole(), self.daemon("d")
+        d.push("s", self.data[:600])
+        state = self.save(d)
+        self.check(d.ctl("restore", state, "--as", "new", "--renumber"), 0)
+        d.push("new", self.data[600:], seq=0)
+        d.stop()
+        self.assertEqual(d.events("new")[0], "restore")
+        for family, rows in d.rows("new").items():
+            self.assertEqual([r[3:] for r in rows], [r[3:] for r in whole[family][-len(rows):]])
+            self.assertEqual([r[2] for r in rows], list(range(len(rows))))
+        self.assertEqual(d.rows("new")["embedding"][0][1], 0)
+
+    def test_ended(self):
+        """Of an ended stream the numbers go: the next rows begin the next epoch. A remembered one is replaced."""
+        d = self.daemon("d")
+        d.push("s", self.data[:100])
+        live = self.save(d, name="live")
+        d.push("s", self.data[100:200], flags=["end"])
+        d.wait(lambda: d.streams()["s"]["state"] == "ended")
+        ended = self.save(d, name="ended")
+        self.check(run(MAMBACTL, "inspect", ended), 0, "ended")
+        self.check(d.ctl("restore", ended, "--as", "t"), 0)
+        d.push("t", self.data[:100])
+        self.assertEqual({(m["epoch"], m["topic"].split("/")[0]) for m in d.lines("t")} - {(1, "event")},
+                         {(1, "anomaly"), (1, "embedding"), (1, "prediction")})
+        self.check(d.ctl("restore", live), 0)
+        d.push("s", self.data[100:140])
+        self.assertEqual([e for e in d.events("s") if "anomaly" not in e], ["start", "end", "restore"])
+
+    def test_refusals(self):
+        d = self.daemon("d")
+        d.push("s", self.data[:100])
+        state = self.save(d)
+        with open(state, "rb") as f:
+            good = f.read()
+        self.check(d.ctl("snapshot", "--stream", "nobody", "-o", self.path("x")), 69, "nobody: no such stream")
+        self.check(d.ctl("snapshot", "--stream", "s", "-o", self.path("no/x")), 74, "no/x")
+        self.check(d.ctl("snapshot", "--stream", "s"), 64, "usage")
+        self.check(d.ctl("snapshot", "-o", "x"), 64, "usage")
+        self.check(d.ctl("restore"), 64, "usage")
+        self.check(d.ctl("restore", self.path("nothing")), 66, "nothing")
+        self.check(d.ctl("restore", self.path("text", "no state")), 65, "not a snapshot")
+        self.check(d.ctl("restore", self.path("short", good[:-8])), 65, "not of the size that it says")
+        self.check(d.ctl("restore", self.path("torn", good[:2000] + b"x" + good[2001:])), 65, "damaged (checksum)")
+        self.check(d.ctl("restore", state), 69, "s: is live")
+        self.check(d.ctl("restore", state, "--as", "a\nb"), 69, "not a valid id")
+        self.check(d.ctl("restore", state, "--as", "t", "--input", "y"), 69, "t: no input 'y' here")
+        weights = bytearray(signal_model.safetensors())
+        weights[-1] ^= 1
+        e = self.daemon("e", model=signal_model.write(self.path("model"), weights=bytes(weights)))
+        self.check(e.ctl("restore", state), 69, "s: the state is of another model, or of other weights")
+        self.assertEqual(e.streams(), {})
+        self.check(run(MAMBACTL, "inspect", state), 0, "model m, weights", "s ", "live", "2 channels")
+        self.check(run(MAMBACTL, "inspect", self.path("torn")), 65, "damaged (checksum)")
+
+    def test_another_op_table(self):
+        """Allowed, and said in every message, until the state is reset."""
+        a = self.daemon("a", keys=", weights: fp32")
+        a.push("s", self.data[:400])
+        state = self.save(a)
+        b = self.daemon("b", keys=", weights: bf16")
+        self.check(b.ctl("restore", state), 0, "not exact")
+        b.push("s", self.data[400:500])
+        again = self.save(b, name="again")
+        self.check(b.ctl("restore", again, "--as", "t"), 0, "not exact")
+        b.push("s", self.data[500:600], flags=["reset"])
+        b.stop()
+        lines = b.lines("s")
+        self.assertEqual({m.get("exact") for m in lines if m["epoch"] == 0}, {False})
+        self.assertEqual({m.get("exact") for m in lines if m["epoch"] == 1 and "event" not in m}, {None})
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=2)
