@@ -397,7 +397,8 @@ static bool drop_first(struct md_scheduler *sch, struct md_batch *b, struct io_s
         c->mark = md_row_mark(block, block->n - 1);
     }
     if (end && c->held) { /* what waits comes before the end */
-        block->n = block->lost = 0;
+        block->n = 0;
+        block->lost = block->over = 0;
         md_reorder_release(sch, s, true);
         return false;
     }

@@ -508,12 +508,19 @@ static bool finished_within(const struct md_daemon *d, int64_t ns)
     return atomic_load(&d->publisher.finished) || (ns >= 0 && ppoll(&p, 1, &t, NULL) == 1);
 }
 
+static bool tell_lost(struct io_stream *s, void *arg)
+{
+    md_inbox_tell_lost(s->inbox, s);
+    return true;
+}
+
 /* 0: all that was queued is out; 1: some of it was given up; −1: threads hang in an output. */
 static int drain(struct md_daemon *d, int64_t deadline)
 {
     for (unsigned i = 0; i < d->n_feeders; i++)
         if (!md_feeder_mute(&d->feeders[i], md_add_sat(deadline, grace_ns)))
             return -1;
+    md_registry_each(&d->registry, tell_lost, NULL);
     drain_engines(d);
     if (finished_within(d, deadline - md_now_ns()))
         return 0;

@@ -86,9 +86,9 @@ static void make_ready(struct md_inbox *in, struct io_stream *s)
         wake_engine(in);
 }
 
-static void count_dropped(struct io_stream *s, uint32_t rows)
+static void count_dropped(struct io_stream *s, enum io_reason why, uint64_t rows)
 {
-    md_add(&s->input->counters.discarded[IO_R_QUEUE_FULL], (uint64_t)rows * s->channels);
+    md_add(&s->input->counters.discarded[why], rows * s->channels);
     md_add(&s->seen.discarded, rows);
 }
 
@@ -97,17 +97,22 @@ static struct io_block *drop_oldest(struct io_stream *s, uint32_t over)
 {
     struct md_queue *q = &s->queue;
     struct io_block *dropped = NULL, *b, **at = &q->head, *last = NULL;
-    uint32_t lost = 0, flags = 0, gone = 0;
+    uint32_t flags = 0, gone = 0;
+    int64_t lost = 0, limited = 0;
 
     while ((b = *at) && gone < over) {
         bool stays = b->n == 0 || b->flags & IO_END;
-        lost = (b->flags & IO_START ? 0 : lost) + b->lost + b->n;
+        if (b->flags & IO_START)
+            lost = limited = 0;
+        lost += b->lost + b->n;
+        limited += b->over;
         flags |= b->flags & flags_kept;
         gone += b->n;
         if (stays) {
             b->n = 0;
             b->lost = lost;
-            lost = flags = 0;
+            b->over = limited;
+            lost = limited = flags = 0;
             last = b;
             at = &b->next;
         } else {
@@ -119,14 +124,25 @@ static struct io_block *drop_oldest(struct io_stream *s, uint32_t over)
     q->rows -= gone;
     if (b) {
         b->lost += lost;
+        b->over += limited;
         b->flags |= flags;
     } else {
         q->tail = last;
         q->lost += lost;
+        q->over += limited;
         q->flags |= flags;
     }
-    count_dropped(s, gone);
+    count_dropped(s, IO_R_QUEUE_FULL, gone);
     return dropped;
+}
+
+/* Rows that never get into the queue. */
+static void lose(struct md_queue *q, uint32_t rows, uint32_t flags)
+{
+    if (flags & IO_START)
+        q->lost = q->over = 0; /* those of before have no numbers in what begins */
+    q->lost += rows;
+    q->flags |= flags & flags_kept;
 }
 
 /* Makes room by the input's policy. 0: append b; 1: b itself is dropped; −EAGAIN. *ret_dropped goes back to the pool.
@@ -149,9 +165,8 @@ static int make_room(struct md_inbox *in, struct io_stream *s, struct io_block *
         *ret_dropped = drop_oldest(s, (uint32_t)((uint64_t)q->rows + b->n - conf->queue));
         return 0;
     }
-    count_dropped(s, b->n);
-    q->lost = (b->flags & IO_START ? 0 : q->lost) + b->n;
-    q->flags |= b->flags & flags_kept;
+    count_dropped(s, IO_R_QUEUE_FULL, b->n);
+    lose(q, b->n, b->flags);
     if (!(b->flags & IO_END))
         return 1;
     b->n = 0;
@@ -162,8 +177,10 @@ static void append(struct md_queue *q, struct io_block *b)
 {
     b->next = NULL;
     b->lost += q->lost;
+    b->over += q->over;
     b->flags |= q->flags;
-    q->lost = q->flags = 0;
+    q->lost = q->over = 0;
+    q->flags = 0;
     if (q->tail)
         q->tail->next = b;
     else
@@ -202,8 +219,19 @@ int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b)
     return 0;
 }
 
-/* Rows that were dropped last stand before no block: an empty one tells of them. */
-static void tell_lost(struct md_inbox *in, struct io_stream *s)
+void md_inbox_drop(struct md_inbox *in, struct io_stream *s, uint32_t rows, uint32_t flags)
+{
+    pthread_mutex_lock(&in->lock);
+    count_dropped(s, IO_R_LIMIT, rows);
+    if (s->queue.live) {
+        lose(&s->queue, rows, flags);
+        s->queue.over += rows;
+    }
+    pthread_mutex_unlock(&in->lock);
+    md_bump(&s->input->counters.samples, (uint64_t)rows * s->channels);
+}
+
+void md_inbox_tell_lost(struct md_inbox *in, struct io_stream *s)
 {
     struct io_block *b;
     bool lost;
@@ -225,7 +253,7 @@ void md_inbox_end(struct md_inbox *in, struct io_stream *s)
 {
     struct md_queue *q = &s->queue;
 
-    tell_lost(in, s);
+    md_inbox_tell_lost(in, s);
     pthread_mutex_lock(&in->lock);
     q->held = false;
     if (q->live && q->tail)

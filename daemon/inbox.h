@@ -28,6 +28,10 @@ void md_inbox_done(struct md_inbox *in);
 int md_inbox_enter(struct md_inbox *in, struct io_stream *s);
 /* 0: taken or dropped by policy; −EAGAIN: full, the caller keeps the block; −ESTALE: the stream is not live. */
 int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);
+/* Rows that the input's limit turned away. The flags pass to the stream's next block. */
+void md_inbox_drop(struct md_inbox *in, struct io_stream *s, uint32_t rows, uint32_t flags);
+/* Rows that were dropped last stand before no block: an empty one tells of them. Also once no source pushes any more. */
+void md_inbox_tell_lost(struct md_inbox *in, struct io_stream *s);
 void md_inbox_end(struct md_inbox *in, struct io_stream *s);
 
 /* Engine side. Waits until a batch is worth while: `full` streams ready, the oldest ready for max_delay_ns, all live

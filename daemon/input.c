@@ -58,11 +58,20 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
 
     md_bump(&in->counters.errors[why], 1);
     md_add(&in->counters.discarded[why], samples);
-    if (why == IO_R_RATE && id) /* rows without numbers of their own leave no hole that would show */
+    if ((why == IO_R_RATE || why == IO_R_SIZE) && id) /* rows without numbers of their own leave no hole that would show */
         announce(in, why, id);
     if (why == IO_R_FILE)
         atomic_compare_exchange_strong(in->code, &(int){0}, EX_DATAERR);
     say(in, why, id, text);
+}
+
+static void host_drop(void *self, struct io_stream *s, uint64_t rows, uint32_t flags)
+{
+    struct md_input *in = self;
+
+    md_bump(&in->counters.errors[IO_R_LIMIT], 1);
+    md_inbox_drop(s->inbox, s, (uint32_t)rows, flags);
+    say(in, IO_R_LIMIT, s->id, "more than the input takes a second");
 }
 
 static void host_announce(void *self, enum io_reason why, const char *id)
@@ -288,6 +297,7 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .model_rate = in->info->rate,
         .bytes = in->info->bytes,
         .input = in->conf->id,
+        .blocks = in->conf->when_full == MD_BLOCK,
         .door = md_door_open(&in->door, in->conf->id),
         .stream = host_stream,
         .push = host_push,
@@ -297,6 +307,7 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .recall = host_recall,
         .answered = host_answered,
         .discard = host_discard,
+        .drop = host_drop,
         .announce = host_announce,
         .note = host_note,
         .received = host_received,

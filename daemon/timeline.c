@@ -283,7 +283,8 @@ static bool judge_flags(struct md_timeline *t, struct io_block *b, bool fresh, s
     return live;
 }
 
-/* What is said of the block as a whole: flags, its number, rows that our own queue lost before it. */
+/* What is said of the block as a whole: flags, its number, rows that were dropped here before it: where it was for
+ * both reasons, their numbers are shared out as if it had been one after the other. */
 static bool judge_block(struct md_timeline *t, const struct md_time_rules *r, struct io_block *b, bool fresh,
                         struct md_verdict *v)
 {
@@ -297,13 +298,15 @@ static bool judge_block(struct md_timeline *t, const struct md_time_rules *r, st
     if (!sane || !numbers_sane(b)) {
         discard(v, IO_R_MALFORMED, b->n);
         v->from = v->to = IO_SEQ_NONE;
-        b->lost = 0;
+        b->lost = b->over = 0;
         b->flags &= ~(uint32_t)(IO_START | IO_RESET);
         return true;
     }
     if (b->lost > 0) {
-        announce(v, "drop", "queue_full", b->seq - b->lost, b->seq - 1);
-        b->lost = 0;
+        int64_t n = b->over > 0 ? b->over : b->lost, from = b->seq - b->lost;
+        announce(v, "drop", b->over > 0 ? "limit" : "queue_full", from, from + n - 1);
+        b->lost -= n;
+        b->over = 0;
         b->flags |= MD_NO_WAIT;
         return true;
     }
@@ -369,8 +372,10 @@ void md_timeline_next(struct md_timeline *t, const struct md_time_rules *r, stru
         return;
     }
     ret->kind = MD_DONE;
-    if (b->n == 0 && b->flags & MD_NO_WAIT && b->seq > t->next)
-        t->next = b->seq; /* nothing came after rows that were dropped: they keep their numbers */
+    if (b->n == 0 && b->flags & MD_NO_WAIT && b->seq > t->next) { /* nothing came after rows that were dropped: */
+        t->owed = r->irregular || t->rows == 0 ? t->owed : md_add_sat(t->owed, b->seq - t->next);
+        t->next = b->seq; /* they keep their numbers */
+    }
 }
 
 static void take_times(struct md_timeline *t, const int64_t *times, uint32_t n, int64_t *dt)

@@ -151,6 +151,8 @@ const char *io_reason_name(enum io_reason r)
         [IO_R_RESET] = "reset",
         [IO_R_FILE] = "file",
         [IO_R_MEMORY] = "memory",
+        [IO_R_SIZE] = "size",
+        [IO_R_LIMIT] = "limit",
         [IO_R_AHEAD] = "ahead",
     };
     return names[r];

@@ -68,6 +68,8 @@ enum io_reason {
     IO_R_NAN, IO_R_LATE, IO_R_DUPLICATE, IO_R_CLOCK, IO_R_GAP, IO_R_TAIL, IO_R_RESET,
     IO_R_FILE,       /* a file that cannot be opened or read on */
     IO_R_MEMORY,     /* block pool at its limit */
+    IO_R_SIZE,       /* a frame or header longer than it may be */
+    IO_R_LIMIT,      /* more than the input takes a second */
     IO_R_AHEAD,      /* beyond missing rows that the sender is asked for again; these come again too */
     IO_R_COUNT
 };
@@ -116,6 +118,7 @@ struct io_host {
     double model_rate;     /* Hz the input's model takes; 0: any */
     bool bytes;            /* the model takes bytes: blocks of IO_U8, one channel, as they come */
     const char *input;     /* the input's id */
+    bool blocks;           /* when_full: block */
     /* Finds the input's live stream of this id or starts it. -EEXIST: another live source has the id; -ENOSPC: no
      * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted, with desc->samples, and announced
      * by the daemon). */
@@ -129,6 +132,9 @@ struct io_host {
     void (*end)(void *self, struct io_stream *stream);
     /* Something was not taken. `id` may be NULL; `text` says it for a person (rate-limited log line). */
     void (*discard)(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text);
+    /* Rows of a stream that stream() has given are over the input's limit (IO_R_LIMIT). They keep their numbers and are
+     * told before the stream's next rows; the flags pass to those. */
+    void (*drop)(void *self, struct io_stream *stream, uint64_t rows, uint32_t flags);
     /* An event `error` under the id; some of many. For what was refused under the id of a live stream. */
     void (*announce)(void *self, enum io_reason why, const char *id);
     /* An event to be published on the stream: "gap", "restore", "error", … */

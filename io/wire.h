@@ -20,6 +20,8 @@ struct io_header {
     uint32_t flags;             /* IO_START … */
 };
 
+enum { IO_HEADER_MAX = 65536 }; /* bytes of its text that are looked at */
+
 /* Checks everything about the text: JSON syntax to the end, depth, types, ranges, UTF-8. Unknown keys are skipped. On
  * failure *ret_why says which and `out` is undefined. */
 int io_header_parse(const char *text, size_t len, struct io_header *out, enum io_reason *ret_why, const char **ret_text);

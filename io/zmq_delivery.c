@@ -189,12 +189,17 @@ int io_zmq_read(struct io_zmq_delivery *d)
     d->busy = false;
     d->row = 0;
     d->entry = NULL;
+    d->id[0] = '\0';
     if (io_zmq_message_read(m, &d->layout, &why, &text) || !fits_model(d, &why, &text)) {
         discard(d, why, NULL, samples_left(d), text);
         return -EBADMSG;
     }
     if (make_id(d)) {
         discard(d, IO_R_ID, NULL, samples_left(d), "topic or template give no valid id");
+        return -EBADMSG;
+    }
+    if (m->longest > d->max_frame) {
+        discard(d, IO_R_SIZE, d->id, samples_left(d), "a frame is longer than max_message");
         return -EBADMSG;
     }
     return 0;
@@ -218,6 +223,49 @@ void io_zmq_accept(struct io_zmq_delivery *d)
 {
     if (io_zmq_read(d) == 0 && (d->message.n || d->message.header.flags))
         io_zmq_admit(d, 0);
+}
+
+static void end_stream(struct io_zmq_delivery *d)
+{
+    d->host->end(d->host->self, d->entry->stream);
+    io_stream_cache_drop(&d->cache, d->entry);
+    d->entry = NULL;
+}
+
+/* What is resampled has no numbers before it is: its run ends at a hole. */
+static void interrupt(struct io_zmq_delivery *d, struct io_cached *e)
+{
+    bool ends = d->message.header.flags & IO_END;
+
+    d->message.header.flags |= IO_GAP;
+    d->message.n = 0;
+    if (ends)
+        io_zmq_admit(d, 0);
+    else
+        io_zmq_run_meet(e->extra, &d->message);
+}
+
+void io_zmq_turn_away(struct io_zmq_delivery *d)
+{
+    const struct io_zmq_message *m = &d->message;
+    const struct io_host *host = d->host;
+    struct io_cached *e;
+
+    if (io_zmq_read(d))
+        return;
+    e = io_stream_cache_find(&d->cache, d->id);
+    if (e && !e->extra && (e->channels == m->channels || m->n == 0)) {
+        host->drop(host->self, e->stream, m->n, m->header.flags & ~(uint32_t)IO_END);
+        d->entry = e;
+        if (m->header.flags & IO_END)
+            end_stream(d);
+        return;
+    }
+    discard(d, IO_R_LIMIT, d->id, samples_left(d), "more than the input takes a second");
+    if (e && e->extra)
+        interrupt(d, e);
+    else
+        host->announce(host->self, IO_R_LIMIT, d->id);
 }
 
 /* ---- from message to blocks ---- */
@@ -320,10 +368,7 @@ int io_zmq_deliver(struct io_zmq_delivery *d, int64_t now_ns)
     if (r)
         return r;
     d->busy = false;
-    if (d->message.header.flags & IO_END) {
-        d->host->end(d->host->self, d->entry->stream);
-        io_stream_cache_drop(&d->cache, d->entry);
-        d->entry = NULL;
-    }
+    if (d->message.header.flags & IO_END)
+        end_stream(d);
     return 0;
 }

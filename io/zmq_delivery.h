@@ -11,13 +11,14 @@ struct io_zmq_delivery {
     const struct io_common *common;
     const struct io_host *host;
     struct io_zmq_layout layout;
+    size_t max_frame; /* bytes */
     bool resent; /* what is not taken comes again, and so is not lost */
     struct io_zmq_plans plans;
     struct io_stream_cache cache;
     /* the message at hand; handed over piece by piece while `busy` */
     bool busy;
     struct io_zmq_message message;
-    char id[IO_ID_MAX + 1];
+    char id[IO_ID_MAX + 1];  /* "" where the message gives none */
     struct io_cached *entry; /* of its stream; NULL: none, or no more */
     double rate;             /* of its rows; 0: irregular or unknown */
     uint64_t row;            /* rows of it that are in blocks already */
@@ -32,7 +33,9 @@ void io_zmq_delivery_done(struct io_zmq_delivery *d); /* what is still at hand i
 
 /* Looks at the message just received into d->message; d->busy afterwards: io_zmq_deliver() is to be called. */
 void io_zmq_accept(struct io_zmq_delivery *d);
-/* The same in two steps: what the message says, with d->id; and its rows from `row` on to its stream. Negative errno:
+/* Instead: it is over the input's limit. Its rows go, counted; an end does not. */
+void io_zmq_turn_away(struct io_zmq_delivery *d);
+/* io_zmq_accept() in two steps: what the message says, with d->id; and its rows from `row` on to its stream. Negative errno:
  * refused, counted; d->why and d->text say it. */
 int io_zmq_read(struct io_zmq_delivery *d);
 int io_zmq_admit(struct io_zmq_delivery *d, uint64_t row);

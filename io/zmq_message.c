@@ -27,7 +27,7 @@ int io_zmq_message_receive(struct io_zmq_message *m, void *socket)
     zmq_msg_t *frame;
 
     m->n_frames = 0;
-    m->bytes = 0;
+    m->bytes = m->longest = 0;
     do {
         /* a sender of too many frames loses them into the last slot, and the message is refused by their number */
         frame = &m->frames[m->n_frames < IO_ZMQ_FRAMES ? m->n_frames : IO_ZMQ_FRAMES - 1];
@@ -37,6 +37,7 @@ int io_zmq_message_receive(struct io_zmq_message *m, void *socket)
         }
         m->n_frames++;
         m->bytes += zmq_msg_size(frame);
+        m->longest = zmq_msg_size(frame) > m->longest ? zmq_msg_size(frame) : m->longest;
     } while (zmq_msg_more(frame));
     return 0;
 }
@@ -96,6 +97,8 @@ static int read_array(struct io_zmq_message *m, enum io_reason *ret_why, const c
 
     if (m->n_frames > IO_ZMQ_FRAMES || m->n_frames < at + 2)
         return refuse(IO_R_MALFORMED, shape, ret_why, ret_text);
+    if (zmq_msg_size(&m->frames[at]) > IO_HEADER_MAX)
+        return refuse(IO_R_SIZE, "the header is longer than 64 KiB", ret_why, ret_text);
     if (at)
         read_topic(m);
     r = io_header_parse(zmq_msg_data(&m->frames[at]), zmq_msg_size(&m->frames[at]), &m->header, ret_why, ret_text);

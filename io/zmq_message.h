@@ -21,7 +21,7 @@ struct io_zmq_layout { /* the input's, fixed */
 struct io_zmq_message {
     zmq_msg_t frames[IO_ZMQ_FRAMES];
     unsigned n_frames; /* as received; those beyond IO_ZMQ_FRAMES are dropped */
-    size_t bytes;
+    size_t bytes, longest; /* of all frames; of one */
     /* filled in by io_zmq_message_read(); points into the frames */
     struct io_header header;
     char topic[IO_ID_MAX + 1]; /* less one trailing '/'; "" where there is none */

@@ -240,7 +240,7 @@ void io_zmq_router_accept(struct io_zmq_router *r, int64_t now_ns)
     bool known;
 
     if (io_zmq_read(d)) {
-        refuse(r, NULL);
+        refuse(r, d->id[0] ? d->id : NULL);
         return;
     }
     if (!sound(&d->message.header, d->message.n)) {

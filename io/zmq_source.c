@@ -12,12 +12,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/rate_limit.h"
 #include "io/stream_id.h"
 #include "io/zmq_endpoint.h"
 #include "io/zmq_router.h"
 
 enum { PULL, SUB, ROUTER };
 enum { TURN_MESSAGES = 256, MEMORY_RETRY_NS = 2000000 };
+enum { REFUSABLE = 8 }; /* libzmq hangs up at a longer frame, and tells nobody: up to so many times as long it is let in, and refused */
 
 struct conf {
     struct io_common common; /* first */
@@ -25,7 +27,7 @@ struct conf {
     struct io_zmq_ends ends;
     struct io_strings subscribe;
     bool topic, pass_tags;
-    int64_t channels, max_message;
+    int64_t channels, max_message, messages_per_second, rows_per_second;
 };
 
 static const char *const patterns[] = {"pull", "sub", "router", NULL};
@@ -45,8 +47,11 @@ static const struct io_option options[] = {
      AT(pass_tags), "false"},
     {"dtype", "raw, gnuradio: type of the samples", IO_OPT_ENUM, AT(dtype), "float32", .names = dtypes},
     {"channels", "raw, gnuradio: samples per row or item (default 1)", IO_OPT_INT, AT(channels), .min = 0, .max = 1024},
-    {"max_message", "a peer that sends a longer frame is disconnected", IO_OPT_SIZE, AT(max_message), "16MiB", .min = 1,
+    {"max_message", "bytes of a frame; longer ones are refused", IO_OPT_SIZE, AT(max_message), "16MiB", .min = 1,
      .max = 1 << 30},
+    {"messages_per_second", "no more than so many are taken, from all peers together", IO_OPT_INT,
+     AT(messages_per_second), .min = 1, .max = 1e9},
+    {"rows_per_second", "likewise", IO_OPT_INT, AT(rows_per_second), .min = 1, .max = 1e9},
     {0},
 };
 
@@ -56,6 +61,7 @@ struct source {
     struct io_zmq zmq;
     struct io_zmq_delivery delivery;
     struct io_zmq_router router; /* of its pattern; zeroed else */
+    struct io_rate_limit messages, rows;
 };
 
 static int bad(const char **ret_key, const char *key, char *reterr, const char *text)
@@ -100,7 +106,7 @@ static int check(const void *config, const char **ret_key, char *reterr)
 static int set_options(struct source *s, char *reterr)
 {
     int hwm = (int)s->conf->ends.hwm;
-    int64_t max = s->conf->max_message;
+    int64_t max = s->conf->max_message * REFUSABLE;
     int r = zmq_setsockopt(s->zmq.socket, ZMQ_RCVHWM, &hwm, sizeof hwm);
 
     if (s->conf->pattern == ROUTER) {
@@ -150,6 +156,9 @@ static int open_source(const void *config, const struct io_host *host, void **re
     s->delivery.host = host;
     s->delivery.layout = (struct io_zmq_layout){(enum io_zmq_format)c->format, (enum io_dtype)c->dtype,
                                                 c->channels ? (uint32_t)c->channels : 1, c->topic, c->pass_tags};
+    s->delivery.max_frame = (size_t)c->max_message;
+    s->messages.per_s = c->messages_per_second;
+    s->rows.per_s = c->rows_per_second;
     r = io_zmq_delivery_init(&s->delivery);
     if (r)
         snprintf(reterr, IO_ERR, "out of memory");
@@ -184,18 +193,33 @@ static bool readable(struct source *s)
     return zmq_getsockopt(s->zmq.socket, ZMQ_EVENTS, &events, &size) == 0 && events & ZMQ_POLLIN;
 }
 
+/* Over the limit: until this time nothing more is taken; INT64_MIN: it is not. */
+static int64_t shut_until(const struct source *s, int64_t now_ns)
+{
+    int64_t messages = io_rate_limit_opens(&s->messages), rows = io_rate_limit_opens(&s->rows);
+    int64_t opens = messages > rows ? messages : rows;
+
+    return opens > now_ns ? opens : INT64_MIN;
+}
+
 static int receive(struct source *s)
 {
     return s->conf->pattern == ROUTER ? io_zmq_router_receive(&s->router)
                                       : io_zmq_message_receive(&s->delivery.message, s->zmq.socket);
 }
 
-static void accept(struct source *s, int64_t now_ns)
+static void accept(struct source *s, bool over, int64_t now_ns)
 {
+    if (over) {
+        io_zmq_turn_away(&s->delivery);
+        return;
+    }
     if (s->conf->pattern == ROUTER)
         io_zmq_router_accept(&s->router, now_ns);
     else
         io_zmq_accept(&s->delivery);
+    io_rate_limit_take(&s->messages, 1, now_ns);
+    io_rate_limit_take(&s->rows, s->delivery.message.n, now_ns);
 }
 
 /* What is left of the message at hand. */
@@ -211,19 +235,26 @@ static enum io_turn turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
 {
     struct source *s = self;
     struct io_zmq_delivery *d = &s->delivery;
+    bool holds = s->conf->pattern == ROUTER || s->host->blocks; /* senders back, where the limit is reached */
     uint64_t messages = 0, bytes = 0;
-    bool more = true;
+    bool more = true, held = false;
 
     *ret_wake_ns = INT64_MAX;
     while (messages < TURN_MESSAGES && more) {
         if (!d->busy) {
+            int64_t shut = shut_until(s, now_ns);
+            held = holds && shut != INT64_MIN;
+            if (held) {
+                *ret_wake_ns = shut;
+                break;
+            }
             if (receive(s)) {
                 more = readable(s);
                 continue;
             }
             messages++;
             bytes += d->message.bytes;
-            accept(s, now_ns);
+            accept(s, shut != INT64_MIN, now_ns);
         }
         if (d->busy)
             deliver(s, now_ns, ret_wake_ns);
@@ -233,9 +264,9 @@ static enum io_turn turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
         s->host->received(s->host->self, messages, bytes);
     if (s->conf->pattern == ROUTER)
         io_zmq_router_flush(&s->router);
-    if (d->busy)
+    if (d->busy || held)
         readable(s);
-    return more ? IO_TURN_MORE : IO_TURN_WAIT;
+    return more && !held ? IO_TURN_MORE : IO_TURN_WAIT;
 }
 
 static int descriptor(void *self)

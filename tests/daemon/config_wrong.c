@@ -136,6 +136,8 @@ const struct wrong config_wrong[] = {
      "2:57: error: inputs.i: unknown key 'curve_kye' (did you mean 'curve_key'?)", 1},
     {MODEL "inputs: {i: {" ZMQ ", max_streams: 0}}\n",
      "2:70: error: inputs.i.max_streams: 0 is out of range (1 to 16777216)", 1},
+    {MODEL "inputs: {i: {" ZMQ ", rows_per_second: 0}}\n",
+     "2:74: error: inputs.i.rows_per_second: 0 is out of range (1 to 1000000000)", 1},
 
     /* the environment */
     {"log: {level: \"${MAMBAD_TEST_UNSET}\"}\n",

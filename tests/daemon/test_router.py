@@ -200,10 +200,28 @@ class Router(unittest.TestCase):
         self.stop()
         self.start(max_message="1KiB")
         bad, good = self.client(), self.client()
-        bad.say("bad", 0, 1000)  # disconnected
+        bad.say("bad", 0, 200)
+        answer = bad.hear()
+        self.assertEqual((answer["verb"], answer["stream"], answer["reason"]), ("error", "bad", "size"))
+        bad.say("bad", 0, 2000)  # libzmq ends the connection
         good.say("good", 0, 100)
         self.ack(good.hear(), 100)
         self.assertFalse(bad.socket.poll(200))
+        self.assertEqual(self.status()["input_errors_total"]["size"], 1)
+        self.assertEqual(self.discarded(), {"size": 400})
+
+    def test_limit(self):
+        """Above it senders are held back, and lose nothing."""
+        self.stop()
+        self.start(messages_per_second=50, when_full="drop_oldest")
+        c, begin = self.client(), time.monotonic()
+        for k in range(100):
+            c.say("a", 10 * k, 10)
+        while c.hear()["seq"] < 1000:
+            pass
+        self.assertGreater(time.monotonic() - begin, 0.99)
+        self.assertEqual(self.discarded(), {})
+        self.assertEqual(len(self.rows(self.lines(), "a")), 1000)
 
     def test_whose_a_stream_is(self):
         first, second = self.client(b"one" * 85), self.client()  # 255 bytes, the longest there is

@@ -290,6 +290,15 @@ static void test_flags(void **state)
     assert_int_equal(t.rows, 0);
 }
 
+static bool next_event(const struct md_time_rules *r, struct io_block *b, const char *reason, int64_t from,
+                       int64_t to)
+{
+    struct md_verdict v;
+
+    md_timeline_next(&t, r, b, 0, true, &v);
+    return v.kind == MD_EVENT && strcmp(v.reason, reason) == 0 && v.from == from && v.to == to && v.count == to - from + 1;
+}
+
 static void test_dropped_rows(void **state)
 {
     struct md_time_rules r = regular(100);
@@ -314,6 +323,16 @@ static void test_dropped_rows(void **state)
     feed(&t, &r, b, &l);
     assert_int_equal(l.drops, 2);
     assert_int_equal(t.next, 30);
+    b = block(0, IO_SEQ_NONE, IO_T_NONE, false); /* for two reasons: an event each, and the model hears of all */
+    b->lost = 4;
+    b->over = 3;
+    assert_true(next_event(&r, b, "limit", 30, 32));
+    assert_true(next_event(&r, b, "queue_full", 33, 33));
+    feed(&t, &r, b, &l);
+    feed(&t, &r, block(2, IO_SEQ_NONE, IO_T_NONE, false), &l);
+    assert_int_equal(l.seq[20], 34);
+    assert_int_equal(l.dt[20], 9);
+    assert_int_equal(l.dt[21], 1);
 }
 
 static void set(struct io_block *b, uint32_t row, float v)

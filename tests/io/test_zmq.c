@@ -121,7 +121,8 @@ struct host {
     struct io_stream streams[STREAMS];
     unsigned n_streams, lookups;
     bool full;
-    uint64_t discarded[IO_R_COUNT], discarded_rows, messages;
+    uint64_t discarded[IO_R_COUNT], discarded_rows, messages, dropped, announced;
+    uint32_t dropped_flags;
     char text[200];
 };
 
@@ -198,6 +199,19 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
     snprintf(h->text, sizeof h->text, "%s", text);
 }
 
+static void host_drop(void *self, struct io_stream *s, uint64_t rows, uint32_t flags)
+{
+    struct host *h = self;
+
+    h->dropped += rows;
+    h->dropped_flags |= flags;
+}
+
+static void host_announce(void *self, enum io_reason why, const char *id)
+{
+    ((struct host *)self)->announced++;
+}
+
 static void host_received(void *self, uint64_t messages, uint64_t bytes)
 {
     ((struct host *)self)->messages += messages;
@@ -229,6 +243,8 @@ static void host_init(struct host *h, size_t pool)
                              .push = host_push,
                              .end = host_end,
                              .discard = host_discard,
+                             .drop = host_drop,
+                             .announce = host_announce,
                              .received = host_received};
     assert_int_equal(io_pool_new(pool, &h->io.pool), 0);
 }
@@ -477,6 +493,110 @@ static void wrong_messages_are_counted(void **state)
     assert_int_equal(f->host.discarded[IO_R_RATE], 1);
     assert_int_equal(f->host.discarded[IO_R_DTYPE], 1);
     assert_int_equal(f->host.streams[0].n, 2);
+    finish(f);
+}
+
+static void long_frames_are_refused(void **state)
+{
+    static const char *const keys[] = {"max_message", "1000", NULL};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", keys);
+    char header[70000];
+    float x[2000] = {0};
+    int n = sprintf(header, "{\"dtype\": \"float32\", \"shape\": [2], \"more\": \"");
+
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [250]}", x, 1000);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [251]}", x, 1004);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2000]}", x, 8000); /* the longest that is let in to be refused */
+    run_until(f, 3);
+    assert_int_equal(f->host.discarded[IO_R_SIZE], 2);
+    assert_int_equal(f->host.discarded_rows, 2251);
+    assert_int_equal(f->host.streams[0].n, 250);
+    finish(f);
+    f = fixture(ZMQ_PUSH, "pull", no_keys); /* headers have a limit of their own */
+    for (int k = 0; k < 2; k++) {
+        int most = IO_HEADER_MAX + k - 2;
+        memset(header + n, 'x', sizeof header - (size_t)n);
+        memcpy(header + most, "\"}", 3);
+        send_array(f, header, x, 8);
+    }
+    run_until(f, 2);
+    assert_int_equal(f->host.discarded[IO_R_SIZE], 1);
+    assert_int_equal(f->host.streams[0].n, 2);
+    finish(f);
+}
+
+/* A turn by a clock of the test's own, over and over, until there were `messages` or nothing came for a while. */
+static int64_t turn_at(struct fixture *f, int64_t now, uint64_t messages)
+{
+    int64_t wake = 0;
+
+    for (unsigned idle = 0; f->host.messages < messages && idle < 40;) {
+        uint64_t before = f->host.messages;
+        f->class_->turn(f->source, now, &wake);
+        if (f->host.messages > before) {
+            idle = 0;
+            continue;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        idle++;
+    }
+    f->class_->turn(f->source, now, &wake);
+    return wake;
+}
+
+static void a_limit_holds_senders_back(void **state)
+{
+    static const char *const keys[] = {"messages_per_second", "10", "rows_per_second", "1000", NULL};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", keys);
+    float x[3000] = {0};
+    int64_t t = now_ns(), tenth = 100000000;
+
+    f->host.io.blocks = true;
+    for (unsigned i = 0; i < 25; i++)
+        send_array(f, "{\"dtype\": \"float32\", \"shape\": [2]}", x, 8);
+    assert_int_equal(turn_at(f, t, 10), t + tenth);
+    assert_int_equal(f->host.messages, 10); /* what a second may bring, at once */
+    turn_at(f, t + tenth - 1, 25);
+    assert_int_equal(f->host.messages, 10);
+    assert_int_equal(turn_at(f, t + tenth, 11), t + 2 * tenth);
+    assert_int_equal(turn_at(f, t + 8 * tenth, 18), t + 9 * tenth);
+    assert_int_equal(f->host.messages, 18);
+    turn_at(f, t + 100 * tenth, 25);
+    assert_int_equal(f->host.streams[0].n, 50);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [3000]}", x, sizeof x); /* whole, and made up for */
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2]}", x, 8);
+    t += 1000 * tenth;
+    assert_int_equal(turn_at(f, t, 26), t + 20 * tenth + 1000000);
+    turn_at(f, t + 20 * tenth, 27);
+    assert_int_equal(f->host.streams[0].n, 3050);
+    turn_at(f, t + 20 * tenth + 1000000, 27);
+    assert_int_equal(f->host.streams[0].n, 3052);
+    assert_int_equal(f->host.dropped + f->host.discarded_rows, 0);
+    finish(f);
+}
+
+static void over_the_limit_rows_are_dropped(void **state)
+{
+    static const char *const keys[] = {"messages_per_second", "3", NULL};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", keys);
+    float x[2] = {0};
+    int64_t t = now_ns();
+
+    for (unsigned i = 0; i < 5; i++)
+        send_array(f, "{\"dtype\": \"float32\", \"shape\": [2], \"flags\": [\"gap\"]}", x, 8);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [1, 2], \"stream\": \"new\"}", x, 8);
+    send_array(f, "{\"dtype\": \"float32\"}", x, 8);
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2], \"flags\": [\"end\", \"start\"]}", x, 8);
+    turn_at(f, t, 8);
+    assert_int_equal(f->host.messages, 8);
+    assert_int_equal(f->host.streams[0].n, 6);
+    assert_int_equal(f->host.dropped, 6);
+    assert_int_equal(f->host.dropped_flags, IO_GAP | IO_START);
+    assert_true(f->host.streams[0].ended); /* an end is none of the rows */
+    assert_int_equal(f->host.n_streams, 1);
+    assert_int_equal(f->host.announced, 1);
+    assert_int_equal(f->host.discarded[IO_R_LIMIT], 1);
+    assert_int_equal(f->host.discarded[IO_R_MALFORMED], 1);
     finish(f);
 }
 
@@ -1016,6 +1136,9 @@ int main(void)
         cmocka_unit_test(gnuradio_items),
         cmocka_unit_test(irregular_streams_bring_their_times),
         cmocka_unit_test(wrong_messages_are_counted),
+        cmocka_unit_test(long_frames_are_refused),
+        cmocka_unit_test(a_limit_holds_senders_back),
+        cmocka_unit_test(over_the_limit_rows_are_dropped),
         cmocka_unit_test(long_messages_are_cut),
         cmocka_unit_test(a_full_queue_holds_the_sender_back),
         cmocka_unit_test(what_is_in_hand_at_close_is_counted),
