@@ -29,7 +29,7 @@ size_t md_arena_add(struct md_arena *a, size_t n, size_t size)
 void md_batch_clear(struct md_batch *b)
 {
     b->entries.n = b->items.n = b->x.n = b->tokens.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->notices.n =
-        b->warm.n = 0;
+        b->warm.n = b->ends.n = 0;
     b->spent = NULL;
     b->last = b->sent = b->failed = false;
     b->cut = 0;
@@ -38,7 +38,7 @@ void md_batch_clear(struct md_batch *b)
 void md_batch_done(struct md_batch *b)
 {
     struct md_arena *all[] = {&b->entries, &b->items, &b->x, &b->tokens, &b->dt, &b->runs, &b->events,
-                              &b->out, &b->notices, &b->warm};
+                              &b->out, &b->notices, &b->warm, &b->ends};
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]->p);
@@ -79,6 +79,8 @@ int md_batch_begin(struct md_batch *b, struct io_stream *s, struct md_entry **re
         .warm = SIZE_MAX,
         .logits = SIZE_MAX,
         .surprise = SIZE_MAX,
+        .records = SIZE_MAX,
+        .ends = SIZE_MAX,
     };
     *ret = e;
     return 0;
@@ -227,12 +229,27 @@ static int keep_carried(struct md_batch *b, const struct md_entry *e, uint32_t r
     return 0;
 }
 
+/* Most records that can end in an entry. */
+static size_t records_in(const struct md_batch *b, const struct md_entry *e)
+{
+    const int32_t *bytes = (const int32_t *)b->tokens.p + e->x;
+    size_t n = e->rows / e->stream->record_max + 1;
+
+    for (uint32_t i = 0; i < e->rows; i++)
+        n += bytes[i] == e->stream->delimiter;
+    return n;
+}
+
 /* A byte's logits are needed whatever is published: the next byte is judged by them. */
 static int reserve_bytes(struct md_batch *b, struct md_entry *e)
 {
+    size_t records = records_in(b, e);
+
     if ((e->logits = md_arena_add(&b->out, (size_t)e->steps * e->stream->plan->info->vocab, sizeof(float))) ==
             SIZE_MAX ||
         (e->surprise = md_arena_add(&b->out, e->steps, sizeof(float))) == SIZE_MAX ||
+        (e->records = md_arena_add(&b->out, records * 3, sizeof(float))) == SIZE_MAX ||
+        (e->ends = md_arena_add(&b->ends, records, sizeof(uint32_t))) == SIZE_MAX ||
         (e->warm = md_arena_add(&b->warm, e->steps, 1)) == SIZE_MAX)
         return -ENOMEM;
     return 0;
@@ -309,14 +326,21 @@ static void item_outputs(const struct md_batch *b, const struct md_entry *e, uin
         out->warmup = (uint8_t *)b->warm.p + e->warm + (size_t)c * e->steps;
 }
 
-static void item_inputs(const struct md_batch *b, const struct md_entry *e, uint32_t c, struct ssm_item *item)
+static void item_inputs(const struct md_batch *b, struct md_entry *e, uint32_t c, struct ssm_item *item)
 {
     const struct md_plan *p = e->stream->plan;
 
     if (p->info->bytes) {
         item->tokens = (const int32_t *)b->tokens.p + e->x;
-        item->scored.surprise = md_batch_out(b, e->surprise);
-        item->scored.log_probs = p->every[IO_PREDICTION] > 0;
+        item->scored = (struct ssm_scored){
+            .surprise = md_batch_out(b, e->surprise),
+            .log_probs = p->every[IO_PREDICTION] > 0,
+            .delimiter = e->stream->delimiter,
+            .record_max = e->stream->record_max,
+            .records = md_batch_out(b, e->records),
+            .ends = (uint32_t *)b->ends.p + e->ends,
+            .n_records = &e->n_records,
+        };
         return;
     }
     item->x = (const double *)b->x.p + e->x + c;
@@ -326,7 +350,7 @@ static void item_inputs(const struct md_batch *b, const struct md_entry *e, uint
 uint32_t md_batch_items(struct md_batch *b)
 {
     for (size_t i = 0; i < b->entries.n; i++) {
-        const struct md_entry *e = md_batch_entry(b, i);
+        struct md_entry *e = md_batch_entry(b, i);
         uint32_t C = e->stream->channels;
         size_t first = e->rows ? md_arena_add(&b->items, C, sizeof(struct ssm_item)) : SIZE_MAX;
         for (uint32_t c = 0; first != SIZE_MAX && c < C; c++) {

@@ -9,6 +9,7 @@
 
 #include "daemon/config_report.h"
 #include "daemon/config_schema.h"
+#include "io/records.h"
 
 struct check {
     const struct md_config *config;
@@ -39,6 +40,22 @@ static bool any_counts(const struct check *k)
 
 /* ---- inputs ----------------------------------------------------------------------------------------------------- */
 
+static const struct io_records *records_of(const struct md_input_conf *input)
+{
+    return input->class_->records ? input->class_->records(input->conf) : NULL;
+}
+
+/* Of an input whose model reads samples. */
+static void check_no_records(struct check *k, const struct md_input_conf *input)
+{
+    const struct io_records *records = records_of(input);
+    const char *key = !records ? NULL : records->delimiter ? "delimiter" : records->max_record ? "max_record" : NULL;
+
+    if (key)
+        md_report(&k->report, input->where, "inputs.%s.%s: model '%s' reads samples, which make no records", input->id,
+                  key, k->config->models[input->model].id);
+}
+
 /* Bytes are taken as they are. */
 static void check_byte_input(struct check *k, const struct md_input_conf *input)
 {
@@ -48,7 +65,7 @@ static void check_byte_input(struct check *k, const struct md_input_conf *input)
                                                                    : common->offset != 0 ? "offset"
                                                                                          : NULL;
 
-    if (!input->class_->bytes || !input->class_->bytes(input->conf))
+    if (!records_of(input))
         md_report(&k->report, input->where, "inputs.%s: model '%s' reads bytes, and this input gives none", input->id,
                   model);
     else if (key)
@@ -64,6 +81,8 @@ static void check_input(struct check *k, const struct md_input_conf *input)
 
     if (!info)
         return;
+    if (info->input == SSM_SAMPLES)
+        check_no_records(k, input);
     if (info->bytes)
         check_byte_input(k, input);
     else if (info->input != SSM_SAMPLES)

@@ -85,6 +85,8 @@ json_t *md_input_counters_json(struct md_input_counters *c)
     json_object_set_new(o, "stream_resets_total", resets);
     set(o, "stream_starts_total", &c->starts);
     set(o, "stream_ends_total", &c->ends);
+    set(o, "records_total", &c->records);
+    set(o, "records_cut_total", &c->records_cut);
     set(o, "queue_high_water_rows", &c->queue_high_water);
     return o;
 }

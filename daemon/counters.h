@@ -55,6 +55,7 @@ struct md_input_counters {
     md_count gaps, clock;              /* holes announced; messages whose seq and t_ns disagreed */
     md_count resets[8];                /* by enum md_reset */
     md_count starts, ends;             /* of streams */
+    md_count records, records_cut;     /* of byte streams; those that were cut at max_record */
 };
 json_t *md_input_counters_json(struct md_input_counters *c);
 

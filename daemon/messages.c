@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/input.h"
 #include "daemon/publisher.h"
 
 /* A walk along the rows of an entry. */
@@ -349,6 +350,99 @@ static void end_alarm(struct view *v, uint32_t epoch, const char *reason, int64_
     *a = (struct md_alarm){0};
 }
 
+/* ---- records of bytes -------------------------------------------------------------------------------------------- */
+
+/* Rows [from, to) are a record's; it may have begun before. */
+static void grow_record(struct view *v, struct cursor *at, uint32_t from, uint32_t to)
+{
+    struct md_voice *voice = &v->s->voice;
+    bool new = voice->record_bytes == 0 && to > from;
+
+    voice->record_bytes += to - from;
+    if (!new)
+        return;
+    const struct md_run *r = run_of(v, at, from);
+    voice->record_seq = r->seq + (from - at->row);
+    voice->record_t = row_time(v, r, voice->record_seq);
+}
+
+static void watch_record(struct view *v, int64_t span, float p)
+{
+    const struct md_voice *voice = &v->s->voice;
+    struct md_alarm *a = &v->s->voice.alarm;
+    enum md_alarm_turn turn = MD_ALARM_NONE;
+
+    if (!v->plan->alarm)
+        return;
+    md_alarm_rows(a, v->plan->policy.alarm_p, voice->record_seq, &p, 1, 1, &turn);
+    if (a->last == voice->record_seq)
+        a->last += span - 1; /* its last byte */
+    if (turn != MD_ALARM_NONE)
+        publish_alarm(v, turn == MD_ALARM_START, v->e->epoch, NULL, voice->record_t);
+    atomic_store_explicit(&v->s->seen.p, p, memory_order_relaxed);
+}
+
+/* The record that ended with row `last` of the entry. */
+static void publish_record(struct view *v, struct group *g, uint64_t *arrived, const float *columns,
+                           const struct md_run *r, int64_t last, bool warm)
+{
+    struct md_voice *voice = &v->s->voice;
+    int64_t span = last - voice->record_seq + 1;
+    uint32_t every = v->plan->every[IO_ANOMALY];
+
+    if (every && ++voice->records % every == 0) {
+        if (g->m.shape[0] == MD_MESSAGE_RECORDS)
+            send_group(v, g, *arrived);
+        add_rows(v, g, arrived, &(struct rows){columns, voice->record_seq, voice->record_t, r->arrived_ns, 1, warm});
+        v->p->spans[g->m.shape[0] - 1] = (uint32_t)span;
+        g->next_seq = last + 1;
+    }
+    watch_record(v, span, columns[1]);
+    voice->record_bytes = 0;
+}
+
+static bool is_delimiter(const struct view *v, uint32_t row)
+{
+    return ((const int32_t *)v->b->tokens.p)[v->e->x + row] == v->s->delimiter;
+}
+
+/* Whose last byte is one of the rows [from, to). Alarms stand behind the message of their records. */
+static void publish_records(struct view *v, uint32_t from, uint32_t to)
+{
+    const uint32_t *ends = (const uint32_t *)v->b->ends.p + v->e->ends;
+    struct group g = group_of(v, IO_ANOMALY, 0, 0);
+    struct cursor first = {0}, last = {0};
+    uint64_t arrived = 0;
+
+    g.m.ndim = 2;
+    g.m.shape[1] = g.row_floats = 3;
+    g.m.spans = v->p->spans;
+    for (uint32_t i = 0; i < v->e->n_records && ends[i] < to; i++) {
+        if (ends[i] < from)
+            continue;
+        grow_record(v, &first, from, ends[i] + 1);
+        const struct md_run *r = run_of(v, &last, ends[i]);
+        publish_record(v, &g, &arrived, md_batch_out(v->b, v->e->records) + 3 * (size_t)i, r,
+                       r->seq + (ends[i] - last.row), warming(v, ends[i]));
+        md_bump(&v->s->input->counters.records, 1);
+        if (v->s->delimiter >= 0 && !is_delimiter(v, ends[i]))
+            md_bump(&v->s->input->counters.records_cut, 1);
+        from = ends[i] + 1;
+    }
+    send_group(v, &g, arrived);
+    grow_record(v, &first, from, to);
+}
+
+/* At the end of an epoch the bytes of the unfinished record give no row. */
+static void drop_record(struct view *v, int64_t *ret_tail)
+{
+    struct md_voice *voice = &v->s->voice;
+
+    *ret_tail = (int64_t)voice->record_bytes;
+    md_add(&v->s->input->counters.discarded[IO_R_TAIL], voice->record_bytes);
+    voice->record_bytes = voice->records = 0;
+}
+
 /* ---- an entry ---------------------------------------------------------------------------------------------------- */
 
 static void publish_anomalies(struct view *v, const float *joint, uint32_t from, uint32_t to)
@@ -381,6 +475,8 @@ static void publish_steps(struct view *v, const float *joint, uint32_t from, uin
         publish_surprises(v, from, to);
     if (v->e->logits != SIZE_MAX && v->plan->every[IO_PREDICTION])
         publish_next_bytes(v, from, to);
+    if (v->e->records != SIZE_MAX)
+        publish_records(v, from, to);
     if (v->e->forecast != SIZE_MAX)
         publish_predictions(v, from, to);
     if (v->e->embedding != SIZE_MAX)
@@ -405,6 +501,8 @@ static void publish_failure(struct view *v)
 
     publish_event(v, &ev);
     end_alarm(v, ev.epoch, "reset", IO_T_NONE);
+    if (v->plan->info->bytes)
+        drop_record(v, &(int64_t){0});
     ev.event = "reset";
     ev.epoch++;
     publish_event(v, &ev);
@@ -427,12 +525,14 @@ void md_publish_entry(struct md_publisher *p, const struct md_batch *b, const st
                               .to_seq = IO_SEQ_NONE,
                               .count = -1};
     for (uint32_t i = 0; i < e->n_events; i++) {
-        const struct md_event *ev = md_batch_event(b, e->first_event + i);
+        struct md_event *ev = md_batch_event(b, e->first_event + i);
         uint32_t steps = ev->at / s->plan->info->patch;
         publish_steps(&v, joint, done, steps < e->steps ? steps : e->steps);
         done = steps > done ? steps : done;
         if (ev->closes)
             end_alarm(&v, s->voice.epoch, ev->event, ev->t_ns);
+        if (ev->closes && s->plan->info->bytes)
+            drop_record(&v, &ev->count);
         s->voice.epoch = ev->epoch;
         publish_event(&v, ev);
     }

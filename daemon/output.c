@@ -139,9 +139,9 @@ static size_t text_bytes(const char *text)
 static int pack(struct md_output_side *side, const struct io_message *m)
 {
     size_t data = payload_floats(m) * sizeof(float), levels = m->n_quantiles * sizeof(float);
-    size_t times = m->times ? m->shape[0] * sizeof(int64_t) : 0;
+    size_t times = m->times ? m->shape[0] * sizeof(int64_t) : 0, spans = m->spans ? m->shape[0] * sizeof(uint32_t) : 0;
     size_t totals = m->last_out_seq ? IO_FAMILIES * sizeof(uint64_t) : 0;
-    size_t need = 8 + sizeof *m + data + times + levels + totals + text_bytes(m->stream) + text_bytes(m->model) +
+    size_t need = 8 + sizeof *m + data + times + spans + levels + totals + text_bytes(m->stream) + text_bytes(m->model) +
                   text_bytes(m->event) + text_bytes(m->reason) + 64;
     unsigned char *at;
 
@@ -157,6 +157,7 @@ static int pack(struct md_output_side *side, const struct io_message *m)
     append(&at, m, sizeof *m);
     append(&at, m->data, data);
     append(&at, m->times, times);
+    append(&at, m->spans, spans);
     append(&at, m->quantiles, levels);
     append(&at, m->last_out_seq, totals);
     append_text(&at, m->stream);
@@ -189,6 +190,7 @@ static void unpack(unsigned char *at, struct io_message *m)
     at += (sizeof *m + 7) / 8 * 8;
     m->data = next_part(&at, m->data != NULL, payload_floats(m) * sizeof(float));
     m->times = next_part(&at, m->times != NULL, m->shape[0] * sizeof(int64_t));
+    m->spans = next_part(&at, m->spans != NULL, m->shape[0] * sizeof(uint32_t));
     m->quantiles = next_part(&at, m->quantiles != NULL, m->n_quantiles * sizeof(float));
     m->last_out_seq = next_part(&at, m->last_out_seq != NULL, IO_FAMILIES * sizeof(uint64_t));
     m->stream = next_text(&at, m->stream);

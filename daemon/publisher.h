@@ -7,6 +7,7 @@
 #include "daemon/scheduler.h"
 
 enum { MD_NOTICES = 64, MD_MESSAGE_FLOATS = 1 << 18 /* of payload; longer messages are cut */ };
+enum { MD_MESSAGE_RECORDS = 128 /* of a byte stream: a header has the length of each */ };
 
 struct md_notice { /* an error about an id that has no stream here */
     char id[IO_ID_MAX + 1];
@@ -43,6 +44,7 @@ struct md_publisher {
     unsigned lines;                     /* engines that have */
     unsigned all_engines;               /* n_engines at the start */
     int64_t *times;               /* [MD_MESSAGE_FLOATS] of the rows of an irregular stream's message */
+    uint32_t spans[MD_MESSAGE_RECORDS];
     md_count notices_lost;
     struct md_hist latency; /* arrival of a message's first row's last sample to hand-over */
 };

@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "daemon/input.h"
+#include "io/records.h"
 #include "io/wire.h"
 
 enum { TABLE_MIN = 256 };
@@ -143,6 +144,11 @@ static int identify(struct md_registry *r, struct io_stream *s, struct md_input 
     s->irregular = desc->irregular;
     s->rate = desc->irregular ? 0 : desc->rate;
     set_rules(s);
+    if (input->info->bytes) {
+        const struct io_records *records = input->conf->class_->records(input->conf->conf);
+        s->delimiter = io_records_delimiter(records);
+        s->record_max = io_records_max(records);
+    }
     return 0;
 }
 

@@ -102,6 +102,10 @@ struct md_voice {
     uint64_t out_seq[IO_EVENT];
     struct md_alarm alarm;
     uint32_t epoch; /* of what was published last */
+    /* byte streams */
+    uint64_t record_bytes;        /* of the unfinished record; more than 0: */
+    int64_t record_seq, record_t; /* its first byte, and when that was */
+    uint64_t records;             /* that ended in this epoch */
 };
 
 struct md_seen {
@@ -123,6 +127,8 @@ struct io_stream {
     double rate;
     uint32_t channels;
     bool irregular;
+    int32_t delimiter;   /* of a byte stream's records; −1: none; */
+    uint32_t record_max; /* the most bytes of one */
     bool replan; /* part of its policy waits until it begins anew */
     _Atomic uint32_t in_flight; /* batch entries not yet published */
 

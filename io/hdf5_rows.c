@@ -29,11 +29,12 @@ static const struct column prediction[] = {
 
 static const struct column embedding[] = {{"span", offsetof(struct io_hdf5_embedding, span), I64}, {0}};
 
-#define ANOMALY(field)                                                                                                 \
+#define ANOMALY(field, kind)                                                                                           \
     {                                                                                                                  \
-#field, offsetof(struct io_hdf5_anomaly, field), F32                                                           \
+#field, offsetof(struct io_hdf5_anomaly, field), kind                                                          \
     }
-static const struct column anomaly[] = {ANOMALY(score), ANOMALY(p_value), ANOMALY(surprise), {0}};
+static const struct column anomaly[] = {
+    ANOMALY(score, F32), ANOMALY(p_value, F32), ANOMALY(surprise, F32), ANOMALY(span, U32), {0}};
 
 static const struct column surprise[] = {{"surprise", offsetof(struct io_hdf5_surprise, surprise), F32}, {0}};
 

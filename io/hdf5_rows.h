@@ -33,6 +33,7 @@ struct io_hdf5_embedding {
 struct io_hdf5_anomaly { /* channel_anomaly too */
     struct io_hdf5_stamp at;
     float score, p_value, surprise;
+    uint32_t span; /* rows that it is about: 1, of a byte stream those of a record */
 };
 
 struct io_hdf5_surprise {

@@ -143,13 +143,14 @@ static int find_levels(struct sink *s, const float *quantiles, uint32_t n, uint3
 
 /* ---- messages as rows ------------------------------------------------------------------------------------- */
 
-static int64_t row_time(const struct io_message *m, uint32_t i)
+/* Of row i, which is `ahead` samples behind the message's first. */
+static int64_t row_time(const struct io_message *m, uint32_t i, int64_t ahead)
 {
     if (m->times)
         return m->times[i];
     if (m->t_ns == IO_T_NONE || i == 0)
         return m->t_ns;
-    return m->rate > 0 ? m->t_ns + llround((double)i * (double)m->stride * 1e9 / m->rate) : IO_T_NONE;
+    return m->rate > 0 ? m->t_ns + llround((double)ahead * 1e9 / m->rate) : IO_T_NONE;
 }
 
 static struct io_hdf5_stamp stamp(const struct io_message *m, uint32_t stream, uint32_t i, uint32_t channel)
@@ -158,7 +159,7 @@ static struct io_hdf5_stamp stamp(const struct io_message *m, uint32_t stream, u
         .stream = stream,
         .epoch = m->epoch,
         .seq = m->seq + (int64_t)i * m->stride,
-        .t_ns = row_time(m, i),
+        .t_ns = row_time(m, i, (int64_t)i * m->stride),
         .out_seq = (int64_t)m->out_seq + i,
         .channel = (int32_t)channel,
         .warmup = m->warmup,
@@ -210,11 +211,12 @@ static int write_embedding(struct sink *s, const struct io_message *m, uint32_t 
     return r;
 }
 
-/* [n][3], and channel_anomaly's [n][channels][3] */
+/* [n][3], of a byte stream one a record, and channel_anomaly's [n][channels][3] */
 static int write_anomaly(struct sink *s, const struct io_message *m, uint32_t stream)
 {
     struct io_hdf5_table *table = &s->seg.tables[m->family];
     uint32_t channels = m->ndim == 3 ? m->shape[1] : 1;
+    int64_t ahead = 0;
     int r = 0;
 
     for (uint32_t k = 0; k < m->shape[0] * channels && r == 0; k++) {
@@ -223,7 +225,13 @@ static int write_anomaly(struct sink *s, const struct io_message *m, uint32_t st
         if (r)
             break;
         struct io_hdf5_anomaly *row = io_hdf5_table_add(table);
-        *row = (struct io_hdf5_anomaly){stamp(m, stream, k / channels, k % channels), v[0], v[1], v[2]};
+        *row = (struct io_hdf5_anomaly){stamp(m, stream, k / channels, k % channels), v[0], v[1], v[2], 1};
+        if (!m->spans)
+            continue;
+        row->at.seq = m->seq + ahead;
+        row->at.t_ns = row_time(m, k, ahead);
+        row->span = m->spans[k];
+        ahead += row->span;
     }
     return r;
 }

@@ -29,6 +29,8 @@ struct io_message {
     uint64_t run, out_seq;
     uint32_t epoch;
     int64_t seq, stride, span;
+    const uint32_t *spans; /* anomaly rows of byte streams, one a record: row i is about the spans[i] bytes behind those
+                              of the rows before; stride and span say nothing. Else NULL */
     int64_t t_ns;         /* IO_T_NONE: null */
     const int64_t *times; /* of each row, where t_ns and rate do not tell them (irregular streams); else NULL */
     double rate;

@@ -90,7 +90,8 @@ struct io_door {
     void (*refused)(void *self, enum io_refusal why, const char *text);
 };
 
-struct io_stream; /* the daemon's; opaque to adapters */
+struct io_stream;  /* the daemon's; opaque to adapters */
+struct io_records; /* io/records.h */
 
 struct io_stream_desc {
     const char *id;    /* final id, IO_ID_MAX bytes at most */
@@ -176,7 +177,8 @@ struct io_source_class {
     int (*fd)(void *self); /* readable when a turn is worthwhile */
     bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it */
     int (*keys)(const void *conf, char *reterr); /* reads the key files that it names: 0 or -EKEYREJECTED */
-    bool (*bytes)(const void *conf); /* it can give a model bytes under this config */
+    const struct io_records *(*records)(const void *conf); /* how bytes fall into records (io/records.h); NULL, also
+                                                              under this config: it cannot give a model bytes */
     bool (*blocks)(const void *conf); /* default of when_full is block under this config; NULL: as `replayable` */
     bool (*resent)(const void *conf); /* senders are told where a snapshot was and go on there under this config */
 };

@@ -118,10 +118,14 @@ static void write_position(struct io_out *o, const struct io_message *m)
     io_out_u64(o, m->epoch);
     IO_OUT_LIT(o, ",\"seq\":");
     write_seq(o, m->seq);
-    IO_OUT_LIT(o, ",\"stride\":");
-    io_out_i64(o, m->stride);
-    IO_OUT_LIT(o, ",\"span\":");
-    io_out_i64(o, m->span);
+    if (m->spans) {
+        IO_OUT_LIT(o, ",\"stride\":null,\"span\":null");
+    } else {
+        IO_OUT_LIT(o, ",\"stride\":");
+        io_out_i64(o, m->stride);
+        IO_OUT_LIT(o, ",\"span\":");
+        io_out_i64(o, m->span);
+    }
     write_t_ns(o, m->t_ns);
     IO_OUT_LIT(o, ",\"rate\":");
     io_out_real(o, m->rate);
@@ -143,8 +147,21 @@ static void write_shape(struct io_out *o, const struct io_message *m)
     IO_OUT_LIT(o, "]");
 }
 
+static void write_spans(struct io_out *o, const struct io_message *m)
+{
+    IO_OUT_LIT(o, ",\"spans\":[");
+    for (uint32_t i = 0; i < m->shape[0]; i++) {
+        if (i)
+            IO_OUT_LIT(o, ",");
+        io_out_u64(o, m->spans[i]);
+    }
+    IO_OUT_LIT(o, "]");
+}
+
 static void write_columns(struct io_out *o, const struct io_message *m)
 {
+    if (m->spans)
+        write_spans(o, m);
     if (m->family == IO_ANOMALY || m->family == IO_CHANNEL_ANOMALY)
         IO_OUT_LIT(o, ",\"columns\":[\"score\",\"p_value\",\"surprise\"]");
     if (m->family != IO_PREDICTION || !m->n_quantiles)

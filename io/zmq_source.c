@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "io/rate_limit.h"
+#include "io/records.h"
 #include "io/stream_id.h"
 #include "io/zmq_endpoint.h"
 #include "io/zmq_router.h"
@@ -28,6 +29,7 @@ struct conf {
     struct io_strings subscribe;
     bool topic, pass_tags;
     int64_t channels, max_message, messages_per_second, rows_per_second;
+    struct io_records records;
 };
 
 static const char *const patterns[] = {"pull", "sub", "router", NULL};
@@ -52,6 +54,7 @@ static const struct io_option options[] = {
     {"messages_per_second", "no more than so many are taken, from all peers together", IO_OPT_INT,
      AT(messages_per_second), .min = 1, .max = 1e9},
     {"rows_per_second", "likewise", IO_OPT_INT, AT(rows_per_second), .min = 1, .max = 1e9},
+    IO_RECORDS_OPTIONS(struct conf, records),
     {0},
 };
 
@@ -96,7 +99,9 @@ static int check(const void *config, const char **ret_key, char *reterr)
         return bad(ret_key, c->common.scale != 1 ? "scale" : "offset", reterr, "bytes are taken as they are");
     if (c->common.resample && c->format != IO_ZMQ_ARRAY)
         return bad(ret_key, "resample", reterr, "only array messages tell their own rate");
-    r = io_zmq_ends_check(&c->ends, ret_key, reterr);
+    r = io_records_check(&c->records, ret_key, reterr);
+    if (!r)
+        r = io_zmq_ends_check(&c->ends, ret_key, reterr);
     if (r || !c->common.stream)
         return r;
     *ret_key = "stream";
@@ -280,12 +285,12 @@ static int descriptor(void *self)
 }
 
 /* What messages with headers hold is judged one by one. */
-static bool bytes(const void *config)
+static const struct io_records *records(const void *config)
 {
     const struct conf *c = config;
-    bool headless = c->format == IO_ZMQ_RAW || c->format == IO_ZMQ_GNURADIO;
+    bool told = c->format == IO_ZMQ_RAW || c->format == IO_ZMQ_GNURADIO;
 
-    return !headless || (c->dtype == IO_D_U8 && c->channels <= 1);
+    return told && (c->dtype != IO_D_U8 || c->channels > 1) ? NULL : &c->records;
 }
 
 static bool blocks(const void *config)
@@ -314,7 +319,7 @@ const struct io_source_class io_source_zmq = {
     .close = close_source,
     .fd = descriptor,
     .keys = keys,
-    .bytes = bytes,
+    .records = records,
     .blocks = blocks,
     .resent = resent,
 };

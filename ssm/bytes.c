@@ -6,20 +6,36 @@
 #include <math.h>
 #include <string.h>
 
+#include "ssm/calibrate.h"
+
+static const struct ssm_calibration calibration = {.warmup = SSM_RECORDS_WARM, .memory = 20000};
+
+enum { SCORE, P_VALUE, SURPRISE, COLUMNS };
+
+/* An unfinished record. */
+struct record {
+    uint64_t bytes, scored; /* of it so far; those that had a surprise */
+    double sum, squares;    /* of their surprises, and of the squares of these */
+};
+
+/* The calibrator of records follows. */
 struct bytes {
     uint64_t known; /* there was a byte before: */
     double norm;    /* ln of the sum of its logits' exponentials, */
+    struct record record;
     float logits[SSM_BYTES];
 };
 
 size_t ssm_bytes_state(void)
 {
-    return sizeof(struct bytes);
+    return sizeof(struct bytes) + ssm_calibrate_bytes();
 }
 
 void ssm_bytes_reset(void *state)
 {
-    memset(state, 0, sizeof(struct bytes));
+    struct bytes *s = state;
+    memset(s, 0, sizeof *s);
+    ssm_calibrate_reset(&calibration, s + 1);
 }
 
 /* ln Σ exp(x) */
@@ -40,23 +56,66 @@ static void normalise(float *row, double norm)
         row[i] = (float)((double)row[i] - norm);
 }
 
+static void add_byte(struct record *r, double surprise)
+{
+    r->bytes++;
+    if (isnan(surprise))
+        return;
+    r->scored++;
+    r->sum += surprise;
+    r->squares += surprise * surprise;
+}
+
+/* Root mean square: long records do not count as strange for being long, as by their sum, and a few strange bytes in
+ * one do not drown, as in their mean. */
+static double strangeness(const struct record *r)
+{
+    return sqrt(r->squares / (double)r->scored);
+}
+
+/* Scores the record, and learns it. */
+static void end_record(struct bytes *s, float *row)
+{
+    const struct record *r = &s->record;
+    double p = (double)NAN;
+    if (r->scored > 0)
+        p = ssm_calibrate_update(&calibration, s + 1, strangeness(r));
+    row[SCORE] = isnan(p) ? NAN : (float)fmin(1.0, 0.0 - log10(p) / 10.0); /* 0 − …: p = 1 gives 0, not −0 */
+    row[P_VALUE] = (float)p;
+    row[SURPRISE] = r->scored > 0 ? (float)r->sum : NAN;
+    s->record = (struct record){0};
+}
+
+static double surprise_at(const struct bytes *s, const float *before, int32_t byte)
+{
+    return s->known ? s->norm - (double)before[byte] : (double)NAN;
+}
+
 void ssm_bytes_run(const struct ssm_item *item, void *state)
 {
     struct bytes *s = state;
     const struct ssm_scored *to = &item->scored;
     float *before = s->logits;
-    assert(to->surprise && item->out.logits);
+    uint32_t n_records = 0;
+    assert(to->surprise && item->out.logits && to->record_max >= 1);
     for (uint32_t k = 0; k < item->n; k++) {
         float *row = item->out.logits + k * item->out.logits_stride;
-        to->surprise[k] = s->known ? (float)(s->norm - (double)before[item->tokens[k]]) : NAN;
+        double surprise = surprise_at(s, before, item->tokens[k]);
+        to->surprise[k] = (float)surprise;
+        if (item->out.warmup)
+            item->out.warmup[k] = !ssm_calibrate_warm(&calibration, s + 1);
+        add_byte(&s->record, surprise);
+        if (item->tokens[k] == to->delimiter || s->record.bytes >= to->record_max) {
+            to->ends[n_records] = k;
+            end_record(s, to->records + COLUMNS * (size_t)n_records++);
+        }
         if (k > 0 && to->log_probs)
             normalise(before, s->norm);
-        if (item->out.warmup)
-            item->out.warmup[k] = 0;
         s->known = 1;
         s->norm = norm_of(row);
         before = row;
     }
+    *to->n_records = n_records;
     memcpy(s->logits, before, sizeof s->logits);
     if (to->log_probs)
         normalise(before, s->norm);

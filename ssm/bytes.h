@@ -1,12 +1,12 @@
-/* bytes.h: what a byte model says of the bytes that it reads: how much each surprised it. Works on the host, on the
- * logits that any device gave; the state is the section "bytes" of the stream's slot. Pure functions of one stream; any
- * thread. */
+/* bytes.h: what a byte model says of the bytes that it reads: how much each surprised it, and how strange each record
+ * was by the stream's own measure (docs/bytes.md). Works on the host, on the logits that any device gave; the state is
+ * the section "bytes" of the stream's slot. Pure functions of one stream; any thread. */
 #ifndef SSM_BYTES_H
 #define SSM_BYTES_H
 
 #include "ssm/ssm.h"
 
-enum { SSM_BYTES = 256 };
+enum { SSM_BYTES = 256, SSM_RECORDS_WARM = 256 /* records before the calibrator is warm */ };
 
 size_t ssm_bytes_state(void); /* bytes of a slot's section */
 void ssm_bytes_reset(void *state);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "ssm/bytes.h"
 #include "ssm/checkpoint.h"
 #include "ssm/checksum.h"
 #include "ssm/dtype.h"
@@ -158,7 +159,7 @@ void ssm_model_describe(struct ssm_model *m, uint64_t file_bytes)
         .embedding = c->embedding ? c->E : 0,
         .anomaly = c->anomaly,
         .bytes = ssm_reads_bytes(c),
-        .warmup = c->calibration.warmup,
+        .warmup = ssm_reads_bytes(c) ? SSM_RECORDS_WARM : c->calibration.warmup,
         .n_params = count_params(m),
         .file_bytes = file_bytes,
     };

@@ -187,6 +187,12 @@ struct ssm_out {
 struct ssm_scored {
     float *surprise; /* [n] nats: −ln of the probability that the byte had; NaN for the first one. NULL: not scored */
     bool log_probs;  /* out.logits become log-probabilities */
+
+    int32_t delimiter;   /* byte that ends a record, and belongs to it; −1: none does */
+    uint32_t record_max; /* bytes, ≥ 1: a longer record is cut after these, and goes on as another */
+    float *records;      /* [3] as in out.anomaly, of each record that ended; `surprise` is that of all its bytes */
+    uint32_t *ends;      /* … and which of the item's bytes was its last; room for as many as may end */
+    uint32_t *n_records;
 };
 
 /* What a row brings to light about a stream's channels: for how many rows, with this one, it has been so; 0: nothing. */

@@ -249,6 +249,24 @@ static bool is_of(json_t *o, const char *family, const char *stream)
     return strncmp(topic, family, n) == 0 && topic[n] == '/' && (!stream || strcmp(text_at(o, "stream"), stream) == 0);
 }
 
+/* Row i of a byte stream's records stands behind those before it. */
+static long long row_seq(json_t *o, size_t i)
+{
+    json_t *spans = json_object_get(o, "spans");
+    long long seq = int_at(o, "seq") + (long long)i * int_at(o, "stride");
+
+    for (size_t k = 0; spans && k < i; k++)
+        seq += json_integer_value(json_array_get(spans, k));
+    return seq;
+}
+
+static long long row_span(json_t *o, size_t i)
+{
+    json_t *spans = json_object_get(o, "spans");
+
+    return spans ? json_integer_value(json_array_get(spans, i)) : int_at(o, "span");
+}
+
 /* Keys that every row has to carry, whatever message it came in; t_ns of the message's first row only. */
 static char *row_text(json_t *o, size_t i)
 {
@@ -257,8 +275,7 @@ static char *row_text(json_t *o, size_t i)
     char *text = malloc(strlen(data) + 512);
 
     sprintf(text, "%s %06lld %012lld %012lld %lld %s %s", text_at(o, "stream"), int_at(o, "epoch"),
-            int_at(o, "seq") + (long long)i * int_at(o, "stride"), int_at(o, "out_seq") + (long long)i,
-            int_at(o, "span"), json_is_true(json_object_get(o, "warmup")) ? "warmup" : "warm", data);
+            row_seq(o, i), int_at(o, "out_seq") + (long long)i, row_span(o, i), json_is_true(json_object_get(o, "warmup")) ? "warmup" : "warm", data);
     free(data);
     return text;
 }

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <zmq.h>
+
 #include "tests/daemon/service.h"
 
 enum { STREAMS = 12, BYTES = 900 };
@@ -128,6 +130,39 @@ static void test_own_bytes_only(void **state)
     json_decref(alone);
 }
 
+struct tally {
+    long long rows, bytes, longest, tail, ends;
+};
+
+/* Records follow each other without a hole. */
+static struct tally tally_of(json_t *lines)
+{
+    struct tally t = {0};
+    json_t *o, *span;
+    size_t i, k;
+    json_array_foreach(lines, i, o)
+    {
+        json_t *spans = json_object_get(o, "spans");
+        const char *event = json_string_value(json_object_get(o, "event"));
+        if (event && strcmp(event, "end") == 0) {
+            t.tail = json_integer_value(json_object_get(o, "count"));
+            t.ends++;
+        }
+        if (!spans)
+            continue;
+        assert_int_equal(json_integer_value(json_object_get(o, "seq")), t.bytes);
+        assert_true(json_is_null(json_object_get(o, "stride")) && json_is_null(json_object_get(o, "span")));
+        assert_int_equal(json_array_size(spans), json_array_size(json_object_get(o, "data")));
+        json_array_foreach(spans, k, span)
+        {
+            t.rows++;
+            t.bytes += json_integer_value(span);
+            t.longest = json_integer_value(span) > t.longest ? json_integer_value(span) : t.longest;
+        }
+    }
+    return t;
+}
+
 /* The first byte of an epoch has no surprise; a prediction's row is about the byte ahead. */
 static void test_rows(void **state)
 {
@@ -141,6 +176,9 @@ static void test_rows(void **state)
     service_end(&s, 0, "s00");
     service_wait(&s, "inputs.in0.stream_ends_total", 1);
     json_t *lines = service_stop(&s), *o;
+    struct tally t = tally_of(lines);
+    assert_true(t.rows > 3 && t.ends == 1 && t.bytes < 100);
+    assert_int_equal(t.bytes + t.tail, 100); /* what has not ended is no record */
     size_t i, surprises = 0;
     json_array_foreach(lines, i, o)
     {
@@ -160,6 +198,50 @@ static void test_rows(void **state)
     assert_int_equal(surprises, 100);
     json_decref(lines);
     service_done(&s);
+}
+
+static struct tally records(const char *keys, uint64_t least, uint64_t *ret_cut)
+{
+    static const char text[] = "models: {m: {path: '24x2,4,256', device: cpu, slots: 4, threads: 1}}\n"
+                               "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', format: bytes%s}}\n"
+                               "outputs: {out: {type: jsonl, path: DIR/out.jsonl}}\n"
+                               "batch: {max_delay: 0ms}\n";
+    struct service s;
+    char yaml[1024], bytes[110];
+    snprintf(yaml, sizeof yaml, text, keys);
+    service_start(&s, yaml, MD_PRESETS);
+    for (unsigned i = 0; i < sizeof bytes; i++)
+        bytes[i] = i % 15 == 14 ? '\n' : i % 7 == 3 ? ';' : 'x';
+    for (unsigned at = 0; at < sizeof bytes; at += 11)
+        zmq_send(s.push[0], bytes + at, 11, 0);
+    service_wait(&s, "inputs.in0.accepted_samples_total", sizeof bytes);
+    service_wait(&s, "inputs.in0.records_total", least);
+    *ret_cut = service_count(&s, "inputs.in0.records_cut_total");
+    json_t *lines = service_stop(&s);
+    struct tally t = tally_of(lines);
+    json_decref(lines);
+    service_done(&s);
+    return t;
+}
+
+static void test_records(void **state)
+{
+    uint64_t cut;
+    struct tally t = records("", 7, &cut);
+    assert_int_equal(t.rows, 7);
+    assert_int_equal(t.bytes, 105);
+    assert_int_equal(cut, 0);
+    t = records(", delimiter: ';'", 15, &cut);
+    assert_int_equal(t.rows, 15);
+    assert_int_equal(t.bytes, 109);
+    t = records(", delimiter: none, max_record: 16", 6, &cut);
+    assert_int_equal(t.rows, 6);
+    assert_int_equal(t.longest, 16);
+    assert_int_equal(cut, 0);
+    t = records(", max_record: 10B", 14, &cut);
+    assert_int_equal(t.rows, 14);
+    assert_int_equal(t.longest, 10);
+    assert_int_equal(cut, 7);
 }
 
 static void test_no_bytes(void **state)
@@ -191,6 +273,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_own_bytes_only),
         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_records),
         cmocka_unit_test(test_no_bytes),
     };
 

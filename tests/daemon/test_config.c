@@ -486,6 +486,8 @@ static void judged_against_models(void **state)
                   "t.yaml:2:10: error: inputs.i: model 'm' reads bytes, and this input gives none");
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", scale: 2}}", &bytes,
                   "t.yaml:2:10: error: inputs.i.scale: model 'm' reads bytes, which are taken as they are");
+    check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", delimiter: nul}}", &any,
+                  "t.yaml:2:10: error: inputs.i.delimiter: model 'm' reads samples, which make no records");
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\"}}", &tokens,
                   "t.yaml:2:10: error: inputs.i: model 'm' reads tokens: only bytes (vocab 256) stream");
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", rate: 360}}", &fixed,

@@ -5,13 +5,15 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "ssm/bytes.h"
 #include "tests/ssm/compare.h"
 
 #define MODEL "24x2,4,256"
-enum { N = 700, V = 256, STREAMS = 5 };
+enum { N = 4000, V = 256, STREAMS = 4, RECORD_MAX = 12, WARM = 256 };
 
 static struct rng rng;
 static struct ssm_model *model;
@@ -19,13 +21,17 @@ static struct ssm_model *model;
 /* One stream's bytes and what was said of them. */
 struct heard {
     int32_t tokens[N];
-    float surprise[N], logits[N * V];
+    float surprise[N], logits[N * V], records[N * 3];
+    uint32_t ends[N], n_records; /* counted from the first byte */
+    uint32_t just[N], n_just;    /* of one call */
 };
 
 static void speak(struct heard *h)
 {
     for (int i = 0; i < N; i++)
-        h->tokens[i] = (int32_t)(rig_below(&rng, 4) ? 'a' + rig_below(&rng, 26) : rig_below(&rng, V));
+        h->tokens[i] = (int32_t)(rig_below(&rng, 4)    ? 'a' + rig_below(&rng, 26)
+                                 : rig_below(&rng, 3) ? '\n'
+                                                      : rig_below(&rng, V));
 }
 
 static struct ssm_item item_at(struct heard *h, struct ssm_slot slot, uint32_t at, uint32_t n, bool log_probs)
@@ -33,8 +39,23 @@ static struct ssm_item item_at(struct heard *h, struct ssm_slot slot, uint32_t a
     struct ssm_item item = {.slot = slot, .n = n, .tokens = h->tokens + at, .interval = 1};
     item.out.logits = h->logits + (size_t)at * V;
     item.out.logits_stride = V;
-    item.scored = (struct ssm_scored){.surprise = h->surprise + at, .log_probs = log_probs};
+    item.scored = (struct ssm_scored){
+        .surprise = h->surprise + at,
+        .log_probs = log_probs,
+        .delimiter = '\n',
+        .record_max = RECORD_MAX,
+        .records = h->records + 3 * (size_t)h->n_records,
+        .ends = h->just,
+        .n_records = &h->n_just,
+    };
     return item;
+}
+
+/* After a call that began with byte `at`. */
+static void note_records(struct heard *h, uint32_t at)
+{
+    for (uint32_t i = 0; i < h->n_just; i++)
+        h->ends[h->n_records++] = at + h->just[i];
 }
 
 static struct ssm_engine *engine_of(uint32_t slots, uint32_t threads)
@@ -48,6 +69,7 @@ static void whole(struct heard *h, bool log_probs)
     struct ssm_engine *e = engine_of(1, 1);
     struct ssm_item item = item_at(h, rig_slot(e), 0, N, log_probs);
     assert_int_equal(ssm_advance(e, &item, 1), 0);
+    note_records(h, 0);
     ssm_engine_close(&e);
 }
 
@@ -73,6 +95,7 @@ static void follows_from_the_logits(void **state)
         assert_true(fabs((double)h->surprise[i] - want) <= 1e-5 * want);
     }
     assert_memory_equal(h[0].surprise, h[1].surprise, sizeof h->surprise);
+    assert_memory_equal(h[0].records, h[1].records, sizeof h->records);
     for (size_t i = 0; i < (size_t)N * V; i++) {
         const float *row = h->logits + i / V * V;
         double want = -surprise_of(row, (int32_t)(i % V));
@@ -106,7 +129,7 @@ static void in_pieces(struct heard *h, uint32_t threads)
         slots[i] = rig_slot(e);
     while (left > 0) {
         struct ssm_item items[STREAMS];
-        uint32_t n_items = 0;
+        uint32_t n_items = 0, which[STREAMS];
         for (int i = 0; i < STREAMS; i++) {
             uint32_t n = rig_below(&rng, rig_below(&rng, 3) ? 7 : 300);
             n = n < N - at[i] ? n : N - at[i];
@@ -114,11 +137,14 @@ static void in_pieces(struct heard *h, uint32_t threads)
                 continue;
             if (rig_below(&rng, 5) == 0)
                 slots[i] = moved(e, slots[i]);
+            which[n_items] = (uint32_t)i;
             items[n_items++] = item_at(&h[i], slots[i], at[i], n, false);
             at[i] += n;
             left -= at[i] == N;
         }
         assert_int_equal(ssm_advance(e, items, n_items), 0);
+        for (uint32_t k = 0; k < n_items; k++)
+            note_records(&h[which[k]], (uint32_t)(items[k].tokens - h[which[k]].tokens));
     }
     ssm_engine_close(&e);
 }
@@ -133,11 +159,76 @@ static void is_bitwise_its_own(void **state)
     }
     for (uint32_t threads = 1; threads <= 3; threads += 2) {
         in_pieces(got, threads);
-        for (int i = 0; i < STREAMS; i++)
+        for (int i = 0; i < STREAMS; i++) {
             assert_memory_equal(got[i].surprise, want[i].surprise, sizeof got[i].surprise);
+            assert_int_equal(got[i].n_records, want[i].n_records);
+            assert_memory_equal(got[i].ends, want[i].ends, got[i].n_records * sizeof(uint32_t));
+            assert_memory_equal(got[i].records, want[i].records, got[i].n_records * 3 * sizeof(float));
+            got[i].n_records = 0;
+        }
     }
     free(want);
     free(got);
+}
+
+/* A record ends with its delimiter or at the limit; its surprise is that of all its bytes. It has a p-value once as
+ * many were learnt as it takes, and by then the strangest have the least. */
+static void records_add_up(void **state)
+{
+    struct heard *h = calloc(1, sizeof *h);
+    uint32_t from = 0, cut = 0;
+    speak(h);
+    whole(h, false);
+    assert_true(h->n_records > 2 * WARM);
+    for (uint32_t k = 0; k < h->n_records; from = h->ends[k++] + 1) {
+        const float *row = h->records + 3 * (size_t)k;
+        double sum = 0;
+        for (uint32_t i = from; i <= h->ends[k]; i++) {
+            sum += i ? (double)h->surprise[i] : 0;
+            assert_true(h->tokens[i] != '\n' || i == h->ends[k]);
+        }
+        assert_true(h->tokens[h->ends[k]] == '\n' || h->ends[k] - from + 1 == RECORD_MAX);
+        cut += h->tokens[h->ends[k]] != '\n';
+        assert_true(fabs((double)row[2] - sum) <= 1e-5 * sum);
+        if (k < WARM)
+            assert_true(isnan(row[0]) && isnan(row[1]));
+        else
+            assert_true(row[0] >= 0 && row[0] <= 1 && row[1] > 0 && row[1] <= 1);
+    }
+    assert_true(cut > 0);
+    free(h);
+}
+
+/* A model that is sure of the next byte of a line; a line unlike it. */
+static void a_strange_record_is_told(void **state)
+{
+    static const char line[] = "abcdefghi\n";
+    enum { LINE = 10, LINES = 600, STRANGE = 500 };
+    struct heard *h = calloc(1, sizeof *h);
+    struct ssm_engine *e = engine_of(1, 1);
+    void *section = calloc(1, ssm_bytes_state());
+    double least = 1;
+    ssm_bytes_reset(section);
+    for (uint32_t i = 0; i < LINES; i++) {
+        struct ssm_item item = item_at(h, rig_slot(e), 0, LINE, false);
+        for (int k = 0; k < LINE; k++) {
+            h->tokens[k] = i == STRANGE && k > 2 && k < 6 ? 'z' : line[k];
+            for (int b = 0; b < V; b++)
+                h->logits[k * V + b] = (b == line[(k + 1) % LINE] ? 9.0f : 0.0f) + (float)rig_below(&rng, 100) / 100;
+        }
+        ssm_bytes_run(&item, section);
+        ssm_slot_give(e, item.slot);
+        assert_int_equal(h->n_just, 1);
+        assert_int_equal(h->just[0], LINE - 1);
+        if (i == STRANGE)
+            assert_true((double)h->records[1] < 1e-4 && h->records[2] > 20);
+        else if (i >= WARM)
+            least = fmin(least, (double)h->records[1]);
+    }
+    assert_true(least > 1e-4);
+    free(section);
+    ssm_engine_close(&e);
+    free(h);
 }
 
 /* A slot that was reset, or given and taken again, knows no byte before. */
@@ -163,6 +254,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(follows_from_the_logits),
         cmocka_unit_test(is_bitwise_its_own),
+        cmocka_unit_test(records_add_up),
+        cmocka_unit_test(a_strange_record_is_told),
         cmocka_unit_test(begins_anew),
     };
     int skip = rig_begin(&argc, argv);
