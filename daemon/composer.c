@@ -58,6 +58,7 @@ static void finish(struct md_scheduler *s, struct md_text *t, const char *reason
         *at = t->next;
     if (t->has_slot)
         ssm_slot_give(s->engine, t->slot);
+    atomic_store_explicit(&s->slots_used, ssm_slots_used(s->engine), memory_order_relaxed);
     md_text_end(t, reason, error);
     eventfd_write(t->notify, 1);
     md_text_leave(t);
