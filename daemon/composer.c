@@ -208,6 +208,7 @@ static void draw(struct md_scheduler *s, struct md_text *t)
 void md_composer_land(struct md_scheduler *s, struct md_batch *b)
 {
     struct md_text **texts = b->texts.p;
+    int notify = b->texts.n ? texts[0]->notify : -1; /* the same for all; texts that end may be gone at once */
 
     for (size_t i = 0; i < b->texts.n; i++) {
         struct md_text *t = texts[i];
@@ -229,6 +230,6 @@ void md_composer_land(struct md_scheduler *s, struct md_batch *b)
             finish(s, t, "length", NULL);
     }
     s->composer.ready = s->composer.open != NULL;
-    if (b->texts.n)
-        eventfd_write(texts[0]->notify, 1);
+    if (notify >= 0)
+        eventfd_write(notify, 1);
 }

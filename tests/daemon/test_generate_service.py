@@ -222,7 +222,7 @@ class Forks(Service):
             client.refused(2, b"", stream="s")
             self.assertIn("a prompt is needed", client.ends[2])
         self.daemon.send_signal(signal.SIGTERM)
-        self.assertEqual(self.daemon.wait(PATIENCE), 0)
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
         with open(self.path("out.jsonl")) as out:
             lines = [json.loads(line) for line in out]
         os.remove(self.path("out.jsonl"))
@@ -329,7 +329,7 @@ class Ends(Service):
         client = self.under_way()
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(client.end(0, 1, 2), ["shutdown"] * 3)
-        self.assertEqual(self.daemon.wait(PATIENCE), 0)
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
         self.assertFalse(os.path.exists(self.path("generate")))
 
     def test_reload(self):
@@ -357,6 +357,48 @@ class Ends(Service):
         config = self.config(more="server: {generate: \"ipc://DIR/generate\"}")
         self.check(run(MAMBAD, "-c", config, "--check"), 78, "server.generate: no model is one of bytes")
         self.check(run(MAMBAD, "-c", config), 78, "server.generate: no model is one of bytes")
+
+
+class Mambactl(Service):
+    """`mambactl generate --connect`."""
+
+    def connect(self, *args, **more):
+        return subprocess.run([MAMBACTL, "generate", "--connect", "ipc://" + self.path("generate"), *args],
+                              capture_output=True, timeout=PATIENCE, **more)
+
+    def test_it_gives_what_it_gives_alone(self):
+        self.serve()
+        how = ("--seed", "5", "--temperature", "0.7", "--top-k", "30", "--min-p", "0.01", "--repetition-penalty", "1.1")
+        done = self.connect("-p", "hello", "-n", "200", *how)
+        self.assertEqual((done.returncode, done.stdout), (0, generate(b"hello", 200, *how)))
+        self.assertRegex(done.stderr, rb"200 bytes in .* bytes/s; .*ipc://")
+        doc = json.loads(self.connect("-m", "b", "-p", "x", "-n", "30", "--temperature", "0", "--json", "-q").stdout)
+        self.assertEqual(bytes.fromhex(doc["samples"][0]["hex"]), generate(b"x", 30, "--temperature", "0"))
+        self.assertEqual(doc["samples"][0]["reason"], "length")
+
+    def test_what_cannot_be(self):
+        self.serve(bytes=10**9)
+        for args, code, text in ((("--stream", "s"), 69, b"stream: there is no such stream"),
+                                 (("-m", "c"), 69, b"model: there is no byte model of that id"),
+                                 (("--state", "f"), 64, b"--connect: not with"), (("--samples", "2"), 64, b"--connect: not")):
+            done = self.connect("-p", "x", *args)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertIn(text, done.stderr)
+        self.check(run(MAMBACTL, "generate", "-m", MODEL, "--stream", "s"), 64, "--stream needs --connect")
+        self.check(run(MAMBACTL, "generate", "--connect", "ipc://DIR/nobody".replace("DIR", self.dir)), 69, "nobody answers")
+
+    def test_an_interrupt_and_a_death(self):
+        control = self.serve(bytes=10**9)
+        for end, code in ((lambda child: child.send_signal(signal.SIGINT), 0), (lambda child: self.daemon.kill(), 69)):
+            child = subprocess.Popen([MAMBACTL, "generate", "--connect", "ipc://" + self.path("generate"), "-n", "100000000"],
+                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            child.stdout.read(100)
+            end(child)
+            _, said = child.communicate(timeout=PATIENCE)
+            self.assertEqual(child.returncode, code, said)
+            if code == 0:
+                self.wait(lambda: self.counts(control)["running"] == 0)
+        self.assertIn(b"the daemon went away", said)
 
 
 @unittest.skipUnless(zmq.has("curve"), "this libzmq has no CURVE")
