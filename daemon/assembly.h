@@ -5,6 +5,7 @@
 
 #include "daemon/daemon.h"
 #include "daemon/feeder.h"
+#include "daemon/generate.h"
 #include "daemon/publisher.h"
 #include "daemon/snapshot.h"
 
@@ -32,6 +33,8 @@ struct md_daemon {
     struct md_snapshot_counters snapshot_counters;
     int64_t started_ns;
     uint64_t run;
+    struct md_generate_counters texts;
+    int texts_fd; /* eventfd: an engine has something for the generation service; it outlives that */
     int finished_fd;
     bool once;   /* MD_ONCE */
     bool adapts; /* md_config_adapts() of the start: what the engines have room for */

@@ -29,7 +29,7 @@ size_t md_arena_add(struct md_arena *a, size_t n, size_t size)
 void md_batch_clear(struct md_batch *b)
 {
     b->entries.n = b->items.n = b->x.n = b->tokens.n = b->dt.n = b->runs.n = b->events.n = b->out.n = b->notices.n =
-        b->warm.n = b->ends.n = 0;
+        b->warm.n = b->ends.n = b->texts.n = 0;
     b->spent = NULL;
     b->last = b->sent = b->failed = false;
     b->cut = 0;
@@ -38,7 +38,7 @@ void md_batch_clear(struct md_batch *b)
 void md_batch_done(struct md_batch *b)
 {
     struct md_arena *all[] = {&b->entries, &b->items, &b->x, &b->tokens, &b->dt, &b->runs, &b->events,
-                              &b->out, &b->notices, &b->warm, &b->ends};
+                              &b->out, &b->notices, &b->warm, &b->ends, &b->texts};
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]->p);

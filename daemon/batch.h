@@ -43,6 +43,7 @@ struct md_batch {
     struct md_scheduler *owner;
     struct md_arena entries, items, x, tokens, dt, runs, events, out, notices, warm,
         ends; /* md_entry ssm_item double int32 int64 md_run md_event float ssm_notice u8 uint32 */
+    struct md_arena texts;           /* struct md_text *, in the order of the last items */
     struct io_block *spent;          /* blocks whose payload events point into */
     int64_t started_ns, advanced_ns; /* when the engine got it, and its results were there */
     bool sent;                       /* the engine has it, or had it */

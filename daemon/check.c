@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "daemon/config_report.h"
+#include "daemon/generate.h"
 
 static int open_models(const struct md_config *config, struct ssm_model **models, const struct ssm_model_info **infos,
                        FILE *errors)
@@ -38,6 +39,8 @@ static int check_keys(const struct md_config *config, FILE *errors)
         if (out->class_->keys && out->class_->keys(out->conf, reterr) < 0)
             md_report(&report, out->where, "outputs.%s: %s", out->id, reterr);
     }
+    if (config->generate.endpoint && md_generate_keys(&config->generate, reterr) < 0)
+        md_report(&report, config->generate.where, "server.generate: %s", reterr);
     return md_report_flush(&report, errors) ? -EINVAL : 0;
 }
 

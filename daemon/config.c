@@ -63,6 +63,9 @@ void md_config_free(struct md_config **config)
     free(c->origins);
     free(c->state_dir);
     free(c->control);
+    free(c->generate.endpoint);
+    free(c->generate.curve_key);
+    free(c->generate.curve_clients);
     free(c->text);
     free(c->file);
     free(c);
@@ -115,6 +118,7 @@ static void read_sections(struct md_config *c, struct md_report *report, const s
     md_read_state(c, report, root);
     md_read_server(c, report, root);
     md_read_log(c, report, root);
+    complete = complete && !c->generate.endpoint; /* it may do nothing but serve texts */
     if (complete && c->n_inputs == 0)
         md_report(report, nowhere, "there are no inputs");
     if (complete && c->n_outputs == 0)

@@ -77,6 +77,16 @@ struct md_policy_rule {
     struct md_where where;
 };
 
+/* The service that writes texts; generate.h. */
+struct md_generate_conf {
+    char *endpoint; /* server.generate; NULL: none */
+    char *curve_key, *curve_clients;
+    bool insecure;
+    uint32_t requests, per_client; /* texts at once */
+    int64_t prompt, bytes;         /* of one text, at most */
+    struct md_where where;
+};
+
 struct md_config {
     char *file;
     struct md_model_conf *models;
@@ -93,6 +103,7 @@ struct md_config {
     int64_t state_interval_ns, state_forget_after_ns;
     uint32_t state_keep;
     char *control;         /* server.control; NULL: none */
+    struct md_generate_conf generate;
     int64_t shutdown_timeout_ns;
     enum md_level log_level;
     enum md_log_format log_format;

@@ -193,6 +193,16 @@ static void check_rule(struct check *k, const struct md_policy_rule *rule)
         check_quantile(k, rule, prediction->quantiles[i]);
 }
 
+static void check_generate(struct check *k)
+{
+    bool any = false;
+
+    for (unsigned i = 0; i < k->config->n_models; i++)
+        any |= !k->infos[i] || k->infos[i]->bytes;
+    if (!any)
+        md_report(&k->report, k->config->generate.where, "server.generate: no model is one of bytes (vocab 256)");
+}
+
 int md_config_check_models(const struct md_config *config, const struct ssm_model_info *const *infos, FILE *errors)
 {
     struct check k = {.config = config, .infos = infos, .report = {.text = config->text}};
@@ -201,5 +211,7 @@ int md_config_check_models(const struct md_config *config, const struct ssm_mode
         check_input(&k, &config->inputs[i]);
     for (unsigned i = 0; any_counts(&k) && i < config->n_rules; i++)
         check_rule(&k, &config->rules[i]);
+    if (config->generate.endpoint)
+        check_generate(&k);
     return md_report_flush(&k.report, errors) ? -EINVAL : 0;
 }

@@ -36,6 +36,9 @@ struct md_state_keys {
 struct md_server_keys {
     char *control;
     int64_t shutdown_timeout_ns;
+    char *generate, *generate_curve_key, *generate_curve_clients;
+    bool generate_insecure;
+    int64_t generate_requests, generate_per_client, generate_prompt, generate_bytes;
 };
 
 struct md_log_keys {

@@ -6,6 +6,7 @@
 #include <sys/un.h>
 
 #include "daemon/config_schema.h"
+#include "daemon/generate.h"
 #include "io/wire.h"
 
 /* The section's map, or NULL where it is left out or no map (reported). */
@@ -151,30 +152,68 @@ void md_read_state(struct md_config *config, struct md_report *report, const str
     config->state_forget_after_ns = keys.forget_after_ns;
 }
 
-static const char *control_fault(const char *endpoint)
+/* Of an ipc:// endpoint. */
+static const char *file_fault(const char *endpoint)
 {
-    if (strncmp(endpoint, "ipc://", 6))
-        return "must be an ipc:// endpoint";
     endpoint += 6;
     if (!*endpoint || *endpoint == '@' || *endpoint == '*')
         return "must name a file: it is the file's mode that guards it";
     return strlen(endpoint) < sizeof((struct sockaddr_un *)NULL)->sun_path ? NULL : "the path is too long for a socket";
 }
 
+static bool is_ipc(const char *endpoint)
+{
+    return !strncmp(endpoint, "ipc://", 6);
+}
+
+static void check_control(const char *endpoint, struct md_report *report, const struct md_node *map,
+                          struct md_where where)
+{
+    const char *fault = is_ipc(endpoint) ? file_fault(endpoint) : "must be an ipc:// endpoint";
+
+    if (fault)
+        md_report(report, key_place(map, "control", where), "server.control: '%.150s': %s", endpoint, fault);
+}
+
+static void check_generate(const struct md_generate_conf *generate, struct md_report *report,
+                           const struct md_node *map)
+{
+    const char *at = NULL, *fault = is_ipc(generate->endpoint) ? file_fault(generate->endpoint) : NULL;
+    char key[MD_PATH] = "generate", reterr[IO_ERR];
+
+    if (!fault && md_generate_check(generate, &at, reterr))
+        fault = reterr;
+    if (at && strcmp(at, "bind"))
+        snprintf(key, sizeof key, "generate_%s", at);
+    if (fault)
+        md_report(report, key_place(map, key, generate->where), "server.%s: '%.150s': %s", key, generate->endpoint,
+                  fault);
+}
+
 void md_read_server(struct md_config *config, struct md_report *report, const struct md_node *root)
 {
     struct md_server_keys keys = {0};
-    struct md_where where;
-    const char *fault;
+    struct md_where where = MD_NOWHERE;
+    const bool given = read_fixed(report, root, "server", md_server_options, &keys, &where);
+    const struct md_node *map = given ? md_node_find(root, "server")->value : NULL;
 
-    if (read_fixed(report, root, "server", md_server_options, &keys, &where) && keys.control) {
-        fault = control_fault(keys.control);
-        if (fault)
-            md_report(report, key_place(md_node_find(root, "server")->value, "control", where),
-                      "server.control: '%.150s': %s", keys.control, fault);
-    }
     config->control = keys.control;
     config->shutdown_timeout_ns = keys.shutdown_timeout_ns;
+    config->generate = (struct md_generate_conf){
+        .endpoint = keys.generate,
+        .curve_key = keys.generate_curve_key,
+        .curve_clients = keys.generate_curve_clients,
+        .insecure = keys.generate_insecure,
+        .requests = (uint32_t)keys.generate_requests,
+        .per_client = (uint32_t)keys.generate_per_client,
+        .prompt = keys.generate_prompt,
+        .bytes = keys.generate_bytes,
+        .where = where,
+    };
+    if (config->control)
+        check_control(config->control, report, map, where);
+    if (config->generate.endpoint)
+        check_generate(&config->generate, report, map);
 }
 
 void md_read_log(struct md_config *config, struct md_report *report, const struct md_node *root)

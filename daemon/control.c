@@ -1,6 +1,5 @@
 /* control.c: the control socket's thread: receives requests, has them answered (control_request.c), sends the replies.
- * The socket file is made here and handed to libzmq: its mode is 0600 from the first moment on, which a umask, being
- * the whole process's, could not give. Trap: with ZMQ_USE_FD libzmq neither makes nor removes the file. */
+ */
 #include "daemon/control.h"
 
 #include <errno.h>
@@ -9,98 +8,29 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 #include <zmq.h>
 
 #include "daemon/control_request.h"
+#include "daemon/socket_file.h"
 
 enum { PARTS = 3, QUEUED = 16 };
 
 struct md_control {
     struct md_daemon *daemon;
-    char *path; /* of the socket file; NULL until it is ours */
-    dev_t dev;
-    ino_t ino;
+    struct md_socket_file file;
     void *context, *router;
     int stop; /* eventfd */
     bool running;
     pthread_t thread;
 };
 
-/* ---- the socket file -------------------------------------------------------------------------------------------- */
+static const char name[] = "control socket";
 
 static int fail(char *reterr, int rc, const char *path, const char *what)
 {
-    snprintf(reterr, IO_ERR, "control socket %s: %s", path, what);
+    snprintf(reterr, IO_ERR, "%s %s: %s", name, path, what);
     return rc;
-}
-
-static int fill_address(const char *path, struct sockaddr_un *ret)
-{
-    memset(ret, 0, sizeof *ret);
-    ret->sun_family = AF_UNIX;
-    if (strlen(path) >= sizeof ret->sun_path)
-        return -ENAMETOOLONG;
-    strcpy(ret->sun_path, path);
-    return 0;
-}
-
-/* Removes a socket file that nobody serves. −EADDRINUSE: somebody does; −EEXIST: it is not a socket. */
-static int clear_stale(const char *path, const struct sockaddr_un *address)
-{
-    struct stat st;
-    int fd, rc;
-
-    if (lstat(path, &st) < 0)
-        return errno == ENOENT ? 0 : -errno;
-    if (!S_ISSOCK(st.st_mode))
-        return -EEXIST;
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return -errno;
-    rc = connect(fd, (const struct sockaddr *)address, sizeof *address) < 0 ? -errno : -EADDRINUSE;
-    close(fd);
-    if (rc != -ECONNREFUSED)
-        return rc == -EAGAIN ? -EADDRINUSE : rc;
-    return unlink(path) < 0 && errno != ENOENT ? -errno : 0;
-}
-
-/* A listening socket at path, mode 0600 (Linux takes the file's mode from the socket's at bind). */
-static int listen_at(const char *path, int *ret_fd, char *reterr)
-{
-    struct sockaddr_un address;
-    int rc = fill_address(path, &address), fd = -1;
-
-    if (rc == 0)
-        rc = clear_stale(path, &address);
-    if (rc == -EADDRINUSE)
-        return fail(reterr, rc, path, "another process serves it");
-    if (rc == -EEXIST)
-        return fail(reterr, rc, path, "is there and is not a socket");
-    if (rc == 0)
-        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (rc == 0 && (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
-                    listen(fd, QUEUED) < 0))
-        rc = -errno;
-    if (rc < 0) {
-        if (fd >= 0)
-            close(fd);
-        return fail(reterr, rc, path, strerror(-rc));
-    }
-    *ret_fd = fd;
-    return 0;
-}
-
-/* Only a file that is still the one we made: somebody may have put another in its place. */
-static void remove_file(struct md_control *c)
-{
-    struct stat st;
-
-    if (c->path && lstat(c->path, &st) == 0 && st.st_dev == c->dev && st.st_ino == c->ino)
-        unlink(c->path);
 }
 
 /* ---- requests --------------------------------------------------------------------------------------------------- */
@@ -188,14 +118,10 @@ static int bind_router(struct md_control *c, const char *endpoint, int fd, char 
 static int start(struct md_control *c, const char *endpoint, char *reterr)
 {
     const char *path = endpoint + strlen("ipc://");
-    struct stat st = {0};
-    int fd, rc = listen_at(path, &fd, reterr);
+    int fd, rc = md_socket_file_make(&c->file, name, path, &fd, reterr);
 
     if (rc < 0)
         return rc;
-    c->path = lstat(path, &st) == 0 ? strdup(path) : NULL;
-    c->dev = st.st_dev;
-    c->ino = st.st_ino;
     rc = bind_router(c, endpoint, fd, reterr);
     if (rc < 0)
         return rc;
@@ -236,13 +162,12 @@ void md_control_close(struct md_control **control)
         eventfd_write(c->stop, 1);
         pthread_join(c->thread, NULL);
     }
-    remove_file(c);
+    md_socket_file_remove(&c->file);
     if (c->router)
         zmq_close(c->router);
     if (c->context)
         zmq_ctx_term(c->context);
     if (c->stop >= 0)
         close(c->stop);
-    free(c->path);
     free(c);
 }

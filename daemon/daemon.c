@@ -52,7 +52,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
         .state = conf->state,
         .deterministic = conf->deterministic,
         .adapt = md_config_adapts(d->config) && ssm_model_adapts(info),
-        .slots = conf->slots,
+        .slots = conf->slots + (info->bytes && d->config->generate.endpoint ? d->config->generate.requests : 0),
         .threads = conf->threads,
     };
     r = ssm_engine_open(m->model, &opts, &m->scheduler.engine, text);
@@ -288,10 +288,11 @@ static int allocate(struct md_daemon *d)
 
     d->finished_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     d->asked_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    d->texts_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     d->models = calloc(c->n_models + 1, sizeof *d->models);
     d->inputs = calloc(c->n_inputs + 1, sizeof(struct md_input *));
     d->outputs = calloc(c->n_outputs + 1, sizeof(struct md_output *));
-    if (!d->models || !d->inputs || !d->outputs || d->finished_fd < 0 || d->asked_fd < 0 ||
+    if (!d->models || !d->inputs || !d->outputs || d->finished_fd < 0 || d->asked_fd < 0 || d->texts_fd < 0 ||
         io_pool_new(pool_limit, &d->pool) || md_registry_init(&d->registry, c))
         return -ENOMEM;
     d->n_models = c->n_models;
@@ -338,6 +339,8 @@ static void free_all(struct md_daemon *d)
         close(d->finished_fd);
     if (d->asked_fd >= 0)
         close(d->asked_fd);
+    if (d->texts_fd >= 0)
+        close(d->texts_fd);
     for (unsigned i = 0; i < d->n_configs; i++)
         md_config_free(&d->configs[i]);
     pthread_mutex_destroy(&d->shape);
@@ -421,7 +424,7 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
     }
     d->config = config;
     d->snapshots.lock_fd = -1;
-    d->asked_fd = d->finished_fd = -1;
+    d->asked_fd = d->texts_fd = d->finished_fd = -1;
     pthread_mutex_init(&d->shape, NULL);
     d->once = flags & MD_ONCE;
     d->adapts = md_config_adapts(config);

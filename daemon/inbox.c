@@ -311,11 +311,12 @@ void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int
         if (since < nap_ns && nap_ns < due)
             due = nap_ns;
         cut = cut_now(in, full, now, due);
-        if (cut != MD_CUTS || now >= until_ns || in->cut != ret->line || in->errand != ret->errand)
+        if (cut != MD_CUTS || now >= until_ns || in->cut != ret->line || in->errand != ret->errand || in->called)
             break;
         in->wake_at = in->n_ready == 0 && now >= nap_ns ? 1 : in->n_live < full ? in->n_live : full;
         sleep_until(in, due < until_ns ? due : until_ns);
     }
+    in->called = false;
     *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, cut < MD_CUTS, in->n_ready, in->draining, in->stopping,
                             in->cut, in->errand};
     pthread_mutex_unlock(&in->lock);
@@ -442,6 +443,14 @@ bool md_inbox_reset(struct md_inbox *in, struct io_stream *s)
     s->queue.flags |= live ? IO_RESET : 0;
     pthread_mutex_unlock(&in->lock);
     return live;
+}
+
+void md_inbox_call(struct md_inbox *in)
+{
+    pthread_mutex_lock(&in->lock);
+    in->called = true;
+    pthread_cond_signal(&in->wake);
+    pthread_mutex_unlock(&in->lock);
 }
 
 void md_inbox_drain(struct md_inbox *in, bool stop)

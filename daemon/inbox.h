@@ -17,6 +17,7 @@ struct md_inbox {
     bool pressed;     /* a queue is full: do not wait for more */
     bool draining;    /* no more pushes; the engine stops when all is done */
     bool stopping;    /* give up what is queued */
+    bool called;      /* the engine is to look, though not for rows */
     uint32_t cut;     /* number of the cut that is asked for */
     const struct io_stream *errand; /* errand.h: whose state is asked for; NULL: nobody's */
 };
@@ -35,7 +36,7 @@ void md_inbox_tell_lost(struct md_inbox *in, struct io_stream *s);
 void md_inbox_end(struct md_inbox *in, struct io_stream *s);
 
 /* Engine side. Waits until a batch is worth while: `full` streams ready, the oldest ready for max_delay_ns, all live
- * ones ready, a queue full, draining, another cut or errand asked for than in *ret, or until_ns. */
+ * ones ready, a queue full, draining, another cut or errand asked for than in *ret, a call, or until_ns. */
 struct md_wake {
     enum md_cut cut; /* what closed the batch */
     bool due;        /* it is to be closed: the wait did not end by its time or for a cut */
@@ -58,6 +59,9 @@ bool md_inbox_claim(struct md_inbox *in, struct io_stream *s);
 
 /* Any thread. The next rows of a live stream begin a new epoch, as where their sender asks for it. False: not live. */
 bool md_inbox_reset(struct md_inbox *in, struct io_stream *s);
+
+/* Any thread. Has the engine look at what else it has to do. */
+void md_inbox_call(struct md_inbox *in);
 
 void md_inbox_drain(struct md_inbox *in, bool stop);
 /* Asks the engine for a cut, soon. */

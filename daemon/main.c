@@ -14,6 +14,7 @@
 
 #include "daemon/check.h"
 #include "daemon/control.h"
+#include "daemon/generate.h"
 #include "daemon/notify.h"
 #include "daemon/reload.h"
 
@@ -284,6 +285,7 @@ static bool wait_for_end(struct running *r)
 static int serve(struct running *r)
 {
     struct md_control *control = NULL;
+    struct md_generate *generate = NULL;
     char reterr[IO_ERR] = "";
     int code = md_daemon_start(r->config, r->o->once ? MD_ONCE : 0, &r->daemon, reterr), rc;
 
@@ -291,10 +293,14 @@ static int serve(struct running *r)
         md_log(MD_ERROR, NULL, "%s", reterr);
         return code;
     }
-    if (r->config->control && md_control_open(r->config->control, r->daemon, &control, reterr) < 0) {
+    rc = r->config->control ? md_control_open(r->config->control, r->daemon, &control, reterr) : 0;
+    if (rc == 0 && r->config->generate.endpoint)
+        rc = md_generate_open(r->daemon, &generate, reterr);
+    if (rc < 0) {
         md_log(MD_ERROR, NULL, "%s", reterr);
+        md_control_close(&control);
         md_daemon_stop(&r->daemon, 0);
-        return EX_UNAVAILABLE;
+        return rc == -EKEYREJECTED ? EX_CONFIG : EX_UNAVAILABLE;
     }
     md_log(MD_INFO, NULL, "mambad " MAMBAD_VERSION " runs: %u models, %u inputs, %u outputs", r->config->n_models,
            r->config->n_inputs, r->config->n_outputs);
@@ -304,6 +310,7 @@ static int serve(struct running *r)
     md_notify(&r->notify, "STOPPING=1\nSTATUS=draining");
     let_signals_kill();
     limit_end(r->config->shutdown_timeout_ns);
+    md_generate_close(&generate);
     md_control_close(&control);
     rc = md_daemon_stop(&r->daemon, r->config->shutdown_timeout_ns);
     if (rc != 0)

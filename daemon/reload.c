@@ -55,6 +55,13 @@ static bool equal(const char *a, const char *b)
     return a == b || (a && b && strcmp(a, b) == 0);
 }
 
+static bool same_service(const struct md_generate_conf *a, const struct md_generate_conf *b)
+{
+    return equal(a->endpoint, b->endpoint) && equal(a->curve_key, b->curve_key) &&
+           equal(a->curve_clients, b->curve_clients) && a->insecure == b->insecure && a->requests == b->requests &&
+           a->per_client == b->per_client && a->prompt == b->prompt && a->bytes == b->bytes;
+}
+
 static int refuse(const struct change *c, const char *text)
 {
     snprintf(c->reterr, IO_ERR, "%s", text);
@@ -82,6 +89,8 @@ static int check_fixed(const struct change *c)
         return refuse(c, "state.dir: another folder needs a restart");
     if (!equal(old->control, new->control))
         return refuse(c, "server.control: another socket needs a restart");
+    if (!same_service(&old->generate, &new->generate))
+        return refuse(c, "server.generate: another socket, key or limit of it needs a restart");
     if (c->d->once)
         return refuse(c, "with --once the daemon ends by itself");
     if (atomic_load(&c->d->publisher.finished))

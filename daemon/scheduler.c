@@ -37,6 +37,7 @@ int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *po
         s->spare = &s->batches[i];
     }
     md_errand_init(&s->errand);
+    md_composer_init(&s->composer);
     return md_inbox_init(&s->inbox, slots, pool);
 }
 
@@ -44,6 +45,7 @@ void md_scheduler_done(struct md_scheduler *s)
 {
     for (unsigned i = 0; i < MD_BATCHES; i++)
         md_batch_done(&s->batches[i]);
+    md_composer_done(&s->composer);
     md_inbox_done(&s->inbox);
     md_errand_done(&s->errand);
     pthread_cond_destroy(&s->spare_wake);
@@ -152,8 +154,12 @@ static void land_oldest(struct md_scheduler *s, struct md_batch *b)
         if (e->closing)
             md_course_close(s, e->stream);
     }
+    md_composer_land(s, b);
     atomic_store_explicit(&s->slots_used, ssm_slots_used(s->engine), memory_order_relaxed);
-    md_publisher_push(s->publisher, b);
+    if (b->entries.n || b->cut || b->last)
+        md_publisher_push(s->publisher, b);
+    else
+        md_scheduler_give(s, b);
 }
 
 static void land(struct md_scheduler *s)
@@ -169,7 +175,8 @@ static void land(struct md_scheduler *s)
 
 static void start(struct md_scheduler *s, struct md_batch *b)
 {
-    uint32_t n = md_batch_items(b);
+    md_batch_items(b);
+    uint32_t n = md_composer_items(b);
 
     b->started_ns = b->advanced_ns = md_now_ns();
     b->sent = n && !s->struck && !ssm_advance_start(s->engine, b->items.p, n);
@@ -202,12 +209,25 @@ static void count(struct md_scheduler *s, const struct md_batch *b, enum md_cut 
     md_bump(&s->counters.cut[cut], 1);
 }
 
-/* When the engine is to look again although nothing has come. */
+/* When the engine is to look again although nothing has come. A text that can go on is never waited with. */
 static int64_t look_again(const struct md_scheduler *s)
 {
+    if (s->composer.ready || (s->flying && s->flying->texts.n))
+        return 0;
     return s->flying                      ? md_now_ns() + LOOK_NS
            : s->sweeping || s->asked_for ? md_now_ns() + SWEEP_PAUSE_NS
                                          : s->next_sweep_ns;
+}
+
+/* A reload stops engines, the end has them drained. */
+static const char *reason_of(const struct md_wake *wake)
+{
+    return wake->stopping ? "reload" : "shutdown";
+}
+
+static bool is_empty(const struct md_batch *b)
+{
+    return b->entries.n == 0 && b->texts.n == 0;
 }
 
 /* Fills `b` from what is ready; with a batch under way it returns soon. */
@@ -220,7 +240,7 @@ static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *w
     rest(s, false);
     s->draining = wake->draining;
     s->asked_for = wake->errand;
-    if (wake->line != s->cut_number && b->entries.n == 0) {
+    if (wake->line != s->cut_number && is_empty(b)) {
         land(s);
         md_cut_line(s, wake->line);
         b->cut = wake->line;
@@ -231,12 +251,16 @@ static void gather(struct md_scheduler *s, struct md_batch *b, struct md_wake *w
         sweep(s, b);
     if (!s->flying || wake->due)
         fill(s, b, wake->ready);
+    if (wake->draining)
+        md_composer_end(s, reason_of(wake));
+    else
+        md_composer_fill(s, b);
 }
 
 /* Nothing is to be sent on top of the batch under way: whether there is nothing else to wait for than the device. */
 static bool lands(struct md_scheduler *s, const struct md_wake *wake)
 {
-    return wake->due || wake->draining || ssm_advance_done(s->engine);
+    return wake->due || wake->draining || (s->flying && s->flying->texts.n) || ssm_advance_done(s->engine);
 }
 
 static void *run(void *arg)
@@ -250,20 +274,22 @@ static void *run(void *arg)
         do {
             s->struck = false;
             gather(s, b, &wake);
-            bool idle = b->entries.n == 0 && !s->flying;
-            if (s->sweeping || s->asked_for || (b->entries.n == 0 && lands(s, &wake)))
+            bool idle = is_empty(b) && !s->flying;
+            if (s->sweeping || s->asked_for || (is_empty(b) && lands(s, &wake)))
                 land(s);
             bool swept = md_cut_sweep(s);
             if (s->asked_for)
                 md_errand_run(s);
             last = wake.stopping || (wake.draining && wake.ready == 0 && idle && swept && wake.line == s->cut_number);
-        } while (b->entries.n == 0 && !last && !b->cut);
+        } while (is_empty(b) && !last && !b->cut);
         b->last = last;
         if (b->entries.n)
             count(s, b, wake.cut);
         start(s, b);
-        if (last)
+        if (last) {
             land(s);
+            md_composer_end(s, reason_of(&wake));
+        }
     }
     md_errand_cancel(s);
     return NULL;

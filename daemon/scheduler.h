@@ -4,7 +4,7 @@
 #ifndef MD_SCHEDULER_H
 #define MD_SCHEDULER_H
 
-#include "daemon/batch.h"
+#include "daemon/composer.h"
 #include "daemon/errand.h"
 #include "daemon/inbox.h"
 
@@ -25,6 +25,7 @@ struct md_scheduler {
     uint32_t max_streams;
     /* its own */
     struct md_inbox inbox;
+    struct md_composer composer;
     struct md_engine_counters counters;
     _Atomic uint32_t open_streams, slots_used;
     _Atomic uint64_t rounds; /* how often the thread has rested, or gone on from that, or a batch has landed */

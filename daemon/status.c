@@ -49,6 +49,10 @@ static json_t *model_status(struct md_daemon *d, unsigned i)
     set_int(streams, "alarm", c.alarms);
     json_object_set_new(o, "streams", streams);
     json_object_update_new(o, md_engine_counters_json(&s->counters));
+    if (s->info->bytes) {
+        set_int(o, "text_bytes_total", md_read(&s->composer.counters.bytes));
+        set_int(o, "prompt_bytes_total", md_read(&s->composer.counters.prompt_bytes));
+    }
     return o;
 }
 
@@ -79,6 +83,19 @@ static json_t *reload_status(struct md_daemon *d)
                      (json_int_t)d->refused, "answered", (json_int_t)d->answered, "error", d->reload_text);
 }
 
+static json_t *texts_status(struct md_daemon *d)
+{
+    struct md_generate_counters *c = &d->texts;
+
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "running",
+                     (json_int_t)atomic_load(&c->running), "requests_total", (json_int_t)md_read(&c->requests),
+                     "refused_total", (json_int_t)md_read(&c->refused), "malformed_total",
+                     (json_int_t)md_read(&c->malformed), "ends_total", (json_int_t)md_read(&c->ends), "cancels_total",
+                     (json_int_t)md_read(&c->cancels), "errors_total", (json_int_t)md_read(&c->errors), "gone_total",
+                     (json_int_t)md_read(&c->gone), "stalled_total", (json_int_t)md_read(&c->stalled), "bytes_total",
+                     (json_int_t)md_read(&c->bytes));
+}
+
 json_t *md_daemon_status(struct md_daemon *d)
 {
     json_t *o = json_object(), *models = json_object(), *inputs = json_object(), *outputs = json_object();
@@ -105,6 +122,8 @@ json_t *md_daemon_status(struct md_daemon *d)
     json_object_set_new(o, "end_to_end_latency_seconds", md_hist_json(&d->publisher.latency));
     if (d->config->state_dir)
         json_object_set_new(o, "snapshots", md_snapshots_json(&d->snapshots));
+    if (d->config->generate.endpoint)
+        json_object_set_new(o, "generate", texts_status(d));
     json_object_set_new(o, "reload", reload_status(d));
     set_int(o, "notices_dropped_total", md_read(&d->publisher.notices_lost));
     pthread_mutex_unlock(&d->shape);

@@ -33,6 +33,7 @@ struct generator {
     float *logits;   /* [n][MD_BYTES] by sample */
     uint8_t *prompt;
     size_t prompt_n;
+    char reason[32]; /* why a daemon ended the text */
     double prompt_s, bytes_s;
     uint64_t made;
     struct speculation speculation; /* with a draft model */
@@ -307,6 +308,14 @@ static int generate_by_drafts(struct generator *g)
     return err ? complain_device(g->speculation.failed) : EX_OK;
 }
 
+/* A daemon knows itself when to stop. */
+static void put_remote(void *ctx, uint8_t byte)
+{
+    const struct generator *g = ctx;
+    if (g->samples[0].n < g->o->bytes)
+        put(ctx, 0, byte);
+}
+
 static int save_state(struct generator *g)
 {
     struct generation *held = calloc(g->n, sizeof *held);
@@ -324,7 +333,7 @@ static int save_state(struct generator *g)
 
 static const char *reason_of(const struct generator *g, const struct sample *s)
 {
-    return s->g.finished ? "stop" : s->n == g->o->bytes ? "length" : "interrupt";
+    return g->o->connect ? g->reason : s->g.finished ? "stop" : s->n == g->o->bytes ? "length" : "interrupt";
 }
 
 /* As JSON has it: what is no UTF-8 becomes U+FFFD. To be freed. */
@@ -401,7 +410,7 @@ static int print(struct generator *g)
     if (!g->o->quiet)
         fprintf(stderr, "%llu bytes in %.2f s: %.0f bytes/s; prompt of %zu bytes in %.2f s; %s\n",
                 (unsigned long long)g->made, g->bytes_s, g->bytes_s > 0 ? (double)g->made / g->bytes_s : 0.0,
-                g->prompt_n, g->prompt_s, ssm_engine_ops(g->engine));
+                g->prompt_n, g->prompt_s, g->engine ? ssm_engine_ops(g->engine) : g->o->connect);
     if (!g->o->quiet && g->speculation.rounds > 0)
         fprintf(stderr, "%llu bytes drafted, %.1f %% of them stood: %.2f bytes a step\n",
                 (unsigned long long)g->speculation.drafted,
@@ -424,9 +433,6 @@ static int make_room(struct generator *g)
         all = (g->samples[i].text = malloc(g->o->bytes + 1)) != NULL;
     if (!all)
         return complain(EX_OSERR, "no memory for so many samples");
-    for (uint32_t i = 0; i < g->n; i++)
-        if (ssm_slot_take(g->engine, &g->slots[i]))
-            return complain(EX_UNAVAILABLE, "the device has no memory for so many samples");
     return EX_OK;
 }
 
@@ -480,14 +486,23 @@ static int open_models(struct generator *g, struct generate_options *o)
 {
     int code = byte_model_open(&o->model, o->draft.dir ? 2 * g->n : g->n);
     g->engine = o->model.engine;
-    if (code == EX_OK)
-        code = make_room(g);
+    for (uint32_t i = 0; i < g->n && code == EX_OK; i++)
+        if (ssm_slot_take(g->engine, &g->slots[i]))
+            code = complain(EX_UNAVAILABLE, "the device has no memory for so many samples");
     if (code == EX_OK && o->draft.dir)
         code = byte_model_open(&o->draft, 2 * g->n);
     if (code == EX_OK && o->draft.dir &&
         speculation_open(&g->speculation, g->engine, o->draft.engine, g->slots, g->n, o->draft_length))
         code = complain(EX_UNAVAILABLE, "no memory for so many samples with drafts");
     return code;
+}
+
+static int run_remote(struct generator *g)
+{
+    double begin = now_s();
+    int code = generate_remote(g->o, g->prompt, g->prompt_n, put_remote, g, &interrupted, g->reason);
+    g->bytes_s = now_s() - begin;
+    return code == EX_OK ? print(g) : code;
 }
 
 int ctl_generate(int argc, char **argv)
@@ -505,9 +520,11 @@ int ctl_generate(int argc, char **argv)
     if (code == EX_OK)
         code = read_prompt(&g);
     if (code == EX_OK)
+        code = make_room(&g);
+    if (code == EX_OK && !o.connect)
         code = open_models(&g, &o);
     if (code == EX_OK)
-        code = run(&g, resume);
+        code = o.connect ? run_remote(&g) : run(&g, resume);
     free_all(&g);
     byte_model_close(&o.draft);
     byte_model_close(&o.model);

@@ -6,7 +6,8 @@
 
 #include "tools/generate.h"
 
-static const char usage[] = "usage: mambactl generate -m DIR [-p TEXT | -f FILE] [-n N] [OPTION]...\n";
+static const char usage[] = "usage: mambactl generate {-m DIR | --connect ENDPOINT} [-p TEXT | -f FILE] [-n N] "
+                            "[OPTION]...\n";
 static const char help[] =
     "A byte model (vocab 256) reads a prompt and goes on with it; bytes go to standard output as they come.\n"
     "\n"
@@ -31,6 +32,12 @@ static const char help[] =
     "      --device NAME       cpu (default), cuda, cuda:N, auto\n"
     "      --weights DTYPE     fp32 (default), bf16, fp16\n"
     "      --threads N         worker threads (default: one per core)\n"
+    "      --connect ENDPOINT  instead of all that: in the daemon whose server.generate this is, ipc:// or tcp:// "
+    "without\n"
+    "                          CURVE; -m is then a model's id there, and not needed where there is one byte model; "
+    "not\n"
+    "                          with --state, --draft or --samples\n"
+    "      --stream ID         with --connect: go on from the state of this live stream\n"
     "      --json              one JSON object at the end: text, bytes in hex, why each sample ended, speed\n"
     "  -q, --quiet             no line about speed\n"
     "      --help              print this text and end\n"
@@ -53,6 +60,8 @@ enum {
     OPT_STATE,
     OPT_DRAFT,
     OPT_DRAFT_LENGTH,
+    OPT_CONNECT,
+    OPT_STREAM,
     OPT_DEVICE,
     OPT_WEIGHTS,
     OPT_THREADS,
@@ -77,6 +86,8 @@ static const struct option longs[] = {
     {"state", required_argument, NULL, OPT_STATE},
     {"draft", required_argument, NULL, OPT_DRAFT},
     {"draft-length", required_argument, NULL, OPT_DRAFT_LENGTH},
+    {"connect", required_argument, NULL, OPT_CONNECT},
+    {"stream", required_argument, NULL, OPT_STREAM},
     {"device", required_argument, NULL, OPT_DEVICE},
     {"weights", required_argument, NULL, OPT_WEIGHTS},
     {"threads", required_argument, NULL, OPT_THREADS},
@@ -159,6 +170,10 @@ static int take(struct generate_options *o, int option, const char *value)
         return o->draft.dir = value, -1;
     case OPT_DRAFT_LENGTH:
         return take_count(&o->draft_length, value, 1, SPECULATE_ROWS - 1);
+    case OPT_CONNECT:
+        return o->connect = value, -1;
+    case OPT_STREAM:
+        return o->stream = value, -1;
     case OPT_DEVICE:
         return o->model.device = value, -1;
     case OPT_WEIGHTS:
@@ -187,10 +202,14 @@ int generate_parse(struct generate_options *o, int argc, char **argv)
         code = take(o, c, optarg);
     if (code >= 0)
         return code;
-    if (!o->model.dir || optind < argc || (o->prompt && o->file))
-        return refuse(!o->model.dir   ? "-m is needed"
-                      : optind < argc ? "unexpected argument: "
-                                      : "-p or -f, not both",
+    if (o->connect && (o->state || o->draft.dir || o->samples > 1))
+        return refuse("--connect: not with --state, --draft or --samples", "");
+    if (o->stream && !o->connect)
+        return refuse("--stream needs --connect", "");
+    if ((!o->model.dir && !o->connect) || optind < argc || (o->prompt && o->file))
+        return refuse(!o->model.dir && !o->connect ? "-m is needed"
+                      : optind < argc              ? "unexpected argument: "
+                                                   : "-p or -f, not both",
                       optind < argc ? argv[optind] : "");
     const char *draft = o->draft.dir;
     o->draft = o->model;

@@ -118,6 +118,17 @@ const struct wrong config_wrong[] = {
     {"server: {control: \"tcp://127.0.0.1:1\"}\n",
      "1:19: error: server.control: 'tcp://127.0.0.1:1': must be an ipc:// endpoint", 1},
     {"server: {control: \"ipc://@abstract\"}\n", "1:19: error: server.control: 'ipc://@abstract': must name a file", 1},
+    {"server: {generate: \"udp://x\"}\n",
+     "1:20: error: server.generate: 'udp://x': \"udp://x\" is neither tcp://HOST:PORT nor ipc://PATH", 1},
+    {"server: {generate: \"ipc://@abstract\"}\n", "1:20: error: server.generate: 'ipc://@abstract': must name a file", 1},
+    {"server: {generate: \"tcp://0.0.0.0:5558\"}\n",
+     "1:20: error: server.generate: 'tcp://0.0.0.0:5558': \"tcp://0.0.0.0:5558\" reaches beyond this machine", 1},
+    {"server: {generate: \"tcp://0.0.0.0:5558\", generate_curve_key: f}\n",
+     "1:62: error: server.generate_curve_key: 'tcp://0.0.0.0:5558': with bind, curve_clients must say", 1},
+    {"server: {generate: \"ipc://x\", generate_curve_key: f}\n",
+     "1:20: error: server.generate: 'ipc://x': an ipc:// socket is this user's only: CURVE is for tcp://", 1},
+    {"server: {generate: \"ipc://x\", generate_requests: 0}\n",
+     "1:50: error: server.generate_requests: 0 is out of range (1 to 4096)", 1},
 
     /* keys of CURVE */
     {"outputs: {o: {type: zmq, bind: \"ipc://x\", curve_key: f}}\n",
