@@ -40,6 +40,11 @@ class Reload(Running):
         s.send_json({"stream": stream, "dtype": "float32", "shape": [len(values)]}, zmq.SNDMORE)
         s.send(struct.pack(f"<{len(values)}f", *values))
 
+    def text(self, keys="", inputs=PULL, outputs=LINES, more=SERVER, path=None):
+        """A configuration whose model has these keys."""
+        model = f"{{path: {path or self.model}{', ' if keys else ''}{keys}}}"
+        return f"models: {{m: {model}}}\ninputs: {{{inputs}}}\noutputs: {{{outputs}}}\n{more}\n".replace("DIR", self.dir)
+
     def serve(self, inputs=PULL, outputs=LINES, more="", **args):
         return self.start(self.config(inputs, outputs, more=SERVER + more), **args)
 
@@ -236,6 +241,24 @@ class Reload(Running):
         self.stop()
         self.assertEqual(sorted(k[2] for k in self.rows("s") if k[0] == "anomaly"), list(range(60)))
         self.assertEqual(sorted(k[2] for k in self.rows("s", "q.jsonl") if k[0] == "anomaly"), list(range(20, 60)))
+
+    def test_states_of_other_arithmetic_are_not_exact(self):
+        """A snapshot under another dtype of weights: its streams go on and say so, across the next snapshot too, until they begin anew."""
+        state = "state: {dir: DIR/state, interval: 1h}\n"
+        for n, dtype in enumerate(("fp32", "bf16", "bf16")):
+            control = self.start(self.path("c.yaml", self.text(f"weights: {dtype}", more=SERVER + state)))
+            peer = self.peer()
+            self.push(peer, "s", [1.0] * 20)
+            self.wait(lambda: self.accepted(control) == 20)
+            if n == 2:
+                self.check(run(MAMBACTL, "reset", "s", "--control", control), 0)
+                self.push(peer, "s", [1.0] * 20)
+                self.wait(lambda: self.accepted(control) == 40)
+            self.stop()
+        self.assertEqual(sorted(k[2] for k in self.rows("s") if k[0] == "anomaly"), list(range(80)))
+        exact = {(m["seq"] // 20, m.get("exact", True)) for m in self.lines() if m["topic"] == "anomaly/s/"}
+        self.assertEqual(exact, {(0, True), (1, False), (2, False), (3, True)})
+        self.assertEqual(self.events("s"), [("start", 0), ("restore", 0), ("restore", 0), ("reset", 1)])
 
     def test_hdf5_goes_on(self):
         """A followed log and a record: both stay open, on another thread."""
