@@ -29,6 +29,7 @@ struct md_model_conf {
     bool deterministic;
     uint32_t slots;
     uint32_t threads; /* 0: one per core */
+    bool carry;       /* states of another model of the same architecture are gone on from */
     struct md_where where;
 };
 

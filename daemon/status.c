@@ -32,7 +32,7 @@ static bool count_stream(struct io_stream *s, void *arg)
 
 static json_t *model_status(struct md_daemon *d, unsigned i)
 {
-    struct md_scheduler *s = &d->models[i].scheduler;
+    struct md_scheduler *s = &d->models[i]->scheduler;
     struct census c = {.inbox = &s->inbox};
     json_t *o = json_object(), *streams = json_object();
 
