@@ -7,21 +7,14 @@
 #include "daemon/feeder.h"
 #include "daemon/generate.h"
 #include "daemon/publisher.h"
+#include "daemon/served.h"
 #include "daemon/snapshot.h"
-
-struct md_served_model {
-    struct ssm_model *model;
-    struct md_scheduler scheduler;
-    uint64_t hash; /* ssm_model_hash(); 0 where no snapshots are made */
-    bool made;     /* scheduler is initialised */
-    uint64_t seen; /* md_scheduler_moves(); the main thread's */
-};
 
 struct md_daemon {
     const struct md_config *config;
     struct io_pool *pool;
     struct md_registry registry;
-    struct md_served_model *models; /* as in the config, like inputs and outputs */
+    struct md_served_model **models; /* as in the config, like inputs and outputs */
     struct md_input **inputs;
     struct md_output **outputs;
     struct md_feeder *feeders;
@@ -43,8 +36,9 @@ struct md_daemon {
     /* reload.c. The lock is held while the parts change places: who looks at them from another thread takes it. */
     pthread_mutex_t shape;
     struct md_input **retired;  /* inputs that are gone; records of their streams still name them */
+    struct md_served_model **retired_models; /* likewise; nothing is loaded */
     struct md_config **configs; /* that came by reloads; inputs and outputs that stayed keep theirs */
-    unsigned n_retired, n_configs;
+    unsigned n_retired, n_retired_models, n_configs;
     int asked_fd;         /* eventfd: one of these was asked for */
     _Atomic bool drain;   /* an end, as by SIGTERM */
     uint64_t asked;       /* reloads asked for by the control socket, under `shape`, as is the rest; */
@@ -53,7 +47,8 @@ struct md_daemon {
     char reload_text[IO_ERR]; /* why the last one was refused, or "" */
 };
 
-/* Made, not open. NULL: out of memory. */
+/* Made, not open; a model with nothing loaded. NULL: out of memory. */
+struct md_served_model *md_daemon_model(struct md_daemon *d, const struct md_model_conf *conf);
 struct md_input *md_daemon_input(struct md_daemon *d, const struct md_input_conf *conf);
 struct md_output *md_daemon_output(struct md_daemon *d, const struct md_output_conf *conf);
 /* Threads for all inputs and outputs, which open those that are not open. 0 or a sysexits code. */

@@ -24,9 +24,21 @@ static void forget(struct md_text *list, const char *reason)
     }
 }
 
+void md_composer_refuse(struct md_composer *c, const char *reason)
+{
+    struct md_text *list;
+
+    pthread_mutex_lock(&c->lock);
+    list = c->arrived;
+    c->arrived = NULL;
+    atomic_store(&c->any_arrived, false);
+    pthread_mutex_unlock(&c->lock);
+    forget(list, reason);
+}
+
 void md_composer_done(struct md_composer *c)
 {
-    forget(c->arrived, "shutdown");
+    md_composer_refuse(c, "shutdown");
     pthread_mutex_destroy(&c->lock);
 }
 

@@ -23,7 +23,8 @@ struct md_composer {
 };
 
 void md_composer_init(struct md_composer *c);
-void md_composer_done(struct md_composer *c); /* the thread has ended, and nobody adds any more */
+void md_composer_refuse(struct md_composer *c, const char *reason); /* ends what has arrived and was not taken up */
+void md_composer_done(struct md_composer *c);                       /* the thread has ended, and nobody adds any more */
 
 /* Any thread; the engine becomes an owner. It may be at rest, as during a reload: it takes the text up when it goes on.
  */

@@ -11,7 +11,13 @@
 #include "ssm/ssm.h"
 
 enum md_when_full { MD_BLOCK, MD_DROP_OLDEST, MD_DROP_NEWEST };
-enum md_nan { MD_NAN_AUTO, MD_NAN_MASK, MD_NAN_SKIP, MD_NAN_HOLD, MD_NAN_RESET }; /* AUTO: mask where the model can, else skip */
+enum md_nan {
+    MD_NAN_AUTO,
+    MD_NAN_MASK,
+    MD_NAN_SKIP,
+    MD_NAN_HOLD,
+    MD_NAN_RESET
+}; /* AUTO: mask where the model can, else skip */
 enum md_late { MD_LATE_DROP, MD_LATE_REORDER };
 enum md_adapt { MD_ADAPT_NONE, MD_ADAPT_LINEAR };
 
@@ -23,22 +29,23 @@ struct md_where {
 
 struct md_model_conf {
     char *id, *path;
-    char *device; /* "auto", "cpu", "cuda", "cuda:N" */
+    char *device;        /* "auto", "cpu", "cuda", "cuda:N" */
     bool weights_stored; /* `weights` left out: as the file has them; the next field then means nothing */
     enum ssm_dtype weights, state;
     bool deterministic;
     uint32_t slots;
     uint32_t threads; /* 0: one per core */
+    bool carry;       /* states of another model of the same architecture are gone on from */
     struct md_where where;
 };
 
 struct md_input_conf {
     char *id;
     const struct io_source_class *class_;
-    void *conf; /* the class's struct; begins with struct io_common */
+    void *conf;     /* the class's struct; begins with struct io_common */
     unsigned model; /* index into models */
     enum md_when_full when_full;
-    uint32_t queue; /* rows a stream may have waiting */
+    uint32_t queue;       /* rows a stream may have waiting */
     uint32_t max_streams; /* live at once */
     struct md_where where;
 };
@@ -54,7 +61,7 @@ struct md_output_conf {
 struct md_publish { /* one family of one stream */
     bool on, named; /* named: it was asked for, or turned off, by name */
     uint32_t every;
-    uint32_t horizon; /* 0: the model's; above it only with md_policy.adapt */
+    uint32_t horizon;     /* 0: the model's; above it only with md_policy.adapt */
     uint32_t n_quantiles; /* 0: the model's */
     float quantiles[SSM_QUANTILES_MAX];
 };
@@ -97,12 +104,12 @@ struct md_config {
     unsigned n_outputs;
     struct md_policy_rule *rules;
     unsigned n_rules;
-    int64_t max_delay_ns;  /* batch.max_delay */
-    uint32_t max_streams;  /* batch.max_streams */
-    char *state_dir;       /* NULL: no state section */
+    int64_t max_delay_ns; /* batch.max_delay */
+    uint32_t max_streams; /* batch.max_streams */
+    char *state_dir;      /* NULL: no state section */
     int64_t state_interval_ns, state_forget_after_ns;
     uint32_t state_keep;
-    char *control;         /* server.control; NULL: none */
+    char *control; /* server.control; NULL: none */
     struct md_generate_conf generate;
     int64_t shutdown_timeout_ns;
     enum md_level log_level;
@@ -112,9 +119,9 @@ struct md_config {
     unsigned n_origins;
 };
 
-/* Reads `file` ("-": stdin) with `sets` ("key.path=value") applied. Every error is written to `errors` as one line (and a
- * caret line); returns 0, −EINVAL after errors (exit 78), −ENOENT when the file cannot be read (66). `complete`: inputs
- * and outputs must be there. */
+/* Reads `file` ("-": stdin) with `sets` ("key.path=value") applied. Every error is written to `errors` as one line (and
+ * a caret line); returns 0, −EINVAL after errors (exit 78), −ENOENT when the file cannot be read (66). `complete`:
+ * inputs and outputs must be there. */
 int md_config_load(const char *file, const char *const *sets, unsigned n_sets, bool complete, FILE *errors,
                    struct md_config **ret);
 /* The same from a text; `name` stands in the messages. */
@@ -135,5 +142,6 @@ void md_config_policy(const struct md_config *config, const char *id, struct md_
 bool md_config_adapts(const struct md_config *config);      /* whether a rule has `adapt` */
 uint32_t md_config_horizon(const struct md_config *config); /* the longest that a rule asks for; 0: none does */
 bool md_config_predicts(const struct md_config *config);    /* whether a rule asks for predictions by name */
+uint32_t md_config_texts(const struct md_config *config);   /* that may be written at once */
 
 #endif

@@ -222,6 +222,11 @@ void md_policy_fallback(const struct md_config *config, struct md_policy *ret)
             apply(&config->rules[i], ret);
 }
 
+uint32_t md_config_texts(const struct md_config *config)
+{
+    return config->generate.endpoint ? config->generate.requests : 0;
+}
+
 bool md_config_adapts(const struct md_config *config)
 {
     bool adapts = false;
@@ -247,7 +252,8 @@ bool md_config_predicts(const struct md_config *config)
     bool predicts = false;
 
     for (unsigned i = 0; i < config->n_rules; i++)
-        predicts |= config->rules[i].policy.publish[IO_PREDICTION].named && config->rules[i].policy.publish[IO_PREDICTION].on;
+        predicts |=
+            config->rules[i].policy.publish[IO_PREDICTION].named && config->rules[i].policy.publish[IO_PREDICTION].on;
     return predicts;
 }
 

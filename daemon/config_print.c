@@ -20,7 +20,7 @@ void md_config_print_model(const struct md_config *c, unsigned i, FILE *out)
     const struct md_model_conf *m = &c->models[i];
     struct md_model_keys keys = {m->path,       m->device,        m->weights_stored ? 0 : 1 + (int)m->weights,
                                  (int)m->state, m->deterministic, m->slots,
-                                 m->threads};
+                                 m->threads,    m->carry};
 
     print_id(m->id, out);
     md_table_print(md_model_options, &keys, 4, out);

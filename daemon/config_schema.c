@@ -33,6 +33,8 @@ const struct io_option md_model_options[] = {
      .max = 1 << 24},
     {"threads", "worker threads on the CPU; 0: one per core", IO_OPT_INT, AT(md_model_keys, threads), .fallback = "0",
      .min = 0, .max = 1024},
+    {"carry", "states of other weights are gone on from, where the architecture is the same", IO_OPT_BOOL,
+     AT(md_model_keys, carry), .fallback = "false"},
     {NULL},
 };
 

@@ -11,6 +11,7 @@ struct md_model_keys {
     int state;   /* enum ssm_dtype */
     bool deterministic;
     int64_t slots, threads;
+    bool carry;
 };
 
 struct md_input_keys {

@@ -96,6 +96,7 @@ static void read_model(struct md_model_conf *model, struct md_report *report, co
     model->deterministic = keys.deterministic;
     model->slots = (uint32_t)keys.slots;
     model->threads = (uint32_t)keys.threads;
+    model->carry = keys.carry;
 }
 
 void md_read_models(struct md_config *config, struct md_report *report, const struct md_node *root)

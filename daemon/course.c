@@ -146,7 +146,7 @@ static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
     char reterr[SSM_ERR] = "";
     struct md_saved_parts parts;
     int r = md_restored_parts(&c->restored, &parts);
-    bool all_exact = r == 0 && !c->restored.saved->inexact;
+    bool all_exact = r == 0 && !c->restored.inexact && !c->restored.saved->inexact;
 
     for (uint32_t i = 0; i < s->channels && r == 0; i++) {
         bool exact = false;
@@ -473,6 +473,19 @@ int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream
         end_stream(b, e, NULL);
     finish(sch, b, e);
     return e->closing;
+}
+
+int md_course_anew(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s)
+{
+    struct md_entry *e;
+
+    if (md_batch_begin(b, s, &e))
+        return -ENOMEM;
+    md_bump(&s->input->counters.resets[MD_RESET_MODEL], 1);
+    closing_event(b, e, "reset", md_reset_name(MD_RESET_MODEL), s->course.anew - 1);
+    s->course.anew = 0;
+    finish(sch, b, e);
+    return 0;
 }
 
 /* ---- timers ------------------------------------------------------------------------------------------------------ */

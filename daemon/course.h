@@ -18,6 +18,9 @@ int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream
 /* Silence, idleness, holds that are over: what is due goes into an entry of its own. Returns when to look again. */
 int64_t md_course_timers(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, int64_t now_ns);
 
+/* Says that a reload began its new epoch. −ENOMEM: nothing was said. */
+int md_course_anew(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s);
+
 /* After the batch was advanced: gives the slots of a closing entry's stream back. */
 void md_course_close(struct md_scheduler *sch, struct io_stream *s);
 

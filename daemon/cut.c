@@ -76,7 +76,9 @@ static struct md_piece *copy_again(struct io_stream *s)
     if (!p)
         return NULL;
     p->bytes = bytes;
-    md_record_write(p->records, MD_RECORD_STREAM, s->id, id_len, old->saved, old->bytes);
+    struct md_saved_stream *saved = md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, old->bytes);
+    memcpy(saved, old->saved, old->bytes);
+    saved->inexact |= old->inexact;
     return p;
 }
 
@@ -108,7 +110,7 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struc
     saved->model_len = model_len;
     saved->irregular = s->irregular;
     saved->open = open;
-    saved->inexact = c->inexact;
+    saved->inexact = open && (c->inexact || !ssm_engine_exact(engine));
     saved->rate = s->rate;
     saved->lost = c->lost;
     save_place(saved, c);

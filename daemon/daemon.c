@@ -35,94 +35,57 @@ static int refuse(char *reterr, int code, const char *kind, const char *id, cons
 static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *reterr)
 {
     const struct md_model_conf *conf = &d->config->models[i];
-    struct md_served_model *m = &d->models[i];
-    const struct ssm_model_info *info;
-    char text[SSM_ERR];
-    bool preset = flags & MD_PRESETS && access(conf->path, F_OK) != 0;
-    int r = preset ? ssm_model_random(conf->path, 1, &m->model, text) : ssm_model_open(conf->path, &m->model, text);
+    struct md_loaded l = {0};
+    int r = md_load_folder(conf, flags & MD_PRESETS, &l, reterr);
 
-    if (r)
-        return refuse(reterr, EX_CONFIG, "model", conf->id, text);
-    info = ssm_model_info(m->model);
-    if (info->input != SSM_SAMPLES && !info->bytes)
-        return refuse(reterr, EX_CONFIG, "model", conf->id, "a language model of tokens: only bytes (vocab 256) stream");
-    struct ssm_engine_opts opts = {
-        .device = flags & MD_NULL_DEVICE ? "null" : conf->device,
-        .weights = conf->weights_stored ? info->stored : conf->weights,
-        .state = conf->state,
-        .deterministic = conf->deterministic,
-        .adapt = md_config_adapts(d->config) && ssm_model_adapts(info),
-        .slots = conf->slots + (info->bytes && d->config->generate.endpoint ? d->config->generate.requests : 0),
-        .threads = conf->threads,
-    };
-    r = ssm_engine_open(m->model, &opts, &m->scheduler.engine, text);
-    if (r)
-        return refuse(reterr, r == -EINVAL ? EX_CONFIG : EX_UNAVAILABLE, "model", conf->id, text);
-    m->scheduler.model = conf->id;
-    m->scheduler.info = info;
-    m->scheduler.exact = ssm_engine_exact(m->scheduler.engine);
-    m->scheduler.publisher = &d->publisher;
-    m->scheduler.registry = &d->registry;
-    if (d->config->state_dir) {
-        m->scheduler.cut = &d->snapshots.cut;
-        m->hash = ssm_model_hash(m->model);
+    if (r == 0)
+        r = md_load_engine(conf, flags & MD_NULL_DEVICE ? "null" : NULL, d->adapts, md_config_texts(d->config), &l, reterr);
+    if (r == 0 && !(d->models[i] = md_daemon_model(d, conf))) {
+        snprintf(reterr, IO_ERR, "out of memory");
+        r = EX_UNAVAILABLE;
     }
-    m->scheduler.max_delay_ns = d->config->max_delay_ns;
-    m->scheduler.max_streams = d->config->max_streams;
-    m->made = md_scheduler_init(&m->scheduler, conf->slots, d->pool) == 0;
-    md_log(MD_INFO, conf->id, "model %s on %s (%s), %u slots", info->name, ssm_engine_device(m->scheduler.engine),
-           ssm_engine_ops(m->scheduler.engine), conf->slots);
-    if (*ssm_engine_note(m->scheduler.engine))
-        md_log(MD_INFO, conf->id, "device auto is the CPU: %s", ssm_engine_note(m->scheduler.engine));
-    return m->made ? 0 : refuse(reterr, EX_UNAVAILABLE, "model", conf->id, "out of memory");
-}
-
-/* What can be judged only now: horizons, quantiles, NaN policies, rates. */
-static int check_models(struct md_daemon *d, char *reterr)
-{
-    const struct ssm_model_info **infos = calloc(d->n_models + 1, sizeof *infos);
-    char *text = NULL;
-    size_t n;
-    FILE *errors = open_memstream(&text, &n);
-    int r = -ENOMEM;
-
-    if (infos && errors) {
-        for (unsigned i = 0; i < d->n_models; i++)
-            infos[i] = ssm_model_info(d->models[i].model);
-        r = md_config_check_models(d->config, infos, errors);
+    if (r) {
+        md_unload(&l);
+        return r;
     }
-    if (errors)
-        fclose(errors);
-    if (r)
-        snprintf(reterr, IO_ERR, "%.*s", text ? (int)strcspn(text, "\n") : 13, text ? text : "out of memory");
-    free(text);
-    free(infos);
-    return r ? EX_CONFIG : 0;
+    d->n_models++;
+    md_served_exchange(d->models[i], &l);
+    md_loaded_say(&d->models[i]->loaded, conf->id);
+    return 0;
 }
 
 static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
 {
+    const struct ssm_model_info **infos = calloc(d->config->n_models + 1, sizeof *infos);
     int r = 0;
 
-    for (unsigned i = 0; i < d->n_models && r == 0; i++)
-        r = open_model(d, i, flags, reterr);
-    for (unsigned i = 0; i < d->n_models && r == 0; i++) {
-        const struct ssm_model_info *info = d->models[i].scheduler.info;
-        if (info->horizon > d->env.horizon_max || !d->env.quantiles) {
-            d->env.quantiles = info->quantiles;
-            d->env.n_quantiles = info->n_quantiles;
-        }
-        uint32_t asked = md_config_horizon(d->config), most = ssm_model_farthest(info);
-        uint32_t horizon = asked < info->horizon ? info->horizon : asked < most ? asked : most;
-        if (horizon > d->env.horizon_max)
-            d->env.horizon_max = horizon;
-        uint32_t width = info->bytes && md_config_predicts(d->config) ? info->vocab : info->n_quantiles;
-        if (width > d->env.quantiles_max)
-            d->env.quantiles_max = width;
-        if (info->embedding > d->env.embedding_max)
-            d->env.embedding_max = info->embedding;
+    if (!infos) {
+        snprintf(reterr, IO_ERR, "out of memory");
+        return EX_UNAVAILABLE;
     }
-    return r ? r : check_models(d, reterr);
+    for (unsigned i = 0; i < d->config->n_models && r == 0; i++)
+        if ((r = open_model(d, i, flags, reterr)) == 0)
+            infos[i] = &d->models[i]->loaded.info;
+    if (r == 0) {
+        md_served_widths(d->config, infos, &d->env);
+        r = md_served_check(d->config, infos, reterr);
+    }
+    free(infos);
+    return r;
+}
+
+struct md_served_model *md_daemon_model(struct md_daemon *d, const struct md_model_conf *conf)
+{
+    struct md_served_model *m = md_served_new(conf->id, d->pool);
+
+    if (!m)
+        return NULL;
+    m->scheduler.publisher = &d->publisher;
+    m->scheduler.registry = &d->registry;
+    m->scheduler.cut = d->config->state_dir ? &d->snapshots.cut : NULL;
+    m->scheduler.max_delay_ns = d->config->max_delay_ns;
+    m->scheduler.max_streams = d->config->max_streams;
+    return m;
 }
 
 /* ---- inputs, outputs, the threads that serve them ----------------------------------------------------------- */
@@ -135,7 +98,7 @@ static bool is_finite(const struct md_input_conf *conf)
 struct md_input *md_daemon_input(struct md_daemon *d, const struct md_input_conf *conf)
 {
     struct md_input *in = aligned_alloc(_Alignof(struct md_input), sizeof *in);
-    struct md_served_model *m = &d->models[conf->model];
+    struct md_served_model *m = d->models[conf->model];
 
     if (!in)
         return NULL;
@@ -145,7 +108,7 @@ struct md_input *md_daemon_input(struct md_daemon *d, const struct md_input_conf
     in->inbox = &m->scheduler.inbox;
     in->publisher = &d->publisher;
     in->model = m->scheduler.model;
-    in->info = m->scheduler.info;
+    in->info = &m->loaded.info;
     in->code = &d->code;
     md_input_init(in, d->pool);
     return in;
@@ -218,8 +181,7 @@ static void drain_engines(void *arg)
 
     md_snapshots_drained(&d->snapshots);
     for (unsigned i = 0; i < d->n_models; i++)
-        if (d->models[i].made)
-            md_inbox_drain(&d->models[i].scheduler.inbox, false);
+        md_inbox_drain(&d->models[i]->scheduler.inbox, false);
 }
 
 enum { NAP_MAX_NS = 1000000 }; /* what comes during a nap must fit into the socket's queue */
@@ -289,13 +251,12 @@ static int allocate(struct md_daemon *d)
     d->finished_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     d->asked_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     d->texts_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    d->models = calloc(c->n_models + 1, sizeof *d->models);
+    d->models = calloc(c->n_models + 1, sizeof(struct md_served_model *));
     d->inputs = calloc(c->n_inputs + 1, sizeof(struct md_input *));
     d->outputs = calloc(c->n_outputs + 1, sizeof(struct md_output *));
     if (!d->models || !d->inputs || !d->outputs || d->finished_fd < 0 || d->asked_fd < 0 || d->texts_fd < 0 ||
         io_pool_new(pool_limit, &d->pool) || md_registry_init(&d->registry, c))
         return -ENOMEM;
-    d->n_models = c->n_models;
     return 0;
 }
 
@@ -325,12 +286,10 @@ static void free_all(struct md_daemon *d)
         free(d->inputs[i]);
     for (unsigned i = 0; i < d->n_retired; i++)
         free(d->retired[i]);
-    for (unsigned i = 0; i < d->n_models; i++) {
-        if (d->models[i].made)
-            md_scheduler_done(&d->models[i].scheduler);
-        ssm_engine_close(&d->models[i].scheduler.engine);
-        ssm_model_close(&d->models[i].model);
-    }
+    for (unsigned i = 0; i < d->n_models; i++)
+        md_served_free(d->models[i]);
+    for (unsigned i = 0; i < d->n_retired_models; i++)
+        md_served_free(d->retired_models[i]);
     md_publisher_done(&d->publisher);
     md_snapshots_done(&d->snapshots);
     md_snapshot_close(&d->restored);
@@ -345,6 +304,7 @@ static void free_all(struct md_daemon *d)
         md_config_free(&d->configs[i]);
     pthread_mutex_destroy(&d->shape);
     free(d->retired);
+    free(d->retired_models);
     free(d->configs);
     free(d->models);
     free(d->inputs);
@@ -371,7 +331,7 @@ int md_daemon_start_threads(struct md_daemon *d)
     int r = md_publisher_start(&d->publisher);
 
     for (unsigned i = 0; i < d->n_models && r == 0; i++)
-        r = md_scheduler_start(&d->models[i].scheduler);
+        r = md_scheduler_start(&d->models[i]->scheduler);
     if (r == 0)
         r = md_snapshots_start(&d->snapshots);
     for (unsigned i = 0; i < d->n_feeders && r == 0; i++)
@@ -496,7 +456,7 @@ bool md_daemon_moves(struct md_daemon *d)
     bool moves = true;
 
     for (unsigned i = 0; i < d->n_models; i++)
-        moves &= md_scheduler_moves(&d->models[i].scheduler, &d->models[i].seen);
+        moves &= md_scheduler_moves(&d->models[i]->scheduler, &d->models[i]->seen);
     return moves;
 }
 
@@ -528,7 +488,7 @@ static int drain(struct md_daemon *d, int64_t deadline)
     if (finished_within(d, deadline - md_now_ns()))
         return 0;
     for (unsigned i = 0; i < d->n_models; i++)
-        md_inbox_drain(&d->models[i].scheduler.inbox, true);
+        md_inbox_drain(&d->models[i]->scheduler.inbox, true);
     return finished_within(d, grace_ns) ? 1 : -1;
 }
 
@@ -538,7 +498,7 @@ static void end_threads(struct md_daemon *d, int64_t deadline, bool clean)
 
     md_publisher_join(&d->publisher);
     for (unsigned i = 0; i < d->n_models; i++)
-        md_scheduler_join(&d->models[i].scheduler);
+        md_scheduler_join(&d->models[i]->scheduler);
     if (clean && md_snapshots_last(&d->snapshots, text)) {
         md_log(MD_ERROR, NULL, "no snapshot at the end: %s; the one before stays", text);
         atomic_compare_exchange_strong(&d->code, &(int){0}, EX_IOERR);

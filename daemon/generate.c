@@ -204,8 +204,8 @@ static struct md_scheduler *find_engine(struct md_daemon *d, const struct md_gen
     unsigned n = 0;
 
     for (unsigned i = 0; i < d->n_models; i++) {
-        struct md_scheduler *s = &d->models[i].scheduler;
-        if (!s->info->bytes || (r->model && strcmp(r->model, s->model)) ||
+        struct md_scheduler *s = &d->models[i]->scheduler;
+        if (!d->models[i]->loaded.info.bytes || (r->model && strcmp(r->model, s->model)) ||
             (r->stream && inbox != &s->inbox))
             continue;
         found = s;

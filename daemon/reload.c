@@ -1,7 +1,8 @@
-/* reload.c: see reload.h. In this order: what cannot change in a running daemon is refused; sources fall silent; streams of
- * inputs that go away end; the engines stop between two batches, with what is queued left in the queues; the publisher
- * empties; every thread ends, and the parts change places; the threads start again. So nothing is copied, and a stream
- * whose input stays does not see it.
+/* reload.c: see reload.h. In this order: what cannot change in a running daemon is refused; other models are opened
+ * beside those in use (swap.h); sources fall silent; streams of inputs that go away end; the engines stop between two
+ * batches, with what is queued left in the queues; the publisher empties; every thread ends, and the parts change
+ * places; the threads start again. So nothing is copied but the states of a model that is exchanged, and a stream whose
+ * input and model stay does not see it.
  *
  * Trap: a source or sink that stays was opened with the old configuration's struct and goes on reading it. */
 #include "daemon/reload.h"
@@ -16,15 +17,21 @@
 #include <unistd.h>
 
 #include "daemon/assembly.h"
+#include "daemon/swap.h"
 
 /* ---- what stays -------------------------------------------------------------------------------------------------- */
 
 struct change {
     struct md_daemon *d;
     struct md_config *config;
-    struct md_input **inputs; /* what the daemon is to have; once it has it, what it had */
+    struct md_served_model **models; /* what the daemon is to have; once it has it, what it had */
+    struct md_input **inputs;
     struct md_output **outputs;
-    unsigned n_inputs, n_outputs;
+    unsigned n_models, n_inputs, n_outputs;
+    struct md_swap *swaps;               /* as in the new configuration's models, … */
+    const struct ssm_model_info **infos; /* … likewise */
+    struct md_plan *plans;
+    struct io_sink_env env; /* how wide rows are to be; once they are, how wide they were */
     char *reterr;
 };
 
@@ -72,19 +79,9 @@ static int refuse(const struct change *c, const char *text)
 static int check_fixed(const struct change *c)
 {
     const struct md_config *old = c->d->config, *new = c->config;
-    bool same = old->n_models == new->n_models;
 
-    for (unsigned i = 0; i < old->n_models && same; i++)
-        same = same_text(md_config_print_model, old, i, new, i);
-    if (!same)
-        return refuse(c, "models: another model, or another key of one, needs a restart");
     if (md_config_adapts(new) && !c->d->adapts)
         return refuse(c, "streams: adapt needs a restart where the start had none");
-    if (md_config_horizon(new) > c->d->env.horizon_max)
-        return refuse(c, "streams: a horizon beyond the models' own and those of the start needs a restart");
-    for (unsigned i = 0; i < c->d->n_models && md_config_predicts(new); i++)
-        if (c->d->models[i].scheduler.info->bytes && c->d->models[i].scheduler.info->vocab > c->d->env.quantiles_max)
-            return refuse(c, "streams: predictions of bytes need a restart where the start had none");
     if (!equal(old->state_dir, new->state_dir))
         return refuse(c, "state.dir: another folder needs a restart");
     if (!equal(old->control, new->control))
@@ -98,15 +95,25 @@ static int check_fixed(const struct change *c)
     return 0;
 }
 
-/* The running input or output that an entry of the new configuration describes as it is; NULL: none. */
+/* The running input or output that an entry of the new configuration describes as it is; NULL: none. A source knows its
+ * model's rate, a sink of tables how wide their rows are. */
 static struct md_input *find_input(const struct change *c, unsigned i)
 {
     const struct md_config *new = c->config, *old = c->d->config;
 
     for (unsigned k = 0; k < old->n_inputs; k++)
         if (!strcmp(old->inputs[k].id, new->inputs[i].id))
-            return same_text(md_config_print_input, old, k, new, i) ? c->d->inputs[k] : NULL;
+            return same_text(md_config_print_input, old, k, new, i) &&
+                           c->d->inputs[k]->info->rate == c->infos[new->inputs[i].model]->rate
+                       ? c->d->inputs[k]
+                       : NULL;
     return NULL;
+}
+
+static bool wide_enough(const struct io_sink_env *has, const struct io_sink_env *needs)
+{
+    return has->horizon_max >= needs->horizon_max && has->quantiles_max >= needs->quantiles_max &&
+           has->embedding_max >= needs->embedding_max;
 }
 
 static struct md_output *find_output(const struct change *c, unsigned i)
@@ -115,7 +122,10 @@ static struct md_output *find_output(const struct change *c, unsigned i)
 
     for (unsigned k = 0; k < old->n_outputs; k++)
         if (!strcmp(old->outputs[k].id, new->outputs[i].id))
-            return same_text(md_config_print_output, old, k, new, i) ? c->d->outputs[k] : NULL;
+            return same_text(md_config_print_output, old, k, new, i) &&
+                           (!new->outputs[i].class_->tables || wide_enough(&c->d->outputs[k]->env, &c->env))
+                       ? c->d->outputs[k]
+                       : NULL;
     return NULL;
 }
 
@@ -133,6 +143,130 @@ static bool stays_output(const struct change *c, const struct md_output *o)
         if (c->outputs[i] == o)
             return true;
     return false;
+}
+
+/* ---- models ------------------------------------------------------------------------------------------------------ */
+
+/* That of the id, and what it was opened by; or one that was served once; or a new one. */
+static struct md_served_model *find_model(struct change *c, unsigned i, const struct md_model_conf **ret_had)
+{
+    struct md_daemon *d = c->d;
+    const struct md_model_conf *conf = &c->config->models[i];
+
+    for (unsigned k = 0; k < d->n_models; k++)
+        if (!strcmp(d->config->models[k].id, conf->id)) {
+            *ret_had = &d->config->models[k];
+            return d->models[k];
+        }
+    for (unsigned k = 0; k < d->n_retired_models; k++)
+        if (!strcmp(d->retired_models[k]->scheduler.model, conf->id))
+            return d->retired_models[k];
+    return md_daemon_model(d, conf);
+}
+
+/* All that can be found out beside the running daemon. */
+static int open_models(struct change *c)
+{
+    const struct md_config *new = c->config;
+    int r = 0;
+
+    c->infos = calloc(new->n_models + 1, sizeof *c->infos);
+    c->models = calloc(new->n_models + 1, sizeof(struct md_served_model *));
+    c->swaps = calloc(new->n_models + 1, sizeof *c->swaps);
+    if (!c->infos || !c->models || !c->swaps)
+        return refuse(c, "out of memory");
+    for (; c->n_models < new->n_models &&r == 0; c->n_models++) {
+        const struct md_model_conf *had = NULL, *conf = &new->models[c->n_models];
+        struct md_served_model *m = find_model(c, c->n_models, &had);
+        struct md_swap *w = &c->swaps[c->n_models];
+        if (!m)
+            return refuse(c, "out of memory");
+        c->models[c->n_models] = m;
+        r = md_swap_open(w, m, had, conf, c->d->adapts, md_config_texts(new), c->reterr);
+        c->infos[c->n_models] = w->due ? &w->other.info : &m->loaded.info;
+    }
+    c->env = c->d->env;
+    if (r == 0) {
+        md_served_widths(new, c->infos, &c->env);
+        r = md_served_check(new, c->infos, c->reterr);
+    }
+    return r ? -EINVAL : 0;
+}
+
+/* Those that are served have what is new loaded, and those that are not to be served are left out; or all is as it was
+ * before. */
+static void exchange_models(struct change *c)
+{
+    struct md_daemon *d = c->d;
+    struct change had = *c;
+
+    for (unsigned i = 0; i < c->config->n_models; i++)
+        if (c->swaps[i].due)
+            md_swap_exchange(&c->swaps[i]);
+    c->models = d->models;
+    c->n_models = d->n_models;
+    c->env = d->env;
+    d->models = had.models;
+    d->n_models = had.n_models;
+    d->env = had.env;
+}
+
+/* What is known of a model stands elsewhere once it is loaded. */
+static void take_models(struct change *c)
+{
+    struct md_daemon *d = c->d;
+
+    exchange_models(c);
+    for (unsigned i = 0; i < d->n_models; i++)
+        c->infos[i] = &d->models[i]->loaded.info;
+    md_served_widths(c->config, c->infos, &d->env);
+}
+
+static int move_states(struct change *c)
+{
+    int r = 0;
+
+    for (unsigned i = 0; i < c->n_models && r == 0; i++)
+        if (c->swaps[i].due)
+            r = md_swap_move(&c->swaps[i], c->reterr);
+    return r;
+}
+
+static bool among(const struct md_served_model *m, struct md_served_model *const *list, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (list[i] == m)
+            return true;
+    return false;
+}
+
+/* Of those that the change has and the daemon has not: what was served is kept as a name, what never was goes. */
+static void drop_models(struct change *c, bool done)
+{
+    struct md_daemon *d = c->d;
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < d->n_retired_models; i++) /* served again */
+        if (!among(d->retired_models[i], d->models, d->n_models))
+            d->retired_models[kept++] = d->retired_models[i];
+    d->n_retired_models = kept;
+    for (unsigned i = 0; c->swaps && i < c->config->n_models; i++)
+        md_swap_done(&c->swaps[i]);
+    for (unsigned i = 0; i < c->n_models; i++) {
+        struct md_served_model *m = c->models[i];
+        if (among(m, d->models, d->n_models) || among(m, d->retired_models, d->n_retired_models))
+            continue;
+        if (done) {
+            md_served_retire(m);
+            d->retired_models[d->n_retired_models++] = m;
+        } else {
+            md_served_free(m);
+        }
+    }
+    md_plan_free(&c->plans);
+    free(c->infos);
+    free(c->swaps);
+    free(c->models);
 }
 
 /* ---- coming to rest ---------------------------------------------------------------------------------------------- */
@@ -189,13 +323,13 @@ static int come_to_rest(const struct change *c)
     }
     md_snapshots_drained(&d->snapshots);
     for (unsigned i = 0; i < d->n_models; i++)
-        md_inbox_drain(&d->models[i].scheduler.inbox, true);
+        md_inbox_drain(&d->models[i]->scheduler.inbox, true);
     while (!atomic_load(&d->publisher.finished))
         if (nap())
             return -EINTR;
     md_publisher_join(&d->publisher);
     for (unsigned i = 0; i < d->n_models; i++)
-        md_scheduler_join(&d->models[i].scheduler);
+        md_scheduler_join(&d->models[i]->scheduler);
     return 0;
 }
 
@@ -291,7 +425,8 @@ static void swap_parts(struct change *c)
     d->publisher.n_outputs = d->n_outputs;
 }
 
-/* Closes what the daemon has and the change has not; with those in use exchanged, streams go to inputs of the same id. */
+/* Closes what the daemon has and the change has not; with those in use exchanged, streams go to inputs of the same id.
+ */
 static void change_places(struct change *c)
 {
     struct md_daemon *d = c->d;
@@ -309,14 +444,14 @@ static void change_places(struct change *c)
                 give_streams(d, c->inputs[i], d->inputs[k]);
 }
 
-/* 0; −EINVAL: all is as before; −EIO: not even that. */
-static int apply(struct change *c)
+/* With the models in their places. 0; else the parts are where they were, and not connected. */
+static int change_parts(struct change *c)
 {
     struct md_daemon *d = c->d;
     const struct md_config *old = d->config;
-    char text[IO_ERR] = "";
 
-    end_feeders(d);
+    if (md_registry_plans(&d->registry, c->config, &c->plans) || make_new(c))
+        return refuse(c, "out of memory");
     change_places(c);
     d->config = c->config;
     if (md_daemon_connect(d, c->reterr) == 0)
@@ -324,6 +459,22 @@ static int apply(struct change *c)
     end_feeders(d);
     change_places(c);
     d->config = old;
+    return -EINVAL;
+}
+
+/* 0; −EINVAL: all is as before; −EIO: not even that. */
+static int apply(struct change *c)
+{
+    struct md_daemon *d = c->d;
+    char text[IO_ERR] = "";
+
+    end_feeders(d);
+    if (move_states(c) == 0) {
+        take_models(c);
+        if (change_parts(c) == 0)
+            return 0;
+        exchange_models(c);
+    }
     if (md_daemon_connect(d, text) == 0)
         return -EINVAL;
     end_feeders(d);
@@ -338,7 +489,8 @@ static int apply(struct change *c)
 static void drop_rest(struct change *c, bool done)
 {
     struct md_daemon *d = c->d;
-    struct change now = {.inputs = d->inputs, .outputs = d->outputs, .n_inputs = d->n_inputs, .n_outputs = d->n_outputs};
+    struct change now = {
+        .inputs = d->inputs, .outputs = d->outputs, .n_inputs = d->n_inputs, .n_outputs = d->n_outputs};
 
     for (unsigned i = 0; i < c->n_inputs; i++)
         if (c->inputs[i] && !stays(&now, c->inputs[i]) && done)
@@ -353,16 +505,21 @@ static void drop_rest(struct change *c, bool done)
     }
     free(c->inputs);
     free(c->outputs);
+    drop_models(c, done);
 }
 
 static void take_over(struct change *c)
 {
     struct md_daemon *d = c->d;
 
-    md_registry_replan(&d->registry, c->config);
+    for (unsigned i = 0; i < c->config->n_models; i++)
+        if (c->swaps[i].due)
+            md_swap_settle(&c->swaps[i], &d->registry);
+    md_registry_replan(&d->registry, c->config, c->plans);
+    c->plans = NULL;
     for (unsigned i = 0; i < d->n_models; i++) {
-        d->models[i].scheduler.max_delay_ns = c->config->max_delay_ns;
-        d->models[i].scheduler.max_streams = c->config->max_streams;
+        d->models[i]->scheduler.max_delay_ns = c->config->max_delay_ns;
+        d->models[i]->scheduler.max_streams = c->config->max_streams;
     }
     if (c->config->state_dir)
         d->publisher.forget_ns = c->config->state_forget_after_ns;
@@ -376,7 +533,7 @@ static void start_again(struct md_daemon *d)
     atomic_store(&d->publisher.finished, false);
     d->publisher.n_engines = d->n_models;
     for (unsigned i = 0; i < d->n_models; i++)
-        md_scheduler_again(&d->models[i].scheduler);
+        md_scheduler_again(&d->models[i]->scheduler);
     if (md_daemon_start_threads(d)) {
         fprintf(stderr, "mambad: cannot start threads\n");
         abort(); /* half of them run: there is no way back */
@@ -388,13 +545,16 @@ static int prepare(struct change *c)
 {
     struct md_daemon *d = c->d;
     struct md_input **retired = realloc(d->retired, (d->n_retired + d->n_inputs + 1) * sizeof *retired);
+    struct md_served_model **models =
+        realloc(d->retired_models, (d->n_retired_models + d->n_models + 1) * sizeof *models);
     struct md_config **configs = realloc(d->configs, (d->n_configs + 1) * sizeof *configs);
 
     d->retired = retired ? retired : d->retired;
+    d->retired_models = models ? models : d->retired_models;
     d->configs = configs ? configs : d->configs;
     c->inputs = calloc(c->n_inputs + 1, sizeof(struct md_input *));
     c->outputs = calloc(c->n_outputs + 1, sizeof(struct md_output *));
-    if (!retired || !configs || !c->inputs || !c->outputs) {
+    if (!retired || !models || !configs || !c->inputs || !c->outputs) {
         c->n_inputs = c->n_outputs = 0;
         return -ENOMEM;
     }
@@ -402,7 +562,7 @@ static int prepare(struct change *c)
         c->inputs[i] = find_input(c, i);
     for (unsigned i = 0; i < c->n_outputs; i++)
         c->outputs[i] = find_output(c, i);
-    return make_new(c);
+    return 0;
 }
 
 int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr)
@@ -413,6 +573,11 @@ int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr
 
     if (r)
         return r;
+    r = open_models(&c);
+    if (r) {
+        drop_models(&c, false);
+        return r;
+    }
     pthread_mutex_lock(&d->shape);
     r = prepare(&c);
     if (r)

@@ -38,7 +38,9 @@ int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
 struct tally {
     struct md_daemon *d;
     uint64_t open, ended, left_out;
-    bool *same_model; /* [n_models] the snapshot's weights are these */
+    struct saved_model {
+        bool known, same; /* its weights are gone on from: `carry`; they are these */
+    } *models;            /* [n_models] */
 };
 
 static bool is_named(const char *id, const char *name, uint32_t len)
@@ -61,11 +63,13 @@ static void take_model(struct tally *t, const struct md_record *r)
     for (unsigned i = 0; i < t->d->n_models; i++) {
         if (r->bytes != sizeof hash || !is_named(t->d->config->models[i].id, r->id, r->id_len))
             continue;
+        struct saved_model *m = &t->models[i];
         memcpy(&hash, r->data, sizeof hash);
-        t->same_model[i] = hash == t->d->models[i].hash;
-        if (!t->same_model[i])
-            md_log(MD_WARN, t->d->config->models[i].id,
-                   "the snapshot was made with other weights: its streams begin new epochs");
+        m->same = hash == t->d->models[i]->loaded.hash;
+        m->known = m->same || t->d->config->models[i].carry;
+        if (!m->same)
+            md_log(MD_WARN, t->d->config->models[i].id, "the snapshot was made with other weights: its streams %s",
+                   m->known ? "go on with their states where the architecture is the same" : "begin new epochs");
     }
 }
 
@@ -98,7 +102,7 @@ static bool goes_on(const struct tally *t, const struct io_stream *s, const stru
     bool resent = conf->class_->resent && conf->class_->resent(conf->conf);
 
     return saved->open && saved->slot_bytes &&
-           (conf->class_->replayable || resent || t->d->restored.head.clean) && t->same_model[conf->model] &&
+           (conf->class_->replayable || resent || t->d->restored.head.clean) && t->models[conf->model].known &&
            is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len);
 }
 
@@ -116,6 +120,7 @@ static void take_stream(struct tally *t, const struct md_record *r)
         return;
     }
     restored.open = restored.saved->open;
+    restored.inexact = !t->models[in->conf->model].same;
     memcpy(id, r->id, r->id_len);
     id[r->id_len] = '\0';
     struct io_stream_desc desc = {.id = id,
@@ -150,15 +155,14 @@ static void say_quarantined(void *arg, const char *line)
 
 int md_restore_streams(struct md_daemon *d)
 {
-    bool *same = calloc(d->n_models + 1, sizeof *same);
-    struct tally t = {.d = d, .same_model = same};
+    struct tally t = {.d = d, .models = calloc(d->n_models + 1, sizeof *t.models)};
     struct md_record r;
 
     if (!d->restored.map) {
-        free(same);
+        free(t.models);
         return 0;
     }
-    if (!same)
+    if (!t.models)
         return EX_UNAVAILABLE;
     for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
         if (r.kind == MD_RECORD_MODEL)
@@ -173,7 +177,7 @@ int md_restore_streams(struct md_daemon *d)
            "%s (%s): %" PRIu64 " streams go on, %" PRIu64 " ended ones are remembered, %" PRIu64 " fit no input",
            d->restored.path, d->restored.head.clean ? "made at a clean end" : "made while running", t.open, t.ended,
            t.left_out);
-    free(same);
+    free(t.models);
     return 0;
 }
 

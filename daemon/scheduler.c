@@ -136,7 +136,8 @@ static void land_oldest(struct md_scheduler *s, struct md_batch *b)
         double busy = ssm_engine_busy(s->engine);
         b->advanced_ns = md_now_ns();
         if (busy > 0.0)
-            atomic_store_explicit(&s->counters.busy_ns, (uint64_t)(1e9 * busy), memory_order_relaxed);
+            atomic_store_explicit(&s->counters.busy_ns, s->busy_before_ns + (uint64_t)(1e9 * busy),
+                                  memory_order_relaxed);
         md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - b->started_ns));
         if (r || b->failed) {
             if (md_read(&s->counters.failures) == 0)
@@ -263,11 +264,28 @@ static bool lands(struct md_scheduler *s, const struct md_wake *wake)
     return wake->due || wake->draining || (s->flying && s->flying->texts.n) || ssm_advance_done(s->engine);
 }
 
+/* What a reload did to streams is said before anything else comes of them. */
+static void say_anew(struct md_scheduler *s)
+{
+    struct md_batch *b;
+    int r = 0;
+
+    if (!s->anew)
+        return;
+    b = take_spare(s);
+    for (struct io_stream *i = s->open; i && r == 0; i = i->course.next_open)
+        if (i->course.anew)
+            r = md_course_anew(s, b, i);
+    s->anew = r != 0;
+    start(s, b);
+}
+
 static void *run(void *arg)
 {
     struct md_scheduler *s = arg;
     bool last = false;
 
+    say_anew(s);
     while (!last) {
         struct md_batch *b = take_spare(s);
         struct md_wake wake;

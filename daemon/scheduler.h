@@ -16,7 +16,6 @@ struct md_scheduler {
     /* set by the owner */
     const char *model; /* id */
     struct ssm_engine *engine;
-    const struct ssm_model_info *info;
     bool exact; /* ssm_engine_exact() */
     struct md_publisher *publisher;
     struct md_registry *registry;
@@ -33,6 +32,8 @@ struct md_scheduler {
     struct io_stream *open; /* list of open streams */
     int64_t next_sweep_ns;  /* when a timer or a hold of some stream may be due */
     uint32_t holding;       /* streams that wait for late rows */
+    uint64_t busy_before_ns; /* of the devices that were exchanged for this one */
+    bool anew;               /* streams of the list begin new epochs, which is still to be said */
     bool draining;
     bool struck;             /* a batch failed while the next one was filled or sent after it */
     struct md_batch *flying; /* under way on the device */

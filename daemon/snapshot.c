@@ -123,7 +123,7 @@ static int append_models(struct md_snapshots *s, char *reterr)
     int r = 0;
 
     for (unsigned i = 0; i < d->n_models && r == 0; i++)
-        r = append_one(s, MD_RECORD_MODEL, d->config->models[i].id, &d->models[i].hash, sizeof d->models[i].hash,
+        r = append_one(s, MD_RECORD_MODEL, d->config->models[i].id, &d->models[i]->loaded.hash, sizeof d->models[i]->loaded.hash,
                        reterr);
     return r;
 }
@@ -286,7 +286,7 @@ static bool ask_engines(struct md_snapshots *s)
     if (!drained) {
         open_cut(s, s->d->n_models);
         for (unsigned i = 0; i < s->d->n_models; i++)
-            md_inbox_cut(&s->d->models[i].scheduler.inbox, s->number);
+            md_inbox_cut(&s->d->models[i]->scheduler.inbox, s->number);
     }
     pthread_mutex_unlock(&s->lock);
     return !drained;
@@ -333,7 +333,7 @@ struct last {
 static bool write_stream(struct io_stream *s, void *arg)
 {
     struct last *last = arg;
-    struct md_scheduler *sch = &last->s->d->models[s->input->conf->model].scheduler;
+    struct md_scheduler *sch = &md_served_of(s->inbox)->scheduler;
     struct md_piece *p;
 
     if (!s->course.slots && !s->course.returning)

@@ -32,7 +32,7 @@ static bool count_stream(struct io_stream *s, void *arg)
 
 static json_t *model_status(struct md_daemon *d, unsigned i)
 {
-    struct md_scheduler *s = &d->models[i].scheduler;
+    struct md_scheduler *s = &d->models[i]->scheduler;
     struct census c = {.inbox = &s->inbox};
     json_t *o = json_object(), *streams = json_object();
 
@@ -49,7 +49,7 @@ static json_t *model_status(struct md_daemon *d, unsigned i)
     set_int(streams, "alarm", c.alarms);
     json_object_set_new(o, "streams", streams);
     json_object_update_new(o, md_engine_counters_json(&s->counters));
-    if (s->info->bytes) {
+    if (d->models[i]->loaded.info.bytes) {
         set_int(o, "text_bytes_total", md_read(&s->composer.counters.bytes));
         set_int(o, "prompt_bytes_total", md_read(&s->composer.counters.prompt_bytes));
     }

@@ -297,27 +297,48 @@ struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32
     return find(r, name, hash_id(r, name));
 }
 
-void md_registry_replan(struct md_registry *r, const struct md_config *config)
+/* Of a live stream part of the policy stays. */
+static void next_policy(const struct md_config *config, const struct io_stream *s, struct md_policy *ret)
 {
-    r->config = config;
+    const struct md_policy *had = &s->plan->policy;
+
+    md_config_policy(config, s->id, ret);
+    if (!s->course.slots)
+        return;
+    ret->nan = had->nan;
+    ret->late = had->late;
+    ret->adapt = had->adapt;
+    ret->alarm_p = s->voice.alarm.active ? had->alarm_p : ret->alarm_p;
+}
+
+int md_registry_plans(const struct md_registry *r, const struct md_config *config, struct md_plan **ret)
+{
+    *ret = NULL;
     for (size_t i = 0; i <= r->mask; i++)
         for (struct io_stream *s = r->table[i]; s; s = s->chain) {
-            const struct md_policy *had = &s->plan->policy;
-            const struct md_plan *plan;
             struct md_policy policy;
+            next_policy(config, s, &policy);
+            if (!md_plan_get(ret, &policy, s->input->info))
+                return -ENOMEM;
+        }
+    return 0;
+}
 
-            md_config_policy(config, s->id, &policy);
+void md_registry_replan(struct md_registry *r, const struct md_config *config, struct md_plan *plans)
+{
+    struct md_plan *before = r->plans;
+
+    r->config = config;
+    r->plans = plans;
+    for (size_t i = 0; i <= r->mask; i++)
+        for (struct io_stream *s = r->table[i]; s; s = s->chain) {
+            struct md_policy policy;
+            next_policy(config, s, &policy);
             s->replan = s->course.slots != NULL;
-            if (s->replan) {
-                policy.nan = had->nan;
-                policy.late = had->late;
-                policy.adapt = had->adapt;
-                policy.alarm_p = s->voice.alarm.active ? had->alarm_p : policy.alarm_p;
-            }
-            plan = md_plan_get(&r->plans, &policy, s->plan->info);
-            s->plan = plan ? plan : s->plan; /* out of memory: as it was */
+            s->plan = md_plan_get(&r->plans, &policy, s->input->info); /* it is there */
             set_rules(s);
         }
+    md_plan_free(&before);
 }
 
 static bool forgotten(struct io_stream *s, int64_t before_ns)

@@ -51,6 +51,7 @@ struct md_restored {
     size_t bytes;
     bool open; /* its slots go on where they were; false: what is remembered of an ended stream */
     void *own; /* for free(); NULL: the map's */
+    bool inexact; /* under other weights */
 };
 
 struct md_course {
@@ -69,6 +70,7 @@ struct md_course {
     uint64_t mark;  /* that last row, by which its file is known again: md_row_mark() */
     uint32_t at, held_rows, n_runs, cap_runs;
     uint32_t cut; /* number of the last cut that this stream was copied for */
+    uint32_t anew; /* 1 + rows of the unfinished patch of the epoch that a reload ended, which is still to be said */
     bool silent;
     bool end_due;   /* after what is in `mine` */
     bool greeted;   /* `start` was announced */
@@ -171,9 +173,11 @@ struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32
 int md_registry_turn(struct md_registry *r, struct io_stream *s, struct md_input *input,
                      const struct io_stream_desc *desc);
 
-/* Another configuration. Of a live stream's policy nan, late and adapt, and alarm during an alarm, stay until it begins
+/* All plans that the streams need under another configuration, with the models that are loaded. −ENOMEM. */
+int md_registry_plans(const struct md_registry *r, const struct md_config *config, struct md_plan **ret);
+/* That configuration. Of a live stream's policy nan, late and adapt, and alarm during an alarm, stay until it begins
  * anew. While no thread runs. */
-void md_registry_replan(struct md_registry *r, const struct md_config *config);
+void md_registry_replan(struct md_registry *r, const struct md_config *config, struct md_plan *plans);
 
 /* Frees the records of streams that ended before that time and that no source holds. */
 void md_registry_forget(struct md_registry *r, int64_t before_ns);

@@ -40,6 +40,7 @@ enum md_reset {
     MD_RESET_START,
     MD_RESET_SENDER,
     MD_RESET_DEVICE,
+    MD_RESET_MODEL,
     MD_RESETS
 };
 const char *md_reset_name(enum md_reset r);
@@ -95,7 +96,7 @@ void md_timeline_next(struct md_timeline *t, const struct md_time_rules *r, stru
 void md_timeline_take(struct md_timeline *t, const struct md_time_rules *r, struct io_block *b, uint32_t at, uint32_t n,
                       int64_t *dt);
 
-/* The epoch ends by another cause (device failure): the next one begins. */
+/* The epoch ends by another cause (device failure, another model): the next one begins. */
 void md_timeline_reset(struct md_timeline *t);
 
 /* Time of a regular stream's row, or IO_T_NONE. */

@@ -20,11 +20,6 @@ static int fail(char *reterr, int err, const char *id, const char *what)
     return err;
 }
 
-static uint64_t hash_of(struct md_served_model *m)
-{
-    return m->hash ? m->hash : ssm_model_hash(m->model);
-}
-
 /* ---- out --------------------------------------------------------------------------------------------------------- */
 
 static struct io_stream *find(struct md_daemon *d, const char *id, struct md_served_model **ret_model)
@@ -34,7 +29,7 @@ static struct io_stream *find(struct md_daemon *d, const char *id, struct md_ser
     pthread_mutex_lock(&d->registry.lock);
     s = md_registry_find(&d->registry, id, (uint32_t)strlen(id));
     if (s)
-        *ret_model = &d->models[s->input->conf->model];
+        *ret_model = md_served_of(s->inbox);
     pthread_mutex_unlock(&d->registry.lock);
     return s;
 }
@@ -45,7 +40,7 @@ static void *pack(struct md_daemon *d, struct md_served_model *m, const char *id
 {
     const char *model = m->scheduler.model;
     uint32_t id_len = (uint32_t)strlen(id), model_len = (uint32_t)strlen(model);
-    uint64_t hash = hash_of(m);
+    uint64_t hash = m->loaded.hash;
     size_t first = md_record_bytes(model_len, sizeof hash), last = md_record_bytes(id_len, sizeof *voice);
     uint8_t *records = malloc(first + piece->bytes + last);
     struct timespec t;
@@ -84,6 +79,8 @@ int md_daemon_export(struct md_daemon *d, const char *id, void **ret, size_t *re
         return fail(reterr, -ENOENT, id, "no such stream");
     pthread_mutex_lock(&d->shape);
     const struct io_stream *s = find(d, id, &m);
+    if (s && !m->loaded.engine)
+        s = NULL; /* what is remembered of a model that is gone */
     r = s ? md_errand_ask(&m->scheduler, s, id, patience_ns, &piece, &voice) : -ENOENT;
     if (r == 0 && !(image = pack(d, m, id, piece, &voice, ret_bytes)))
         r = -ENOMEM;
@@ -149,7 +146,7 @@ static int check_slots(struct md_served_model *m, const struct state *st, const 
     *ret_exact = !saved->inexact;
     if (!saved->open)
         return 0;
-    if (st->hash != hash_of(m))
+    if (st->hash != m->loaded.hash)
         return fail(reterr, -EINVAL, id, "the state is of another model, or of other weights");
     for (uint32_t i = 0; i < saved->channels; i++) {
         bool exact;
@@ -255,7 +252,7 @@ static int import(struct md_daemon *d, const struct state *st, const struct md_i
                  how->input ? (int)strlen(name) : (int)(saved->input_len < 200 ? saved->input_len : 200), name);
         return fail(reterr, -ENOENT, id, text);
     }
-    r = check_slots(&d->models[in->conf->model], st, id, ret_exact, reterr);
+    r = check_slots(md_served_of(in->inbox), st, id, ret_exact, reterr);
     if (r)
         return r;
     if (adopt(st, in, how->renumber, &restored))

@@ -407,6 +407,7 @@ const struct io_sink_class io_sink_hdf5 = {
     .options = options,
     .conf_bytes = sizeof(struct conf),
     .thread = "hdf5",
+    .tables = true,
     .flush_ns = 1000000000,
     .check = check,
     .open = sink_open,

@@ -74,6 +74,7 @@ struct io_sink_class {
     size_t conf_bytes;
     const char *thread;
     bool own_thread;  /* its writes may wait, for its own peer only */
+    bool tables;      /* whose rows are no wider than open() was told */
     int64_t flush_ns; /* a flush costs: the least time between two */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
     int (*open)(const void *conf, const struct io_sink_env *env, void **ret_self, char *reterr);

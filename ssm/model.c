@@ -337,7 +337,8 @@ static uint64_t hash_tensor(uint64_t hash, const struct ssm_tensor *t)
 uint64_t ssm_model_hash(const struct ssm_model *m)
 {
     const struct ssm_tensor *ends[] = {&m->embedding, &m->input, &m->input_bias, &m->norm_f, &m->head, &m->head_bias};
-    uint64_t hash = ssm_model_shape_hash(m);
+    double more[] = {(double)m->config.eps, m->config.embedding};
+    uint64_t hash = ssm_checksum(ssm_model_shape_hash(m), more, sizeof more);
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         hash = hash_tensor(hash, ends[i]);
     for (uint32_t l = 0; l < m->config.L; l++) {

@@ -57,9 +57,6 @@ int ssm_model_random_of(const struct ssm_config *config, const char *name, uint6
 /* Rows [row, row + n) as fp32. -EBADMSG and the tensor's name where a value is not finite. */
 int ssm_tensor_read(const struct ssm_tensor *t, uint32_t row, uint32_t n, float *dst, char *reterr);
 
-/* Of everything that fixes the shape and meaning of a slot's bytes. */
-uint64_t ssm_model_shape_hash(const struct ssm_model *m);
-
 #ifdef __cplusplus
 }
 #endif

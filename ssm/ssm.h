@@ -83,6 +83,8 @@ void ssm_model_close(struct ssm_model **model);
 const struct ssm_model_info *ssm_model_info(const struct ssm_model *model);
 /* Of its shape and every weight: two models of the same hash continue each other's slots. Reads all weights once. */
 uint64_t ssm_model_hash(const struct ssm_model *model);
+/* Of all that fixes the shape and meaning of a slot's bytes: where it is the same, so is the architecture. */
+uint64_t ssm_model_shape_hash(const struct ssm_model *model);
 
 /* A model of random weights for benchmarks and tests, by preset name ("sig-128x4", "mamba-130m", …) or as
  * "D×L[,N[,V[,P]]]" (V = 0: a signal model of patches of P samples); seed fixes the weights. The names:

@@ -39,6 +39,7 @@ const struct wrong config_wrong[] = {
     {"models: {m: {path: \"\"}}\n", "1:20: error: models.m.path: is empty", 1},
     {"models: {m: {path: x, deterministic: yes}}\n", "1:38: error: models.m.deterministic: 'yes' is not true or false",
      1},
+    {"models: {m: {path: x, carry: [true]}}\n", "1:30: error: models.m.carry: must be true or false, not a list", 1},
     {"models: {m: {path: x, slots: 1.5}}\n", "1:30: error: models.m.slots: '1.5' is not an integer", 1},
     {"models: {m: {path: x, slots: {a: 1}}}\n", "1:30: error: models.m.slots: must be an integer, not a map", 1},
     {"batch: {max_delay: 5}\n", "1:20: error: batch.max_delay: '5' is not a duration (a number and one of ", 1},

@@ -7,27 +7,27 @@ import struct
 E, D, N, K, R, PATCH, HORIZON, QUANTILES = 8, 16, 4, 4, 1, 4, 72, [0.1, 0.5, 0.9]
 
 
-def config():
+def config(n_state=N, horizon=HORIZON):
     return {
         "model_type": "mambad", "version": 1,
         "input": {"kind": "samples", "patch": PATCH, "mask": True, "normaliser": {"memory": 1000, "diff_memory": 1000}},
-        "backbone": {"arch": "mamba", "d_model": E, "n_layer": 1, "d_state": N, "d_conv": K, "expand": D / E, "dt_rank": R},
-        "heads": {"forecast": {"horizon": HORIZON, "quantiles": QUANTILES}, "embedding": {}, "anomaly": {}},
+        "backbone": {"arch": "mamba", "d_model": E, "n_layer": 1, "d_state": n_state, "d_conv": K, "expand": D / E, "dt_rank": R},
+        "heads": {"forecast": {"horizon": horizon, "quantiles": QUANTILES}, "embedding": {}, "anomaly": {}},
         "calibration": {"warmup": 64, "memory": 1000}, "card": {"made": "by a test"},
     }
 
 
-def tensors():
-    layer, features, outputs = "backbone.layers.0.", 3 * PATCH + 2, HORIZON * len(QUANTILES)
+def tensors(seed=7, n_state=N, horizon=HORIZON):
+    layer, features, outputs = "backbone.layers.0.", 3 * PATCH + 2, horizon * len(QUANTILES)
     shapes = {
         "input.weight": [E, features], "input.bias": [E], layer + "norm.weight": [E],
         layer + "mixer.in_proj.weight": [2 * D, E], layer + "mixer.conv1d.weight": [D, 1, K], layer + "mixer.conv1d.bias": [D],
-        layer + "mixer.x_proj.weight": [R + 2 * N, D], layer + "mixer.dt_proj.weight": [D, R],
-        layer + "mixer.dt_proj.bias": [D], layer + "mixer.A_log": [D, N], layer + "mixer.D": [D],
+        layer + "mixer.x_proj.weight": [R + 2 * n_state, D], layer + "mixer.dt_proj.weight": [D, R],
+        layer + "mixer.dt_proj.bias": [D], layer + "mixer.A_log": [D, n_state], layer + "mixer.D": [D],
         layer + "mixer.out_proj.weight": [E, D], "backbone.norm_f.weight": [E],
         "heads.forecast.weight": [outputs, E], "heads.forecast.bias": [outputs],
     }
-    rng = random.Random(7)
+    rng = random.Random(seed)
     for name, shape in shapes.items():
         n = 1
         for size in shape:
@@ -35,10 +35,10 @@ def tensors():
         yield name, shape, [rng.gauss(0, 0.3) for _ in range(n)]
 
 
-def safetensors(skip=(), reshape=None):
+def safetensors(skip=(), reshape=None, **shape_and_seed):
     """The bytes of model.safetensors; `skip` leaves tensors out, `reshape` maps names to other shapes."""
     header, data = {}, b""
-    for name, shape, values in tensors():
+    for name, shape, values in tensors(**shape_and_seed):
         if name in skip:
             continue
         raw = struct.pack(f"<{len(values)}f", *values)

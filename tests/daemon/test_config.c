@@ -193,7 +193,8 @@ static void empty_has_the_defaults(void **state)
 
 static void models_and_defaults(void **state)
 {
-    struct md_config *c = parse_right("models: {a: {path: x}, b: {path: y, weights: fp16, device: cuda:1, slots: 7}}");
+    struct md_config *c =
+        parse_right("models: {a: {path: x}, b: {path: y, weights: fp16, device: cuda:1, slots: 7, carry: true}}");
 
     assert_int_equal(c->n_models, 2);
     assert_true(c->models[0].weights_stored);
@@ -204,6 +205,8 @@ static void models_and_defaults(void **state)
     assert_false(c->models[1].weights_stored);
     assert_int_equal(c->models[1].weights, SSM_F16);
     assert_int_equal(c->models[1].slots, 7);
+    assert_false(c->models[0].carry);
+    assert_true(c->models[1].carry);
     md_config_free(&c);
 }
 

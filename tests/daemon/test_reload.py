@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """Another configuration for the real mambad while it runs: streams whose input stays do not see it, an invalid one changes
-nothing, what goes ends, what is new begins.   test_reload.py MAMBAD MAMBACTL"""
+nothing, what goes ends, what is new begins.   test_reload.py MAMBAD MAMBACTL FAKE_DEVICE_DIR"""
 import collections
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import struct
@@ -16,14 +17,17 @@ import unittest
 import zmq
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import signal_model  # noqa: E402
 from cases import MAMBACTL, PATIENCE, Running, run  # noqa: E402
+
+FAKE_DEVICE_DIR = os.path.abspath(sys.argv[3])
 
 SERVER = "server: {control: \"ipc://DIR/control\"}\n"
 PULL = "z: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\", rate: 100}"
 LINES = "o: {type: jsonl, path: DIR/out.jsonl}"
 
 
-class Reload(Running):
+class Reloading(Running):
     def setUp(self):
         super().setUp()
         self.context = zmq.Context()
@@ -39,6 +43,11 @@ class Reload(Running):
     def push(self, s, stream, values):
         s.send_json({"stream": stream, "dtype": "float32", "shape": [len(values)]}, zmq.SNDMORE)
         s.send(struct.pack(f"<{len(values)}f", *values))
+
+    def text(self, keys="", inputs=PULL, outputs=LINES, more=SERVER, path=None):
+        """A configuration whose model has these keys."""
+        model = f"{{path: {path or self.model}{', ' if keys else ''}{keys}}}"
+        return f"models: {{m: {model}}}\ninputs: {{{inputs}}}\noutputs: {{{outputs}}}\n{more}\n".replace("DIR", self.dir)
 
     def serve(self, inputs=PULL, outputs=LINES, more="", **args):
         return self.start(self.config(inputs, outputs, more=SERVER + more), **args)
@@ -73,6 +82,8 @@ class Reload(Running):
     def events(self, stream, name="out.jsonl"):
         return [(m["event"], m["epoch"]) for m in self.lines(name) if m.get("event") and m["stream"] == stream]
 
+
+class Reload(Reloading):
     def test_streams_do_not_see_it(self):
         """Rows of two streams under a storm of reloads, and without: the same bits, and every message taken."""
         chance = random.Random(4)
@@ -115,7 +126,6 @@ class Reload(Running):
                     (PULL.replace("100", "50") + ", a: {type: audio, files: DIR/none.wav}", LINES, "", "input a: DIR/none.wav"),
                     (PULL, LINES + f", p: {{type: zmq, bind: \"{address}\"}}", "", "output p: bind " + address),
                     (PULL, LINES, "state: {dir: DIR/state}", "state.dir: another folder needs a restart"),
-                    (PULL, LINES, "streams: {\"*\": {publish: {prediction: {horizon: 73}}}}", "streams: a horizon beyond the models'"),
                     (PULL, LINES, "streams: {\"*\": {adapt: linear}}", "streams: adapt"))):
                 with self.subTest(text):
                     self.reload(control, inputs, outputs, more, 78, [text])
@@ -123,12 +133,8 @@ class Reload(Running):
                     self.assertIn(text.split("DIR")[0], self.status(control)["reload"]["error"])
                     self.push(peer, "s", [1.0] * 8)
                     self.wait(lambda: self.accepted(control) == 8 * (n + 2))
-        for old, new, text in (("m: {path", "n: {path", "models: "), ("{path: ", "{slots: 5, path: ", "models: "),
-                               ("/control\"", "/other\"", "server.control: another socket needs a restart")):
-            with open(self.config(PULL, LINES, more=SERVER)) as f:
-                changed = f.read().replace(old, new)
-            self.path("c.yaml", changed)
-            self.check(run(MAMBACTL, "reload", "--control", control), 78, text)
+        self.path("c.yaml", self.text(more=SERVER.replace("/control", "/other")))
+        self.check(run(MAMBACTL, "reload", "--control", control), 78, "server.control: another socket needs a restart")
         self.assertEqual(sorted(self.status(control)["inputs"]), ["z"])
         self.stop()
         self.assertEqual([e for e in self.events("s") if e[0] == "start"][0], ("start", 0))
@@ -237,6 +243,24 @@ class Reload(Running):
         self.assertEqual(sorted(k[2] for k in self.rows("s") if k[0] == "anomaly"), list(range(60)))
         self.assertEqual(sorted(k[2] for k in self.rows("s", "q.jsonl") if k[0] == "anomaly"), list(range(20, 60)))
 
+    def test_states_of_other_arithmetic_are_not_exact(self):
+        """A snapshot under another dtype of weights: its streams go on and say so, across the next snapshot too, until they begin anew."""
+        state = "state: {dir: DIR/state, interval: 1h}\n"
+        for n, dtype in enumerate(("fp32", "bf16", "bf16")):
+            control = self.start(self.path("c.yaml", self.text(f"weights: {dtype}", more=SERVER + state)))
+            peer = self.peer()
+            self.push(peer, "s", [1.0] * 20)
+            self.wait(lambda: self.accepted(control) == 20)
+            if n == 2:
+                self.check(run(MAMBACTL, "reset", "s", "--control", control), 0)
+                self.push(peer, "s", [1.0] * 20)
+                self.wait(lambda: self.accepted(control) == 40)
+            self.stop()
+        self.assertEqual(sorted(k[2] for k in self.rows("s") if k[0] == "anomaly"), list(range(80)))
+        exact = {(m["seq"] // 20, m.get("exact", True)) for m in self.lines() if m["topic"] == "anomaly/s/"}
+        self.assertEqual(exact, {(0, True), (1, False), (2, False), (3, True)})
+        self.assertEqual(self.events("s"), [("start", 0), ("restore", 0), ("restore", 0), ("reset", 1)])
+
     def test_hdf5_goes_on(self):
         """A followed log and a record: both stay open, on another thread."""
         try:
@@ -333,6 +357,296 @@ class Reload(Running):
         self.check(run(MAMBACTL, "drain", "--control", control), 0)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
         self.assertEqual(len([k for k in self.rows("s") if k[0] == "anomaly"]), 20)
+
+
+class Models(Reloading):
+    """Another model under streams that go on."""
+
+    def folder(self, name, **what):
+        seed = what.pop("seed", 7)
+        return signal_model.write(self.path(name), signal_model.config(**what), signal_model.safetensors(seed=seed, **what))
+
+    def lives(self, stream):
+        return [e for e in self.events(stream) if e[0] in ("start", "end", "reset", "restore", "gap", "error")]
+
+    def take(self, control, peer, values, streams="s"):
+        before = self.accepted(control)
+        for stream in streams:
+            self.push(peer, stream, values)
+        self.wait(lambda: self.accepted(control) == before + len(values) * len(streams))
+
+    def swap(self, control, keys="", code=0, says=(), **more):
+        self.path("c.yaml", self.text(keys, **more))
+        self.check(run(MAMBACTL, "reload", "--control", control), code, *says)
+
+    def alone(self, path, values, keys=""):
+        """Rows of a stream under one model and no reload."""
+        control = self.start(self.path("c.yaml", self.text(keys, path=path, outputs=LINES.replace("out", "alone"))))
+        self.take(control, self.peer(), values)
+        self.stop()
+        rows = self.rows("s", "alone.jsonl")
+        os.unlink(self.path("alone.jsonl"))
+        return rows
+
+    def test_without_carry(self):
+        """Its streams begin new epochs, at once and aloud; what comes then is what a fresh daemon says of those rows."""
+        chance = random.Random(1)
+        before, after = ([chance.gauss(0, 1) for _ in range(n)] for n in (102, 100))
+        other = self.folder("other", seed=8)
+        control = self.start(self.path("c.yaml", self.text()))
+        peer = self.peer()
+        self.take(control, peer, before, "st")
+        self.swap(control, path=other)
+        self.assertIn("2 streams begin new epochs: other weights, without `carry`", self.said())
+        self.wait(lambda: len(self.lives("s")) + len(self.lives("t")) == 4)
+        self.assertEqual(self.status(control)["inputs"]["z"]["stream_resets_total"]["model"], 2)
+        self.take(control, peer, after)
+        self.stop()
+        self.assertEqual(self.lives("s"), [("start", 0), ("reset", 1)])
+        for m in self.lines():
+            if m.get("event") == "reset":
+                self.assertEqual((m["reason"], m["seq"], m["count"]), ("model", 102, 2))
+            self.assertTrue(m.get("exact", True))
+        rows, fresh = self.rows("s"), self.alone(other, after)
+        self.assertEqual({k: v[1:] for k, v in rows.items() if k[1] == 0}, {k: v[1:] for k, v in self.alone(self.model, before).items()})
+        self.assertEqual({(f, seq - 102): v[1:] for (f, epoch, seq), v in rows.items() if epoch == 1},
+                         {(f, seq): v[1:] for (f, epoch, seq), v in fresh.items()})
+        self.assertEqual(rows["anomaly", 1, 102][0], 100)  # out_seq counts on
+
+    def test_with_carry(self):
+        """States go along, an unfinished patch too: no new epoch, no warm-up, and rows that say that they are not exact."""
+        chance = random.Random(2)
+        values = [chance.gauss(0, 1) for _ in range(206)]
+        other = self.folder("other", seed=8)
+        control = self.start(self.path("c.yaml", self.text()))
+        peer = self.peer()
+        self.take(control, peer, values[:102], "st")
+        self.swap(control, "carry: true", path=other)
+        self.assertIn("2 streams go on with their states, and say exact: false until they begin anew", self.said())
+        self.take(control, peer, values[102:], "st")
+        self.stop()
+        stays = self.alone(self.model, values)
+        for stream in "st":
+            rows = self.rows(stream)
+            self.assertEqual(self.lives(stream), [("start", 0)])
+            self.assertEqual(rows.keys() | {("anomaly", 0, 204), ("anomaly", 0, 205)}, stays.keys() | {("anomaly", 0, 204), ("anomaly", 0, 205)})
+            for (family, _, seq), (out_seq, warmup, row) in rows.items():
+                old = stays[family, 0, seq]
+                self.assertEqual((out_seq, warmup), old[:2])
+                by_old = {"prediction": 101, "embedding": 100, "anomaly": 104}[family]  # a patch is scored under the forecast before it
+                self.assertEqual(row == old[2], seq < by_old, (family, seq))
+            self.assertFalse(rows["anomaly", 0, 203][1])
+            self.assertTrue(all(v is not None for v in rows["anomaly", 0, 203][2]))
+        for m in self.lines():
+            if "out_seq" in m:
+                self.assertEqual(m.get("exact", True), m["seq"] < (101 if m["topic"].startswith("prediction") else 100), m["topic"])
+
+    def test_another_architecture(self):
+        control = self.start(self.path("c.yaml", self.text()))
+        peer = self.peer()
+        self.take(control, peer, [1.0] * 21)
+        self.swap(control, "carry: true", path=self.folder("other", n_state=5))
+        self.assertIn("1 streams begin new epochs: another architecture", self.said())
+        self.take(control, peer, [1.0] * 20)
+        self.stop()
+        self.assertEqual(self.lives("s"), [("start", 0), ("reset", 1)])
+        self.assertEqual({k[1] for k in self.rows("s") if k[2] > 21}, {1})
+
+    def test_slots_and_devices(self):
+        """The same weights elsewhere: every bit is kept, whatever `carry` says. Slots in use are not taken away."""
+        chance = random.Random(3)
+        values = [chance.gauss(0, 1) for _ in range(300)]
+        steps = ("device: cpu, slots: 2", "device: cpu, slots: 9, threads: 1", "device: cpu, slots: 3", "device: cuda", "device: cpu, threads: 3")
+        control = self.start(self.path("c.yaml", self.text(steps[0])), env={**os.environ, "LD_LIBRARY_PATH": FAKE_DEVICE_DIR, "FAKE_DEVICE_SLOTS": "3"})
+        peer = self.peer()
+        for n, keys in enumerate(steps):
+            if n:
+                self.swap(control, keys)
+            for stream in "st":
+                self.take(control, peer, values[n * 50:(n + 1) * 50], stream)
+            if n == 0:
+                self.push(peer, "u", [1.0])
+                self.wait(lambda: self.status(control)["inputs"]["z"]["input_errors_total"]["streams"] == 1)
+            elif n == 1:
+                self.take(control, peer, [1.0] * 8, "u")
+                self.swap(control, "slots: 2", 78, ["models.m.slots: 2 are too few: 3 are in use"])
+        self.assertEqual(self.status(control)["models"]["m"]["slots_used"], 3)
+        self.assertEqual(self.status(control)["models"]["m"]["device"], "cpu")
+        for stream in "st":
+            self.take(control, peer, values[250:], stream)
+        self.stop()
+        self.assertNotIn('"exact"', open(self.path("out.jsonl")).read())
+        alone = self.alone(self.model, values)
+        self.assertEqual(self.rows("s"), alone)
+        self.assertEqual(self.rows("t"), alone)
+        self.assertEqual([self.lives(stream) for stream in "stu"], [[("start", 0)]] * 2 + [[("error", 0), ("start", 0)]])
+
+    def test_another_dtype(self):
+        control = self.start(self.path("c.yaml", self.text()))
+        peer = self.peer()
+        self.take(control, peer, [1.0] * 20)
+        self.swap(control, "weights: bf16")
+        self.take(control, peer, [1.0] * 20)
+        self.check(run(MAMBACTL, "reset", "s", "--control", control), 0)
+        self.take(control, peer, [1.0] * 20)
+        self.stop()
+        self.assertEqual({(m["seq"] // 20, m.get("exact", True)) for m in self.lines() if m["topic"] == "anomaly/s/"},
+                         {(0, True), (1, False), (2, True)})
+
+    def test_what_cannot_be_opened_changes_nothing(self):
+        chance = random.Random(4)
+        values = [chance.gauss(0, 1) for _ in range(140)]
+        control = self.start(self.path("c.yaml", self.text("device: cpu")), env={**os.environ, "LD_LIBRARY_PATH": FAKE_DEVICE_DIR, "FAKE_DEVICE_SLOTS": "1"})
+        peer = self.peer()
+        torn = self.folder("torn")
+        with open(os.path.join(torn, "model.safetensors"), "r+b") as f:
+            f.truncate(1000)
+        cpu = "device: cpu"
+        wrong = ((cpu, dict(path=self.path("none")), "none/config.json"), (cpu, dict(path=torn), "torn"),
+                 ("device: \"cuda:7\", state: bf16", {}, "model m: "),
+                 ("device: cuda", {}, "models.m: the streams' states cannot go over: out of memory"),
+                 (cpu, dict(path=self.folder("other", seed=8), inputs=PULL + ", a: {type: audio, files: DIR/none.wav}"), "input a: DIR/none.wav"))
+        self.take(control, peer, values[:20], "st")
+        for n, (keys, more, text) in enumerate(wrong):
+            self.swap(control, keys, 78, [text], **more)
+            self.take(control, peer, values[20 * (n + 1):20 * (n + 2)], "st")
+        self.assertEqual(self.status(control)["reload"]["refused_total"], len(wrong))
+        self.assertEqual(sorted(self.status(control)["inputs"]), ["z"])
+        self.stop()
+        alone = self.alone(self.model, values[:20 * (len(wrong) + 1)])
+        for stream in "st":
+            self.assertEqual(self.rows(stream), alone)
+            self.assertEqual(self.lives(stream), [("start", 0)])
+        self.assertNotIn('"exact"', open(self.path("out.jsonl")).read())
+
+    def test_the_folder_has_another_content(self):
+        path = self.folder("served")
+        control = self.start(self.path("c.yaml", self.text(path=path)))
+        peer = self.peer()
+        self.take(control, peer, [1.0] * 20)
+        self.swap(control, path=path)
+        self.assertEqual(self.said().count("slots"), 1, "nothing was opened anew")
+        os.rename(path, path + "-before")
+        os.rename(self.folder("next", seed=8), path)
+        self.swap(control, path=path)
+        self.wait(lambda: self.lives("s") == [("start", 0), ("reset", 1)])
+        self.swap(control, path=path)
+        self.stop()
+        self.assertEqual(self.lives("s"), [("start", 0), ("reset", 1)])
+
+    def test_models_that_go_and_come(self):
+        other = self.folder("other", n_state=5, horizon=80)
+        two = f"models: {{m: {{path: {self.model}}}, n: {{path: {other}}}}}\n"
+        y = "y: {type: zmq, pattern: pull, bind: \"ipc://DIR/y\", model: n}"
+
+        def config(models, inputs):
+            return self.path("c.yaml", (models + f"inputs: {{{inputs}}}\noutputs: {{{LINES}}}\n" + SERVER).replace("DIR", self.dir))
+        one = f"models: {{m: {{path: {self.model}}}}}\n"
+        mz = PULL.replace("rate", "model: m, rate")
+        control = self.start(config(one, PULL))
+        peers = self.peer(), None
+        for n in range(4):
+            with_n = n % 2
+            if n:
+                # m stands second where n is there: what stays is known by its id
+                reordered = f"models: {{n: {{path: {other}}}, m: {{path: {self.model}}}}}\n" if n == 3 else two
+                config(reordered if with_n else one, f"{mz}, {y}" if with_n else PULL)
+                self.check(run(MAMBACTL, "reload", "--control", control), 0)
+                self.assertEqual(sorted(self.status(control)["models"]), ["m", "n"] if with_n else ["m"])
+            before = self.accepted(control)
+            self.push(peers[0], "s", [float(n)] * 21)
+            self.wait(lambda: self.accepted(control) == before + 21)
+            if with_n:
+                self.push(self.peer("y"), "t", [1.0] * 20)
+                self.wait(lambda: self.accepted(control, "y") == 20)
+        self.stop()
+        self.assertEqual(self.lives("s"), [("start", 0)])
+        self.assertEqual(sorted(k[2] for k in self.rows("s") if k[0] == "anomaly"), list(range(84)))
+        self.assertEqual(self.lives("t"), [("start", 0), ("end", 0), ("start", 1)])
+        self.assertEqual({len(v[2][0]) for k, v in self.rows("t").items() if k[0] == "prediction"}, {80})
+
+    def test_wider_rows(self):
+        """Tables are as wide as they were made: under a model that looks farther another segment is begun."""
+        try:
+            import h5py
+        except ImportError:
+            self.skipTest("no h5py")
+        outputs = LINES + ", r: {type: hdf5, path: DIR/r}"
+        control = self.start(self.path("c.yaml", self.text(outputs=outputs)))
+        peer = self.peer()
+        self.take(control, peer, [1.0] * 20)
+        self.swap(control, path=self.folder("other", horizon=80), outputs=outputs)
+        self.take(control, peer, [1.0] * 20)
+        self.swap(control, path=self.model, outputs=outputs)  # narrower ones fit
+        self.take(control, peer, [1.0] * 20)
+        self.swap(control, outputs=outputs, more=SERVER + "streams: {\"*\": {publish: {prediction: {horizon: 90}}}}\n")
+        self.take(control, peer, [1.0] * 20)
+        self.stop()
+        found = []
+        for n in (1, 2, 3):
+            with h5py.File(self.path(f"r-00000{n}.h5"), "r") as record:
+                found.append((record["anomaly"]["seq"][:].tolist(), record["prediction_values"].shape[1]))
+        self.assertEqual(found, [(list(range(20)), 72), (list(range(20, 60)), 80), (list(range(60, 80)), 90)])
+
+    def test_snapshots_after_it(self):
+        """A snapshot knows the model that is served now: a restart goes on, and what was not exact stays so."""
+        more = SERVER + "state: {dir: DIR/state, interval: 1h}\n"
+        other = self.folder("other", seed=8)
+        for keys in ("carry: true", ""):
+            control = self.start(self.path("c.yaml", self.text(more=more)))
+            peer = self.peer()
+            self.take(control, peer, [float(n % 7) for n in range(101)])
+            self.swap(control, keys, path=other, more=more)
+            self.stop()
+            control = self.start(self.path("c.yaml", self.text(keys, path=other, more=more)))
+            self.assertNotIn("other weights", self.said())
+            self.take(control, self.peer(), [1.0] * 20)
+            self.stop()
+            self.assertIn("restore", [e[0] for e in self.lives("s")])
+            last = [m for m in self.lines() if m["topic"] == "anomaly/s/"][-1]
+            self.assertEqual((last["epoch"], last.get("exact", True)), (0, False) if keys else (1, True))
+            os.unlink(self.path("out.jsonl"))
+            shutil.rmtree(self.path("state"))
+
+    def test_restart_under_other_weights(self):
+        more = SERVER + "state: {dir: DIR/state, interval: 1h}\n"
+        other = self.folder("other", seed=8)
+        for keys in ("carry: true", ""):
+            control = self.start(self.path("c.yaml", self.text(more=more)))
+            self.take(control, self.peer(), [1.0] * 21)
+            self.stop()
+            control = self.start(self.path("c.yaml", self.text(keys, path=other, more=more)))
+            self.take(control, self.peer(), [1.0] * 20)
+            self.stop()
+            last = [m for m in self.lines() if m["topic"] == "anomaly/s/"][-1]
+            if keys:
+                self.assertEqual(self.lives("s"), [("start", 0), ("restore", 0)])
+                self.assertEqual((last["epoch"], last.get("exact", True)), (0, False))
+            else:
+                self.assertEqual(self.lives("s"), [("start", 0), ("start", 1), ("gap", 1)])
+                self.assertEqual((last["epoch"], last.get("exact", True)), (1, True))
+            os.unlink(self.path("out.jsonl"))
+            shutil.rmtree(self.path("state"))
+
+    def test_streams_that_wait_in_a_snapshot(self):
+        """Restored, and not begun again before the model is another one: likewise, across one more restart."""
+        more = SERVER + "state: {dir: DIR/state, interval: 1h}\n"
+        other = self.folder("other", seed=8)
+        for keys in ("carry: true", ""):
+            control = self.start(self.path("c.yaml", self.text(more=more)))
+            self.take(control, self.peer(), [1.0] * 21)
+            self.stop()
+            control = self.start(self.path("c.yaml", self.text(more=more)))
+            self.swap(control, keys, path=other, more=more)
+            self.stop()
+            control = self.start(self.path("c.yaml", self.text(keys, path=other, more=more)))
+            self.take(control, self.peer(), [1.0] * 20)
+            self.stop()
+            last = [m for m in self.lines() if m["topic"] == "anomaly/s/"][-1]
+            self.assertEqual(self.lives("s"), [("start", 0), ("restore", 0)] if keys else [("start", 0), ("start", 1), ("gap", 1)])
+            self.assertEqual((last["epoch"], last.get("exact", True)), (0, False) if keys else (1, True))
+            os.unlink(self.path("out.jsonl"))
+            shutil.rmtree(self.path("state"))
 
 
 if __name__ == "__main__":
