@@ -14,6 +14,22 @@ struct entry {
     char path[MD_PATH];
 };
 
+/* Something in it was reported before it was looked at, and so was not read. */
+static bool was_wrong(const struct md_node *node)
+{
+    bool wrong = node->wrong;
+
+    for (unsigned i = 0; i < node->n && !wrong; i++)
+        wrong = was_wrong(node->children[i].value);
+    return wrong;
+}
+
+/* Nothing was reported about the entry: it can be checked as a whole. */
+static bool right_so_far(const struct entry *e, unsigned errors_before)
+{
+    return e->report->n == errors_before && !was_wrong(e->pair->value);
+}
+
 /* The place of a key's value, or of the entry where the key is not given. */
 static struct md_where entry_place(const struct entry *e, const char *key)
 {
@@ -119,9 +135,9 @@ static void read_input(struct md_config *config, struct md_input_conf *input, co
     input->model = find_model(config, e, keys.model);
     input->queue = (uint32_t)keys.queue;
     input->max_streams = (uint32_t)keys.max_streams;
-    if (e->report->n == before && class_->check && class_->check(input->conf, &key, reterr) < 0)
+    if (right_so_far(e, before) && class_->check && class_->check(input->conf, &key, reterr) < 0)
         md_report(e->report, entry_place(e, key), "%s%s%s: %s", e->path, key ? "." : "", key ? key : "", reterr);
-    if (e->report->n == before) {
+    if (right_so_far(e, before)) {
         blocks = class_->blocks ? class_->blocks(input->conf) : class_->replayable;
         input->when_full = blocks ? MD_BLOCK : MD_DROP_OLDEST;
     }
@@ -211,7 +227,7 @@ static void read_output(struct md_output_conf *output, const struct entry *e)
     output->families = family_bits(e, &keys.families);
     if (e->report->n == before && output->families == 0)
         md_report(e->report, entry_place(e, "families"), "%s.families: the list is empty", e->path);
-    if (e->report->n == before && class_->check && class_->check(output->conf, &key, reterr) < 0)
+    if (right_so_far(e, before) && class_->check && class_->check(output->conf, &key, reterr) < 0)
         md_report(e->report, entry_place(e, key), "%s%s%s: %s", e->path, key ? "." : "", key ? key : "", reterr);
     md_values_free(md_output_options, &keys);
 }

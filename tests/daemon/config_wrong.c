@@ -18,6 +18,10 @@ const struct wrong config_wrong[] = {
     {"log: {level: \"a\\0b\"}\n", "1:14: error: a value with a NUL character or an invalid escape", 1},
     {"log: {[a]: 1}\n", "1:7: error: a key must be a name, not a list", 1},
 
+    {MODEL "outputs: {o: {type: jsonl, path: *x}}\n", "2:34: error: alias '*x' has no anchor before it", 1},
+    {MODEL "outputs: {o: {type: jsonl, path: \"${MAMBAD_NONE}\"}}\n", "2:34: error: ", 1},
+    {MODEL "inputs: {i: {" ZMQ ", stream: \"${MAMBAD_NONE}\"}, j: {type: csv, files: [\"${MAMBAD_NONE}\"]}}\n", "2:65: error: ", 2},
+
     /* keys */
     {"loq: {}\n", "1:1: error: unknown key 'loq' (did you mean 'log'?)", 1},
     {"zzzzzzz: {}\n", "1:1: error: unknown key 'zzzzzzz' (valid: ", 1},

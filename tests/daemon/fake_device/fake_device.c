@@ -4,6 +4,7 @@
  *   FAKE_DEVICE_FAIL_AT=N   the N-th batch fails (counted from 1)
  *   FAKE_DEVICE_HANG_AT=N   the N-th batch never ends
  *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only
+ *   FAKE_DEVICE_ROW_US=N    each row of a channel takes so long
  *
  * With `deterministic` false it says that it is not exact, as the real one does. */
 #include "ssm/backend.h"
@@ -30,7 +31,7 @@ struct job {
 struct fake {
     void *cpu;
     struct job jobs[UNDER_WAY_MAX]; /* in turn */
-    unsigned long started, waited, fail_at, hang_at;
+    unsigned long started, waited, fail_at, hang_at, row_us;
     _Atomic unsigned long finished; /* of the jobs, in order */
     uint32_t memory;
     bool failed, exact;
@@ -50,6 +51,7 @@ static int fake_open(const struct ssm_model *model, const struct ssm_engine_opts
     f->exact = opts->deterministic;
     f->fail_at = number("FAKE_DEVICE_FAIL_AT");
     f->hang_at = number("FAKE_DEVICE_HANG_AT");
+    f->row_us = number("FAKE_DEVICE_ROW_US");
     f->memory = number("FAKE_DEVICE_SLOTS") ? (uint32_t)number("FAKE_DEVICE_SLOTS") : UINT32_MAX;
     int err = ssm_backend_cpu.open(model, opts, &f->cpu, reterr);
     if (err) {
@@ -90,9 +92,18 @@ static int fake_copy(void *self, uint32_t from, uint32_t to)
     return ssm_backend_cpu.copy(((struct fake *)self)->cpu, from, to);
 }
 
+static void take_time(const struct job *j)
+{
+    unsigned long us = 0;
+    for (uint32_t i = 0; i < j->n_items; i++)
+        us += j->items[i].n * j->fake->row_us;
+    nanosleep(&(struct timespec){(time_t)(us / 1000000), (long)(us % 1000000) * 1000}, NULL);
+}
+
 static void *work(void *arg)
 {
     struct job *j = arg;
+    take_time(j);
     do
         nanosleep(&(struct timespec){0, 3000000}, NULL);
     while (atomic_load(&j->fake->finished) < j->number);
