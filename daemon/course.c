@@ -392,10 +392,8 @@ static bool drop_first(struct md_scheduler *sch, struct md_batch *b, struct io_s
     bool end = block->flags & IO_END;
 
     c->at = 0;
-    if (block->seq != IO_SEQ_NONE && block->n > 0) {
-        c->judged = block->seq + block->n;
-        c->mark = md_row_mark(block, block->n - 1);
-    }
+    if (block->seq != IO_SEQ_NONE && block->n > 0)
+        md_trail_add(&c->trail, block, block->n);
     if (end && c->held) { /* what waits comes before the end */
         block->n = 0;
         block->lost = block->over = 0;

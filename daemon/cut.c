@@ -31,7 +31,8 @@ void md_cut_done(struct md_snapshot_cut *c)
 
 /* ---- a record --------------------------------------------------------------------------------------------------- */
 
-uint64_t md_row_mark(struct io_block *b, uint32_t row)
+/* Of a row's values and, where it has one, its time. */
+static uint64_t row_mark(struct io_block *b, uint32_t row)
 {
     size_t bytes = b->channels * io_sample_bytes(b->type);
     uint64_t mark = ssm_checksum(bytes, b->data + row * bytes, bytes);
@@ -39,14 +40,49 @@ uint64_t md_row_mark(struct io_block *b, uint32_t row)
     return b->timed ? ssm_checksum(mark, io_block_times(b) + row, sizeof(int64_t)) : mark;
 }
 
+static void add_bytes(struct md_trail *t, const struct io_block *b, uint32_t n)
+{
+    uint32_t had = b->seq == t->next ? t->rows : 0, some = n < MD_TRAIL ? n : MD_TRAIL;
+    uint32_t keep = had < MD_TRAIL - some ? had : MD_TRAIL - some;
+
+    memmove(t->last, t->last + had - keep, keep);
+    memcpy(t->last + keep, b->data + n - some, some);
+    t->rows = keep + some;
+    t->mark = ssm_checksum(t->rows, t->last, t->rows);
+}
+
+void md_trail_add(struct md_trail *t, struct io_block *b, uint32_t n)
+{
+    if (b->type == IO_U8) {
+        add_bytes(t, b, n);
+    } else {
+        t->mark = row_mark(b, n - 1);
+        t->rows = 1;
+    }
+    t->next = b->seq + n;
+    t->origin = b->origin;
+}
+
+bool md_is_marked(struct io_block *b, uint32_t n, uint64_t mark, uint32_t rows)
+{
+    if (n < rows || n > b->n)
+        return false;
+    return mark == (b->type == IO_U8 ? ssm_checksum(rows, b->data + n - rows, rows) : row_mark(b, n - 1));
+}
+
 /* Where a replay has to go on. */
 static void save_place(struct md_saved_stream *saved, const struct md_course *c)
 {
     struct io_block *b = saved->open ? c->mine : NULL;
-    bool within = b && c->at > 0 && b->seq != IO_SEQ_NONE;
+    struct md_trail t = c->trail;
 
-    saved->judged = within ? b->seq + c->at : c->judged;
-    saved->mark = within ? md_row_mark(b, c->at - 1) : c->mark;
+    if (b && c->at > 0 && b->seq != IO_SEQ_NONE)
+        md_trail_add(&t, b, c->at);
+    saved->judged = t.next;
+    saved->origin = t.origin;
+    saved->mark = t.mark;
+    saved->rows = t.rows;
+    memcpy(saved->last, t.last, sizeof t.last);
 }
 
 /* A hole that was given up lies behind what was judged, and is not to be given up again. */

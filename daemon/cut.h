@@ -25,7 +25,10 @@ struct md_saved_stream {
     uint8_t irregular, open, inexact, pad;
     double rate;
     int64_t judged;      /* row behind the last one that was taken or refused, by the source's numbers; IO_SEQ_NONE */
-    uint64_t mark;       /* of that last one */
+    int64_t origin;      /* as in md_trail, like those that follow */
+    uint64_t mark;
+    uint8_t last[MD_TRAIL];
+    uint32_t rows, pad2;
     int64_t lost;        /* as in md_course */
     uint64_t slot_bytes; /* of each of `channels`; 0: none are saved */
     struct md_timeline time;
@@ -62,8 +65,10 @@ bool md_cut_sweep(struct md_scheduler *sch);
 /* Engine: the stream is about to leave the list of open ones. */
 void md_cut_leaves(struct md_scheduler *sch, const struct io_stream *s);
 
-/* Of a row's values and, where it has one, its time. */
-uint64_t md_row_mark(struct io_block *b, uint32_t row);
+/* The first n rows of a block, n ≥ 1, have been judged. */
+void md_trail_add(struct md_trail *t, struct io_block *b, uint32_t n);
+/* Whether the rows before row n of a block are those of a mark. */
+bool md_is_marked(struct io_block *b, uint32_t n, uint64_t mark, uint32_t rows);
 
 /* Row that a sender is to go on with after a restart from this record, or IO_SEQ_NONE. */
 int64_t md_saved_next(const struct md_saved_stream *saved);

@@ -161,7 +161,7 @@ static bool seen_before(struct md_input *in, struct io_stream *s, struct io_bloc
         return false;
     last = b->seq == IO_SEQ_NONE ? -1 : r->from - 1 - b->seq;
     if (!anew && last >= 0 && last < b->n) {
-        r->met = md_row_mark(b, (uint32_t)last) == r->mark;
+        r->met = md_is_marked(b, (uint32_t)last + 1, r->mark, r->rows);
         r->passed += last + 1;
         if (!r->met) {
             cut_rows(s, b, (uint32_t)last + 1, true);
@@ -249,9 +249,28 @@ static void host_answered(void *self, uint64_t sent, uint64_t dropped)
     md_bump(&in->counters.acks_dropped, dropped);
 }
 
-static int64_t host_resume(void *self, struct io_stream *s)
+static int64_t host_resume(void *self, struct io_stream *s, int64_t *ret_origin)
 {
-    return s->replay.from == IO_SEQ_NONE || s->replay.from == 0 ? 0 : s->replay.from - 1; /* where the mark is */
+    *ret_origin = s->replay.origin;
+    return s->replay.from == IO_SEQ_NONE || s->replay.from == 0 ? 0 : s->replay.from - s->replay.rows; /* the mark's */
+}
+
+/* Another file's rows go on behind those that were taken. */
+static int64_t host_known(void *self, struct io_stream *s, struct io_block *b)
+{
+    struct md_input *in = self;
+    struct md_replay *r = &s->replay;
+    int64_t from = r->from;
+
+    if (from == IO_SEQ_NONE || from == 0)
+        return IO_SEQ_NONE;
+    r->met = b && from > b->seq && from - b->seq <= b->n && md_is_marked(b, (uint32_t)(from - b->seq), r->mark, r->rows);
+    if (r->met)
+        return IO_SEQ_NONE;
+    *r = (struct md_replay){.from = IO_SEQ_NONE};
+    md_log(MD_WARN, s->id, "not the file that the snapshot knows: it is read from its beginning");
+    host_note(in, s, "gap", b ? "rotation" : "truncation", from, IO_SEQ_NONE);
+    return from;
 }
 
 /* The event travels as a block, so that it keeps its place among the rows. Without memory for it, it is lost: the log
@@ -303,6 +322,7 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .push = host_push,
         .end = host_end,
         .resume = host_resume,
+        .known = host_known,
         .place = host_place,
         .recall = host_recall,
         .answered = host_answered,

@@ -379,7 +379,7 @@ static bool hand_over(struct io_stream *s, void *arg)
     s->input = pair[1];
     s->replay = (struct md_replay){.from = IO_SEQ_NONE};
     if (pair[1]->conf->class_->replayable)
-        s->replay = (struct md_replay){.from = s->course.judged, .mark = s->course.mark, .quiet = true};
+        s->replay = md_replay_from(&s->course.trail, true);
     return true;
 }
 

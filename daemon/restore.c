@@ -80,11 +80,11 @@ void md_restored_take(struct io_stream *s, const struct md_restored *r, bool goe
     int64_t next = md_saved_next(saved);
 
     c->time = saved->time;
-    c->judged = saved->judged;
-    c->mark = saved->mark;
+    c->trail = (struct md_trail){saved->judged, saved->origin, saved->mark, saved->rows, {0}};
+    memcpy(c->trail.last, saved->last, sizeof saved->last);
     c->returning = true;
     if (s->input->conf->class_->replayable)
-        s->replay = (struct md_replay){.from = saved->judged, .mark = saved->mark, .quiet = !saved->open};
+        s->replay = md_replay_from(&c->trail, !saved->open);
     s->place = (struct md_place){.next = next, .ended = !saved->open, .durable_end = !saved->open};
     atomic_store_explicit(&s->place.durable, next == IO_SEQ_NONE ? 0 : next, memory_order_relaxed);
     c->lost = saved->lost;

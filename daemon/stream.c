@@ -160,7 +160,7 @@ static struct io_stream *make(struct md_registry *r, struct md_input *input, con
     if (!s)
         return NULL;
     memset(s, 0, sizeof *s);
-    s->course.judged = s->course.lost = s->replay.from = s->place.next = IO_SEQ_NONE;
+    s->course.trail.next = s->course.lost = s->replay.from = s->place.next = IO_SEQ_NONE;
     s->id = strdup(desc->id);
     s->hash = hash_id(r, desc->id);
     s->inbox = input->inbox;
@@ -212,7 +212,7 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
     md_restored_drop(&s->course.restored); /* it is not what it was */
     if (s->input != input) {
-        s->course.judged = IO_SEQ_NONE;
+        s->course.trail = (struct md_trail){.next = IO_SEQ_NONE};
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
         s->place = (struct md_place){.next = IO_SEQ_NONE};
     }

@@ -45,6 +45,17 @@ struct md_run {
     uint32_t n;
 };
 
+/* How far a source's blocks have been judged, and by what their data is known again after a restart: its last row, of
+ * bytes the last MD_TRAIL in a row. */
+enum { MD_TRAIL = 32 };
+struct md_trail {
+    int64_t next;  /* the row behind the last one, by the source's numbers, or IO_SEQ_NONE; */
+    int64_t origin; /* the first one of its file */
+    uint64_t mark; /* of the last `rows` */
+    uint32_t rows;
+    uint8_t last[MD_TRAIL]; /* of a byte stream: those */
+};
+
 /* What a snapshot has of a stream that has not begun again; points into the file's map, or to `own`. */
 struct md_restored {
     const struct md_saved_stream *saved; /* cut.h; NULL: nothing */
@@ -66,8 +77,7 @@ struct md_course {
     int64_t last_ns;                         /* when the last block came */
     struct md_restored restored;
     int64_t lost;   /* a snapshot that ends here could not be gone on from: that is said as a gap; or IO_SEQ_NONE */
-    int64_t judged; /* the row behind the last one of a finished block, by the source's numbers, or IO_SEQ_NONE; */
-    uint64_t mark;  /* that last row, by which its file is known again: md_row_mark() */
+    struct md_trail trail; /* of finished blocks */
     uint32_t at, held_rows, n_runs, cap_runs;
     uint32_t cut; /* number of the last cut that this stream was copied for */
     uint32_t anew; /* 1 + rows of the unfinished patch of the epoch that a reload ended, which is still to be said */
@@ -85,10 +95,17 @@ struct md_course {
 struct md_replay {
     int64_t from;   /* first row that is wanted, or IO_SEQ_NONE: all */
     int64_t passed; /* rows let through unseen so far */
-    uint64_t mark;  /* of the row before `from` */
-    bool met;       /* it was there */
+    int64_t origin; /* of its file */
+    uint64_t mark;  /* of the `rows` before `from` */
+    uint32_t rows;
+    bool met;       /* they were there */
     bool quiet;     /* the stream had ended; unless more rows come its end is none */
 };
+
+static inline struct md_replay md_replay_from(const struct md_trail *t, bool quiet)
+{
+    return (struct md_replay){.from = t->next, .origin = t->origin, .mark = t->mark, .rows = t->rows, .quiet = quiet};
+}
 
 /* For senders that can send again, by their numbers. */
 struct md_place {

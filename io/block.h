@@ -38,6 +38,7 @@ struct io_block {
     bool timed;          /* int64 ns per row at io_block_times() */
     uint32_t class_;     /* of the pool */
     uint32_t capacity;   /* bytes of payload */
+    int64_t origin;      /* number of the first row of the file that these are from */
     int64_t lost, over;  /* the daemon's: rows that it dropped just before these, and how many of them for the input's limit */
     unsigned char data[]; /* rows [n][channels], then, 8-aligned, int64 t_ns[n] where timed */
 };

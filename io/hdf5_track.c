@@ -319,7 +319,8 @@ static int push(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_t
 /* Where a restart goes on. A file that is shorter than what was read of it is another one. */
 static void resume(struct io_hdf5_track *t, const struct io_hdf5_input *in)
 {
-    uint64_t row = in->host.resume ? (uint64_t)in->host.resume(in->host.self, t->stream) : 0;
+    int64_t origin;
+    uint64_t row = in->host.resume ? (uint64_t)in->host.resume(in->host.self, t->stream, &origin) : 0;
 
     if (t->next > 0 || row == 0)
         return;

@@ -30,7 +30,7 @@ struct sink_entry {
     const struct io_sink_class *class_;
 };
 
-extern const struct io_source_class io_source_csv;
+extern const struct io_source_class io_source_csv, io_source_bytes;
 extern const struct io_sink_class io_sink_jsonl;
 
 #if HAVE_ZMQ
@@ -65,6 +65,7 @@ static const struct source_entry sources[] = {
     {"audio", "this build has no libsndfile", SOURCE_AUDIO},
     {"hdf5", "this build has no HDF5 library", SOURCE_HDF5},
     {"csv", NULL, &io_source_csv},
+    {"bytes", NULL, &io_source_bytes},
 };
 
 static const struct sink_entry sinks[] = {

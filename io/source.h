@@ -142,8 +142,13 @@ struct io_host {
     void (*note)(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from, int64_t to);
     void (*received)(void *self, uint64_t messages, uint64_t bytes);
     /* First row that is to be pushed of a stream that stream() has just given: the last one that was taken before a
-     * restart, by which the file is known again. It and those before it are let through unseen. 0: all. A source that can go there at once may; the others begin at row 0. */
-    int64_t (*resume)(void *self, struct io_stream *stream);
+     * restart (of bytes: of some dozen), by which the file is known again. What was taken is let through unseen. 0: all.
+     * A source that can go there at once may; the others begin at row 0. *ret_origin: the number of its file's first. */
+    int64_t (*resume)(void *self, struct io_stream *stream, int64_t *ret_origin);
+    /* The block that begins there, or NULL where the file ends before that: IO_SEQ_NONE where it is of the file that was
+     * known. If not, nothing is held back any more, and a source that went there may begin at the file's first row, with
+     * the number that is returned. Of one that does not ask, the rows that it passed over are said to be lost. */
+    int64_t (*known)(void *self, struct io_stream *stream, struct io_block *block);
     /* Of a stream that stream() has given; and of any of the input's by its id, live or not (false: never seen). */
     void (*place)(void *self, struct io_stream *stream, struct io_place *ret);
     bool (*recall)(void *self, const char *id, struct io_place *ret);
@@ -166,6 +171,7 @@ struct io_source_class {
     size_t conf_bytes;
     const char *thread;   /* NULL: a thread of its own */
     bool replayable;      /* default of when_full is block */
+    bool only_bytes;      /* it gives nothing else */
     /* Checks what the options alone cannot; no file or socket is touched. *ret_key names the key at fault. */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
     /* -ENOENT: an input file is missing (exit 66); -EACCES/-EADDRINUSE … (69); -EBADMSG: unreadable (65);

@@ -478,6 +478,9 @@ static void judged_against_models(void **state)
                   "t.yaml:2:11: error: streams.x.publish.prediction.quantiles: no model has quantiles");
     check_against(ONE "streams: {x: {publish: {channel_anomaly: true}}}", &bytes,
                   "t.yaml:2:11: error: streams.x.publish.channel_anomaly: no model has that head");
+    check_against(ONE "inputs: {i: {type: bytes, files: x, max_record: 1KiB}}", &bytes, NULL);
+    check_against(ONE "inputs: {i: {type: bytes, files: x}}", &any,
+                  "t.yaml:2:10: error: inputs.i: model 'm' reads samples, and this input gives bytes");
     if (!io_source_find("zmq", &why))
         return;
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", rate: 8000}}", &fixed, NULL);

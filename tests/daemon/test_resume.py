@@ -21,10 +21,11 @@ import signal_model  # noqa: E402
 
 MAMBAD = os.path.abspath(sys.argv[1])
 SEED, KILLS = (int(sys.argv[i]) if len(sys.argv) > i else fallback for i, fallback in ((2, 20260101), (3, 4)))
+BYTES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "ssm", "golden", "bytes")
 CLIENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "reliable_client.py")
 MAMBACTL = os.path.join(os.path.dirname(MAMBAD), "..", "tools", "mambactl")
 PATIENCE = 120
-EXCEPTED = ("latency_us", "run", "out_seq", "seq", "t_ns", "shape", "data", "topic")
+EXCEPTED = ("latency_us", "run", "out_seq", "seq", "t_ns", "shape", "data", "topic", "spans")
 TELLING = ("restore", "error")  # events that speak of the restart
 
 try:
@@ -51,9 +52,10 @@ def rows_of_lines(path):
             to = rows.setdefault((m["stream"], family), [])
             if family == "event":
                 to.append((m["seq"], m["t_ns"], keys))
+            spans = m.get("spans") or [m["stride"]] * len(m["data"])
             for i, row in enumerate(m["data"]):
                 t = int(m["t_ns"]) if i == 0 and m["t_ns"] is not None else None
-                to.append((m["out_seq"] + i, m["seq"] + i * m["stride"], t, m["epoch"], hash((keys, json.dumps(row)))))
+                to.append((m["out_seq"] + i, m["seq"] + sum(spans[:i]), t, m["epoch"], hash((keys, spans[i], json.dumps(row)))))
     return rows
 
 
@@ -63,7 +65,7 @@ def rows_of_tables(base):
     for path in sorted(glob.glob(base + "-*.h5")):
         with h5py.File(path, "r") as f:
             names = [n.decode() for n in f["streams"][:]]
-            for family in ("prediction", "embedding", "anomaly", "event"):
+            for family in ("prediction", "embedding", "anomaly", "surprise", "event"):
                 table = f[family][:]
                 beside = {"prediction": "prediction_values", "embedding": "embedding_values"}.get(family)
                 values = f[beside][:] if beside else [None] * len(table)
@@ -72,7 +74,7 @@ def rows_of_tables(base):
                     if family == "event" and row["event"].decode() in TELLING:
                         continue
                     fields = {n: row[n] for n in table.dtype.names if n not in ("stream", "latency_us", "run", "levels")}
-                    if "levels" in table.dtype.names:
+                    if "levels" in table.dtype.names and len(levels):
                         fields["levels"] = levels[row["levels"]].tobytes()
                     rows.setdefault((names[row["stream"]], family), []).append(
                         hash((repr(fields), value.tobytes() if value is not None else b"")))
@@ -107,6 +109,18 @@ class Resume(unittest.TestCase):
                     a = "" if self.rng.random() < 0.01 else f"{self.rng.gauss(k, 1):.6g}"
                     out.write(f"{a},{self.rng.gauss(-k, 2):.6g}\n")
 
+    def logs(self, files, lines):
+        """Of lines that repeat themselves, some longer than the limit on records."""
+        for k in range(files):
+            with open(os.path.join(self.dir, f"in-{k}.log"), "w", encoding="utf-8") as out:
+                for i in range(lines + 31 * k):
+                    out.write(f"host{k} job[{i}]: " + self.rng.choice(("done", "started", "took %d ms" % self.rng.randrange(99), "x" * 150)) + "\n")
+
+    def bytes_model(self):
+        self.model = BYTES
+        self.publish = "{prediction: {every: 500}, surprise: {every: 7}, anomaly: true}"
+        return "type: bytes, max_record: 100"
+
     def wavs(self, files, rows):
         for k in range(files):
             with wave.open(os.path.join(self.dir, f"in-{k}.wav"), "wb") as out:
@@ -130,9 +144,10 @@ class Resume(unittest.TestCase):
             out.write(f"models: {{m: {{path: {self.model}, slots: 64, threads: 1}}}}\ninputs: {{i: {inputs}}}\n"
                       f"outputs:\n{outputs.replace('OUT', os.path.join(self.dir, name))}"
                       "batch: {max_streams: 3}\n"
-                      "streams: {'*': {publish: {prediction: {every: 50, horizon: 2}, embedding: {every: 7}}}}\n" + state)
+                      f"streams: {{'*': {{publish: {self.publish}}}}}\n" + state)
         return path
 
+    publish = "{prediction: {every: 50, horizon: 2}, embedding: {every: 7}}"
     senders = []  # commands that send to the input and end when all is durable; without any, the input is files
 
     def start(self, config):
@@ -248,6 +263,49 @@ class Resume(unittest.TestCase):
     def test_csv(self):
         self.csvs(4, 5000 * KILLS)
         self.check_lines(f"{{type: csv, files: '{self.dir}/in-*.csv'}}")
+
+    def test_bytes(self):
+        keys = self.bytes_model()
+        self.logs(3, 900 * KILLS)
+        self.check_lines(f"{{{keys}, files: '{self.dir}/in-*.log'}}")
+
+    def follow(self, config, out, rows):
+        """Runs a daemon that follows until the output has so many rows of records, then kills it."""
+        p, until = self.start(config), time.monotonic() + PATIENCE
+        count = lambda: sum(len(v) for key, v in rows_of_lines(out).items() if key[1] == "anomaly") if os.path.exists(out) else 0
+        while count() < rows and p.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(0.1)  # for a snapshot
+        p.kill()
+        p.communicate()
+        self.assertEqual(count(), rows)
+
+    def test_log_rotated(self):
+        """Renamed away between two lives, and cut off: the stream, its state and its calibrator go on, and the gap is said."""
+        config = self.config("r", f"{{{self.bytes_model()}, files: {self.dir}/a.log, follow: true, poll: 10ms}}",
+                             "  o: {type: jsonl, path: OUT.jsonl}\n", True)
+        path, out = os.path.join(self.dir, "a.log"), config + ".jsonl"
+
+        def write(mode, lines):
+            with open(path, mode, encoding="utf-8") as f:
+                f.write("".join(f"line {i}\n" for i in lines))
+        write("w", range(300))
+        self.follow(config, out, 300)
+        write("a", range(300, 310))
+        self.follow(config, out, 310)  # goes on where it was
+        self.assertEqual(self.events(out, "gap"), [])
+        os.rename(path, path + ".1")
+        write("w", range(1000, 1400))  # longer than what was read of the old one
+        self.follow(config, out, 710)
+        write("w", range(5))
+        self.follow(config, out, 715)
+        gaps = [(m["reason"], m["from_seq"]) for m in self.events(out, "gap")]
+        old = sum(len(f"line {i}\n") for i in range(310))
+        self.assertEqual(gaps, [("rotation", old), ("truncation", old + 400 * len("line 1000\n"))])
+        rows, = (of for key, of in rows_of_lines(out).items() if key[1] == "anomaly")
+        self.assertEqual({r[3] for r in rows}, {0})
+        self.assertEqual([r[1] for r in rows[-5:]], [gaps[1][1] + 7 * i for i in range(5)])
+        self.assertEqual(self.events(out, "reset"), [])
 
     def test_audio(self):
         self.wavs(4, 12000 * KILLS)
