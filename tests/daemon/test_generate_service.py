@@ -198,7 +198,7 @@ class Texts(Service):
                            ({"top_p": 0}, "top_p: "), ({"top_k": 257}, "top_k: "), ({"min_p": 2}, "min_p: "),
                            ({"repetition_penalty": 0}, "repetition_penalty: "), ({"seed": -1}, "seed: "),
                            ({"stop": ""}, "stop: "), ({"stop": "x" * 257}, "stop: "), ({"stop": ["x"]}, "stop: "),
-                           ({"model": "c"}, "model: there is no byte model of that id"), ({"frob": 1}, "unknown key 'frob'"),
+                           ({"model": "c"}, "model: there is no byte model of that id"), ({"frob": 1}, "unknown key 'frob'"), ({"ü" * 99: 1}, "unknown key"), ({"\x01\"" * 9: 1}, "unknown key '\x01\""),
                            ({"stream": "s"}, "stream: there is no such stream")):
             self.assertIn(text, client.refused("i", **keys), keys)
             client.ends.clear()
