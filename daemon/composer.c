@@ -8,6 +8,8 @@
 
 #include "daemon/scheduler.h"
 
+enum { PROMPT_ROWS = 512 }; /* of all prompts in a batch, so that streams do not wait long for it */
+
 void md_composer_init(struct md_composer *c)
 {
     pthread_mutex_init(&c->lock, NULL);
@@ -123,9 +125,12 @@ static void take_up(struct md_scheduler *s)
     pthread_mutex_unlock(&c->lock);
     for (struct md_text *t = list; t; t = next) {
         const char *error = begin(s, t);
+        struct md_text **last = &c->open;
         next = t->next;
-        t->next = c->open;
-        c->open = t;
+        while (*last)
+            last = &(*last)->next;
+        *last = t;
+        t->next = NULL;
         if (error)
             finish(s, t, NULL, error);
     }
@@ -144,12 +149,27 @@ void md_composer_end(struct md_scheduler *s, const char *reason)
 
 /* ---- batches ----------------------------------------------------------------------------------------------------- */
 
+/* How many bytes the text reads in this batch: the prompt but for its last byte in portions, then byte by byte. Older
+ * texts' prompts come first; 0: the others wait. */
+static uint32_t portion(const struct md_text *t, uint32_t *rows)
+{
+    size_t left = t->prompt_n - t->at;
+    uint32_t most = *rows < MD_TEXT_CHUNK ? *rows : MD_TEXT_CHUNK;
+
+    if (left <= 1)
+        return 1;
+    most = left - 1 < most ? (uint32_t)(left - 1) : most;
+    *rows -= most;
+    return most;
+}
+
 void md_composer_fill(struct md_scheduler *s, struct md_batch *b)
 {
     struct md_text *next;
+    uint32_t rows = PROMPT_ROWS;
 
     take_up(s);
-    s->composer.ready = false; /* who is left waits for the client, which calls */
+    s->composer.ready = false; /* who is left waits for the client, which calls, or for a batch to land */
     for (struct md_text *t = s->composer.open; t; t = next) {
         bool dropped, room = md_text_has_room(t, &dropped);
         next = t->next;
@@ -159,7 +179,8 @@ void md_composer_fill(struct md_scheduler *s, struct md_batch *b)
             finish(s, t, NULL, NULL);
             continue;
         }
-        size_t i = room ? md_arena_add(&b->texts, 1, sizeof t) : SIZE_MAX;
+        t->n_read = room ? portion(t, &rows) : 0;
+        size_t i = t->n_read ? md_arena_add(&b->texts, 1, sizeof t) : SIZE_MAX;
         if (i == SIZE_MAX)
             continue; /* without memory in a later batch */
         ((struct md_text **)b->texts.p)[i] = t;
@@ -167,16 +188,14 @@ void md_composer_fill(struct md_scheduler *s, struct md_batch *b)
     }
 }
 
-/* What the text reads next: the prompt but for its last byte in portions, then byte by byte; from then on the logits
- * are wanted. */
+/* From the prompt's last byte on the logits are wanted. */
 static void fill_item(struct md_text *t, struct ssm_item *item)
 {
     size_t left = t->prompt_n - t->at;
-    uint32_t n = left <= 2 ? 1 : left - 1 < MD_TEXT_CHUNK ? (uint32_t)(left - 1) : MD_TEXT_CHUNK;
 
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < t->n_read; i++)
         t->tokens[i] = left ? t->prompt[t->at + i] : t->tail[MD_TEXT_STOP - 1];
-    *item = (struct ssm_item){.slot = t->slot, .n = n, .tokens = t->tokens, .interval = 1};
+    *item = (struct ssm_item){.slot = t->slot, .n = t->n_read, .tokens = t->tokens, .interval = 1};
     if (left <= 1)
         item->out = (struct ssm_out){.logits = t->logits, .logits_stride = MD_BYTES};
 }
@@ -230,9 +249,8 @@ void md_composer_land(struct md_scheduler *s, struct md_batch *b)
             finish(s, t, NULL, "the device failed");
             continue;
         }
-        uint32_t read = left ? ((struct ssm_item *)b->items.p)[b->items.n - b->texts.n + i].n : 0;
-        t->at += read;
-        md_bump(&s->composer.counters.prompt_bytes, read);
+        t->at += left ? t->n_read : 0;
+        md_bump(&s->composer.counters.prompt_bytes, left ? t->n_read : 0);
         if (left > 1)
             continue;
         draw(s, t);

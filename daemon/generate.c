@@ -17,7 +17,16 @@
 #include "daemon/socket_file.h"
 #include "io/zmq_endpoint.h"
 
-enum { FRAMES = 4, PEER_MAX = 255, TURN = 64, RETRY_MS = 20, FAREWELL_MS = 200, HWM = 64, HEADER_ROOM = 65536 };
+enum {
+    FRAMES = 4,
+    PEER_MAX = 255,
+    TURN = 64,
+    RETRY_MS = 20,
+    FAREWELL_MS = 200,
+    HWM = 64,
+    HEADER_ROOM = 65536,
+    HEADER_MAX = 2048
+};
 static const int64_t stalled_ns = 30000000000; /* given up after so long without a message taken */
 static const char name[] = "generation socket";
 
@@ -30,7 +39,7 @@ struct peer {
 struct writing {
     struct writing *next;
     struct peer peer;
-    json_t *id;
+    char *id; /* as JSON */
     struct md_text *text;
     const char *cut;    /* why it ends before its end; NULL: it does not */
     uint64_t sent;      /* bytes */
@@ -53,30 +62,32 @@ struct md_generate {
 
 /* ---- sending ----------------------------------------------------------------------------------------------------- */
 
-/* 0; −EAGAIN: the client's queue is full; −EHOSTUNREACH: it is gone. Takes the header. */
-static int send_to(struct md_generate *g, const struct peer *peer, const char *kind, json_t *header, const void *data,
-                   size_t n)
+/* 0; −EAGAIN: the client's queue is full; −EHOSTUNREACH: it is gone. */
+static int send_to(struct md_generate *g, const struct peer *peer, const char *kind, const char *header,
+                   const void *data, size_t n)
 {
-    char *text = header ? json_dumps(header, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
-    int rc = text ? 0 : -ENOMEM;
-
-    json_decref(header);
-    if (rc == 0 && zmq_send(g->zmq.socket, peer->id, peer->n, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
-        rc = -errno;
-    if (rc == 0) {
-        zmq_send(g->zmq.socket, kind, strlen(kind), ZMQ_SNDMORE | ZMQ_DONTWAIT);
-        zmq_send(g->zmq.socket, text, strlen(text), (data ? ZMQ_SNDMORE : 0) | ZMQ_DONTWAIT);
-        if (data)
-            zmq_send(g->zmq.socket, data, n, ZMQ_DONTWAIT);
-    }
-    free(text);
-    return rc;
+    if (zmq_send(g->zmq.socket, peer->id, peer->n, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
+        return -errno;
+    zmq_send(g->zmq.socket, kind, strlen(kind), ZMQ_SNDMORE | ZMQ_DONTWAIT);
+    zmq_send(g->zmq.socket, header, strlen(header), (data ? ZMQ_SNDMORE : 0) | ZMQ_DONTWAIT);
+    if (data)
+        zmq_send(g->zmq.socket, data, n, ZMQ_DONTWAIT);
+    return 0;
 }
 
-/* To a client that has no text of that id. One that does not read is not waited for. */
-static void refuse(struct md_generate *g, const struct peer *peer, json_t *id, const char *why)
+/* id: as JSON. */
+static int send_error(struct md_generate *g, const struct peer *peer, const char *id, const char *why)
 {
-    send_to(g, peer, "error", json_pack("{s:O?, s:s}", "id", id, "message", why), NULL, 0);
+    json_t *message = json_string(why); /* NULL: it quotes what is no UTF-8 */
+    char *text = json_dumps(message ? message : json_null(), JSON_ENCODE_ANY), *header = NULL;
+    int rc = -ENOMEM;
+
+    if (text && asprintf(&header, "{\"id\":%s,\"message\":%s}", id, text) >= 0)
+        rc = send_to(g, peer, "error", header, NULL, 0);
+    free(header);
+    free(text);
+    json_decref(message);
+    return rc;
 }
 
 static void forget(struct md_generate *g, struct writing *w)
@@ -87,18 +98,35 @@ static void forget(struct md_generate *g, struct writing *w)
         ;
     *at = w->next;
     md_text_drop(w->text);
-    json_decref(w->id);
+    free(w->id);
     free(w);
     atomic_fetch_sub(&g->counters->running, 1);
+}
+
+static int send_data(struct md_generate *g, struct writing *w, const uint8_t *bytes, uint32_t n)
+{
+    char header[HEADER_MAX];
+    int rc;
+
+    snprintf(header, sizeof header, "{\"id\":%s,\"seq\":%llu}", w->id, (unsigned long long)w->sent);
+    rc = send_to(g, &w->peer, "data", header, bytes, n);
+    if (rc == 0) {
+        md_text_consume(w->text, n);
+        md_bump(&g->counters->bytes, n);
+        w->sent += n;
+    }
+    return rc;
 }
 
 /* What the last message of a text says. */
 static int send_end(struct md_generate *g, struct writing *w, const char *reason, const char *error)
 {
-    json_t *header = error ? json_pack("{s:O, s:s}", "id", w->id, "message", error)
-                           : json_pack("{s:O, s:s, s:I}", "id", w->id, "reason", reason, "bytes", (json_int_t)w->sent);
-    int rc = send_to(g, &w->peer, error ? "error" : "end", header, NULL, 0);
+    char header[HEADER_MAX];
+    int rc;
 
+    snprintf(header, sizeof header, "{\"id\":%s,\"reason\":\"%s\",\"bytes\":%llu}", w->id, reason ? reason : "",
+             (unsigned long long)w->sent);
+    rc = error ? send_error(g, &w->peer, w->id, error) : send_to(g, &w->peer, "end", header, NULL, 0);
     if (rc == 0)
         md_bump(error ? &g->counters->errors : &g->counters->ends, 1);
     return rc;
@@ -114,14 +142,8 @@ static void flush(struct md_generate *g, struct writing *w)
     int64_t now = md_now_ns();
     int rc = 0;
 
-    if (n > 0 && !w->cut) {
-        rc = send_to(g, &w->peer, "data", json_pack("{s:O, s:I}", "id", w->id, "seq", (json_int_t)w->sent), bytes, n);
-        if (rc == 0) {
-            md_text_consume(w->text, n);
-            md_bump(&g->counters->bytes, n);
-            w->sent += n;
-        }
-    }
+    if (n > 0 && !w->cut)
+        rc = send_data(g, w, bytes, n);
     if (rc == 0 && over)
         rc = send_end(g, w, w->cut ? w->cut : reason, w->cut ? NULL : error);
     w->blocked_ns = rc != -EAGAIN ? 0 : w->blocked_ns ? w->blocked_ns : now;
@@ -154,17 +176,17 @@ static bool same_peer(const struct peer *a, const struct peer *b)
     return a->n == b->n && memcmp(a->id, b->id, a->n) == 0;
 }
 
-static struct writing *find(struct md_generate *g, const struct peer *peer, const json_t *id)
+static struct writing *find(struct md_generate *g, const struct peer *peer, const char *id)
 {
     struct writing *w = g->list;
 
-    while (w && !(same_peer(&w->peer, peer) && json_equal(w->id, id)))
+    while (w && !(same_peer(&w->peer, peer) && !strcmp(w->id, id)))
         w = w->next;
     return w;
 }
 
-static const char *over_limit(struct md_generate *g, const struct peer *peer, const struct md_generate_request *r,
-                              size_t prompt_n)
+static const char *over_limit(struct md_generate *g, const struct peer *peer, const char *id,
+                              const struct md_generate_request *r, size_t prompt_n)
 {
     uint32_t all = 0, its = 0;
 
@@ -172,7 +194,7 @@ static const char *over_limit(struct md_generate *g, const struct peer *peer, co
         all++;
         its += same_peer(&w->peer, peer);
     }
-    if (find(g, peer, r->id))
+    if (find(g, peer, id))
         return "id: there is a text of that id already";
     if (prompt_n > (size_t)g->conf->prompt)
         return "the prompt is longer than server.generate_prompt";
@@ -235,10 +257,10 @@ static struct md_text *make_text(struct md_generate *g, const struct md_generate
 }
 
 /* The line for the client where it is not taken. */
-static const char *begin(struct md_generate *g, const struct peer *peer, const struct md_generate_request *r,
-                         const void *prompt, size_t prompt_n)
+static const char *begin(struct md_generate *g, const struct peer *peer, const char *id,
+                         const struct md_generate_request *r, const void *prompt, size_t prompt_n)
 {
-    const char *why = over_limit(g, peer, r, prompt_n);
+    const char *why = over_limit(g, peer, id, r, prompt_n);
     struct md_scheduler *engine;
     struct writing *w;
 
@@ -247,7 +269,8 @@ static const char *begin(struct md_generate *g, const struct peer *peer, const s
     if (r->stream && prompt_n == 0)
         return "with `stream` a prompt is needed: at least the byte to go on behind";
     w = calloc(1, sizeof *w);
-    if (!w || !(w->text = make_text(g, r, prompt, prompt_n))) {
+    if (!w || !(w->id = strdup(id)) || !(w->text = make_text(g, r, prompt, prompt_n))) {
+        free(w ? w->id : NULL);
         free(w);
         return "out of memory";
     }
@@ -258,11 +281,11 @@ static const char *begin(struct md_generate *g, const struct peer *peer, const s
     pthread_mutex_unlock(&g->daemon->shape);
     if (!engine) {
         md_text_drop(w->text);
+        free(w->id);
         free(w);
         return why;
     }
     w->peer = *peer;
-    w->id = json_incref(r->id);
     w->next = g->list;
     g->list = w;
     atomic_fetch_add(&g->counters->running, 1);
@@ -270,38 +293,45 @@ static const char *begin(struct md_generate *g, const struct peer *peer, const s
     return NULL;
 }
 
+static void refuse(struct md_generate *g, const struct peer *peer, const char *id, const char *why)
+{
+    md_bump(&g->counters->refused, 1);
+    send_error(g, peer, id, why); /* a client that does not read is not waited for */
+}
+
 static void take_gen(struct md_generate *g, const struct peer *peer, zmq_msg_t *header, zmq_msg_t *prompt)
 {
     struct md_generate_request r;
-    char reterr[IO_ERR];
+    char reterr[IO_ERR], *id;
     const char *why = reterr;
+    int rc = md_generate_request_read(&r, zmq_msg_data(header), zmq_msg_size(header), reterr);
 
-    if (md_generate_request_read(&r, zmq_msg_data(header), zmq_msg_size(header), reterr) == 0)
-        why = begin(g, peer, &r, zmq_msg_data(prompt), zmq_msg_size(prompt));
-    if (why) {
-        md_bump(&g->counters->refused, 1);
-        refuse(g, peer, r.id, why);
-    }
+    id = r.id ? json_dumps(r.id, JSON_ENCODE_ANY) : NULL;
+    if (rc == 0)
+        why = id ? begin(g, peer, id, &r, zmq_msg_data(prompt), zmq_msg_size(prompt)) : "out of memory";
+    if (why)
+        refuse(g, peer, id ? id : "null", why);
+    free(id);
     md_generate_request_done(&r);
 }
 
 static void take_cancel(struct md_generate *g, const struct peer *peer, zmq_msg_t *header)
 {
     struct md_generate_request r;
-    char reterr[IO_ERR];
-    struct writing *w = NULL;
+    char reterr[IO_ERR], *id;
     int rc = md_generate_request_read_id(&r, zmq_msg_data(header), zmq_msg_size(header), reterr);
+    struct writing *w;
 
-    if (rc == 0)
-        w = find(g, peer, r.id);
+    id = r.id ? json_dumps(r.id, JSON_ENCODE_ANY) : NULL;
+    w = id ? find(g, peer, id) : NULL;
     if (w) {
         md_bump(&g->counters->cancels, 1);
         w->cut = "cancel";
         flush(g, w);
     } else {
-        md_bump(&g->counters->refused, 1);
-        refuse(g, peer, r.id, rc ? reterr : "there is no text of that id");
+        refuse(g, peer, id ? id : "null", rc ? reterr : "there is no text of that id");
     }
+    free(id);
     md_generate_request_done(&r);
 }
 
@@ -322,7 +352,7 @@ static void take_message(struct md_generate *g, zmq_msg_t *frames, unsigned n)
         take_cancel(g, &peer, &frames[2]);
     } else {
         md_bump(&g->counters->malformed, 1);
-        refuse(g, &peer, NULL, "not a request: [\"gen\", header, prompt] or [\"cancel\", header]");
+        send_error(g, &peer, "null", "not a request: [\"gen\", header, prompt] or [\"cancel\", header]");
     }
 }
 

@@ -90,7 +90,7 @@ static int take(struct md_generate_request *r, const char *key, json_t *v, char 
     if (!strcmp(key, "stream"))
         return take_string(&r->stream, key, v, IO_ID_MAX, reterr);
     if (strcmp(key, "top_k"))
-        return fail(reterr, "unknown key '%.64s'", key);
+        return strlen(key) > ID_MAX ? fail(reterr, "unknown key") : fail(reterr, "unknown key '%s'", key);
     rc = take_integer(&top_k, key, v, 0, MD_BYTES, reterr);
     r->how.top_k = (uint32_t)top_k;
     return rc;

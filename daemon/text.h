@@ -39,7 +39,8 @@ struct md_text {
     struct md_text *next;
     struct ssm_slot slot;
     struct md_sampler sampler;
-    size_t at; /* bytes of the prompt that were read */
+    size_t at;       /* bytes of the prompt that were read */
+    uint32_t n_read; /* by the batch that it is in */
     uint64_t made;
     bool flying, has_slot;
     uint8_t tail[MD_TEXT_STOP]; /* its last bytes, the newest last */

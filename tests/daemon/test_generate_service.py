@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """The generation service with the real mambad, and pyzmq as client: the bytes are those of `mambactl generate`, whatever else
 runs; a live stream is forked without a trace; limits, clients that do not read, hostile messages, every kind of end.
-   test_generate_service.py MAMBAD MAMBACTL GOLDEN"""
+   test_generate_service.py MAMBAD MAMBACTL GOLDEN FAKE_DEVICE_DIR"""
 import json
 import os
 import random
@@ -21,6 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from cases import MAMBACTL, MAMBAD, PATIENCE, Running, free_port, run  # noqa: E402
 
 MODEL = os.path.join(os.path.abspath(sys.argv[3]), "bytes")
+FAKE = os.path.abspath(sys.argv[4])
 
 
 class Client:
@@ -79,18 +80,25 @@ def generate(prompt, n, *how):
 
 
 class Service(Running):
+    device, environment = "cpu", {}
+
     def setUp(self):
         super().setUp()
         self.context = zmq.Context()
         self.addCleanup(self.context.term)
 
+    def tearDown(self):
+        if os.path.exists(self.path("log")):
+            self.assertNotIn("Sanitizer", self.said())
+        super().tearDown()
+
     def serve(self, inputs="", more="", outputs="", **keys):
-        text = f"models: {{b: {{path: {MODEL}, device: cpu, threads: 1, weights: fp32}}}}\n"
+        text = f"models: {{b: {{path: {MODEL}, device: {self.device}, threads: 1, weights: fp32}}}}\n"
         text += f"inputs: {{{inputs}}}\noutputs: {{{outputs}}}\n" if inputs else ""
         text += "server:\n  control: \"ipc://DIR/control\"\n  generate: \"ipc://DIR/generate\"\n"
         text += "".join(f"  generate_{key}: {value}\n" for key, value in keys.items()) + more
         self.config_path = self.path("c.yaml", text.replace("DIR", self.dir))
-        return self.start(self.config_path)
+        return self.start(self.config_path, env={**os.environ, **self.environment})
 
     def counts(self, control):
         return self.status(control)["generate"]
@@ -190,11 +198,28 @@ class Texts(Service):
                            ({"top_p": 0}, "top_p: "), ({"top_k": 257}, "top_k: "), ({"min_p": 2}, "min_p: "),
                            ({"repetition_penalty": 0}, "repetition_penalty: "), ({"seed": -1}, "seed: "),
                            ({"stop": ""}, "stop: "), ({"stop": "x" * 257}, "stop: "), ({"stop": ["x"]}, "stop: "),
-                           ({"model": "c"}, "model: there is no byte model of that id"), ({"frob": 1}, "unknown key 'frob'"),
+                           ({"model": "c"}, "model: there is no byte model of that id"), ({"frob": 1}, "unknown key 'frob'"), ({"ü" * 99: 1}, "unknown key"), ({"\x01\"" * 9: 1}, "unknown key '\x01\""),
                            ({"stream": "s"}, "stream: there is no such stream")):
             self.assertIn(text, client.refused("i", **keys), keys)
             client.ends.clear()
         self.assertEqual(len(client.text("x" * 64, n=3, model="b")), 3)
+
+
+class OnDevice(Texts):
+    """The same where batches are under way for a while (tests/daemon/fake_device)."""
+
+    device, environment = "cuda", {"LD_LIBRARY_PATH": FAKE}
+
+    def test_a_device_that_fails(self):
+        self.environment = {**self.environment, "FAKE_DEVICE_FAIL_AT": "20"}
+        control = self.serve()
+        client = Client(self)
+        for id in range(3):
+            client.ask(id, n=10**5)
+        self.assertEqual(client.end(0, 1, 2), ["the device failed"] * 3)
+        self.wait(lambda: self.counts(control)["errors_total"] == 3)
+        self.assertEqual(self.status(control)["models"]["b"]["slots_used"], 0)
+        self.assertEqual(client.text(3, n=20, temperature=0), generate(b"hello", 20, "--temperature", "0"))
 
 
 class Forks(Service):
@@ -242,6 +267,10 @@ class Forks(Service):
         for sent, drawn, greedy in texts:
             self.assertEqual(drawn, generate(sent + b"then", 60, "--seed", "4"))
             self.assertEqual(greedy, generate(sent + b"x", 60, "--temperature", "0"))
+
+
+class ForksOnDevice(Forks):
+    device, environment = OnDevice.device, OnDevice.environment
 
 
 class Clients(Service):
