@@ -30,6 +30,12 @@ static int refuse(char *reterr, int code, const char *kind, const char *id, cons
     return code;
 }
 
+/* Not what the configuration names is at fault. */
+static bool scarce(int err)
+{
+    return err == -ENOMEM || err == -EMFILE || err == -ENFILE;
+}
+
 /* ---- models ------------------------------------------------------------------------------------------------------ */
 
 static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *reterr)
@@ -42,7 +48,7 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
     int r = preset ? ssm_model_random(conf->path, 1, &m->model, text) : ssm_model_open(conf->path, &m->model, text);
 
     if (r)
-        return refuse(reterr, EX_CONFIG, "model", conf->id, text);
+        return refuse(reterr, scarce(r) ? EX_UNAVAILABLE : EX_CONFIG, "model", conf->id, text);
     info = ssm_model_info(m->model);
     if (info->input != SSM_SAMPLES)
         return refuse(reterr, EX_CONFIG, "model", conf->id,
@@ -94,10 +100,10 @@ static int check_models(struct md_daemon *d, char *reterr)
     if (errors)
         fclose(errors);
     if (r)
-        snprintf(reterr, IO_ERR, "%.*s", text ? (int)strcspn(text, "\n") : 13, text ? text : "out of memory");
+        snprintf(reterr, IO_ERR, "%.*s", r == -ENOMEM ? 13 : (int)strcspn(text, "\n"), r == -ENOMEM ? "out of memory" : text);
     free(text);
     free(infos);
-    return r ? EX_CONFIG : 0;
+    return r == -ENOMEM ? EX_UNAVAILABLE : r ? EX_CONFIG : 0;
 }
 
 static int open_models(struct md_daemon *d, unsigned flags, char *reterr)
@@ -265,7 +271,7 @@ int md_daemon_connect(struct md_daemon *d, char *reterr)
     for (unsigned i = 0; i < d->n_outputs; i++) {
         int r = d->outputs[i]->wake_fd < 0 && !d->outputs[i]->sink ? md_output_open(d->outputs[i], text) : 0;
         if (r)
-            return refuse(reterr, md_output_code(d->outputs[i], r), "output", d->outputs[i]->conf->id, text);
+            return refuse(reterr, md_output_code(d->outputs[i], r), "output", d->outputs[i]->conf->id, *text ? text : strerror(-r));
     }
     for (unsigned i = 0; i < d->n_feeders; i++) {
         if (md_feeder_open(&d->feeders[i])) {
@@ -360,14 +366,29 @@ static void abandon(struct md_daemon *d)
     free_all(d);
 }
 
+/* Engines that have got nothing yet; there is no publisher that would give their batches back. */
+static void end_engines(struct md_daemon *d)
+{
+    md_snapshots_stop(&d->snapshots);
+    for (unsigned i = 0; i < d->n_models; i++) {
+        md_inbox_drain(&d->models[i].scheduler.inbox, true);
+        md_scheduler_join(&d->models[i].scheduler);
+    }
+    d->publisher.head = d->publisher.tail = NULL;
+}
+
 int md_daemon_start_threads(struct md_daemon *d)
 {
-    int r = md_publisher_start(&d->publisher);
+    int r = md_publisher_init(&d->publisher);
 
     for (unsigned i = 0; i < d->n_models && r == 0; i++)
         r = md_scheduler_start(&d->models[i].scheduler);
     if (r == 0)
         r = md_snapshots_start(&d->snapshots);
+    if (r == 0)
+        r = md_publisher_start(&d->publisher);
+    if (r)
+        end_engines(d);
     for (unsigned i = 0; i < d->n_feeders && r == 0; i++)
         md_feeder_go(&d->feeders[i]);
     return r;
@@ -393,7 +414,7 @@ static int open_state(struct md_daemon *d, char *reterr)
     r = md_snapshots_lock(&d->snapshots, d->config->state_dir, text);
     if (r) {
         snprintf(reterr, IO_ERR, "state: %.480s", text);
-        return r == -EWOULDBLOCK ? EX_UNAVAILABLE : EX_IOERR;
+        return r == -EWOULDBLOCK || scarce(r) ? EX_UNAVAILABLE : EX_IOERR;
     }
     r = md_restore_open(d, reterr);
     if (r)
@@ -403,7 +424,7 @@ static int open_state(struct md_daemon *d, char *reterr)
     if (md_snapshots_init(&d->snapshots, d, text) == 0)
         return 0;
     snprintf(reterr, IO_ERR, "state: %.480s", text);
-    return EX_IOERR;
+    return scarce(r) ? EX_UNAVAILABLE : EX_IOERR;
 }
 
 int md_daemon_start(const struct md_config *config, unsigned flags, struct md_daemon **ret, char *reterr)
@@ -442,7 +463,7 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
         goto fail;
     }
     describe_publisher(d);
-    r = md_restore_streams(d);
+    r = md_restore_streams(d, reterr);
     if (r)
         goto fail;
     r = md_daemon_connect(d, reterr);
@@ -453,12 +474,13 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
         r = EX_IOERR;
         goto fail;
     }
-    if (md_daemon_start_threads(d)) {
-        fprintf(stderr, "mambad: cannot start threads\n");
-        abort(); /* half of them run: there is no way back */
+    r = md_daemon_start_threads(d);
+    if (r == 0) {
+        *ret = d;
+        return 0;
     }
-    *ret = d;
-    return 0;
+    snprintf(reterr, IO_ERR, "cannot start threads: %s", strerror(-r));
+    r = EX_UNAVAILABLE;
 
 fail:
     abandon(d);

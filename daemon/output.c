@@ -49,8 +49,9 @@ int md_output_open(struct md_output *o, char *reterr)
 int md_output_code(const struct md_output *o, int err)
 {
     bool socket = err == -EADDRINUSE || err == -EADDRNOTAVAIL || strcmp(o->conf->class_->type, "zmq") == 0;
+    bool scarce = err == -ENOMEM || err == -EMFILE || err == -ENFILE;
 
-    return err == -EKEYREJECTED ? EX_CONFIG : socket ? EX_UNAVAILABLE : EX_IOERR;
+    return err == -EKEYREJECTED ? EX_CONFIG : socket || scarce ? EX_UNAVAILABLE : EX_IOERR;
 }
 
 void md_output_close(struct md_output *o, int64_t linger_ns)

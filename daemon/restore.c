@@ -38,6 +38,7 @@ int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
 struct tally {
     struct md_daemon *d;
     uint64_t open, ended, left_out;
+    bool starved;     /* memory was out: a stream is missing */
     bool *same_model; /* [n_models] the snapshot's weights are these */
 };
 
@@ -117,7 +118,9 @@ static void take_stream(struct tally *t, const struct md_record *r)
                                   .channels = restored.saved->channels,
                                   .rate = restored.saved->rate,
                                   .irregular = restored.saved->irregular};
-    if (md_registry_restore(&t->d->registry, in, &desc, &s)) {
+    int err = md_registry_restore(&t->d->registry, in, &desc, &s);
+    t->starved |= err == -ENOMEM;
+    if (err) {
         t->left_out++;
         return;
     }
@@ -143,7 +146,7 @@ static void say_quarantined(void *arg, const char *line)
     md_log(MD_ERROR, NULL, "snapshot %s", line);
 }
 
-int md_restore_streams(struct md_daemon *d)
+int md_restore_streams(struct md_daemon *d, char *reterr)
 {
     bool *same = calloc(d->n_models + 1, sizeof *same);
     struct tally t = {.d = d, .same_model = same};
@@ -153,22 +156,25 @@ int md_restore_streams(struct md_daemon *d)
         free(same);
         return 0;
     }
-    if (!same)
-        return EX_UNAVAILABLE;
-    for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
+    t.starved = !same;
+    for (size_t at = 0; same && md_snapshot_next(&d->restored, &at, &r);)
         if (r.kind == MD_RECORD_MODEL)
             take_model(&t, &r);
-    for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
+    for (size_t at = 0; same && md_snapshot_next(&d->restored, &at, &r);)
         if (r.kind == MD_RECORD_STREAM)
             take_stream(&t, &r);
     for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
         if (r.kind == MD_RECORD_VOICE)
             take_voice(&t, &r);
+    free(same);
+    if (t.starved) {
+        snprintf(reterr, IO_ERR, "state: out of memory for the snapshot's streams");
+        return EX_UNAVAILABLE;
+    }
     md_log(MD_INFO, NULL,
            "%s (%s): %" PRIu64 " streams go on, %" PRIu64 " ended ones are remembered, %" PRIu64 " fit no input",
            d->restored.path, d->restored.head.clean ? "made at a clean end" : "made while running", t.open, t.ended,
            t.left_out);
-    free(same);
     return 0;
 }
 
