@@ -118,7 +118,7 @@ static void read_sections(struct md_config *c, struct md_report *report, const s
     md_read_state(c, report, root);
     md_read_server(c, report, root);
     md_read_log(c, report, root);
-    complete = complete && !c->generate.endpoint; /* it may do nothing but serve texts */
+    complete = complete && !report->starved && !c->generate.endpoint; /* it may do nothing but serve texts */
     if (complete && c->n_inputs == 0)
         md_report(report, nowhere, "there are no inputs");
     if (complete && c->n_outputs == 0)
@@ -142,8 +142,7 @@ static void read_tree(struct md_config *c, struct md_report *report, const char 
     }
     for (unsigned i = 0; i < n_sets; i++) {
         origin = keep(c, "--set ", sets[i]);
-        if (!origin || md_tree_set(root, origin, report) == -ENOMEM)
-            md_report(report, MD_NOWHERE, "out of memory");
+        report->starved |= !origin || md_tree_set(root, origin, report) == -ENOMEM;
     }
     check_sections(report, root);
     read_sections(c, report, root, complete);
@@ -155,6 +154,7 @@ int md_config_parse(const char *name, const char *text, const char *const *sets,
 {
     struct md_config *c = calloc(1, sizeof *c);
     struct md_report report = {0};
+    bool starved;
 
     if (!c)
         return -ENOMEM;
@@ -163,11 +163,10 @@ int md_config_parse(const char *name, const char *text, const char *const *sets,
     report.text = c->text;
     if (c->file && c->text)
         read_tree(c, &report, sets, n_sets, complete);
-    else
-        md_report(&report, MD_NOWHERE, "out of memory");
+    starved = report.starved |= !c->file || !c->text;
     if (md_report_flush(&report, errors) > 0) {
         md_config_free(&c);
-        return -EINVAL;
+        return starved ? -ENOMEM : -EINVAL;
     }
     *ret = c;
     return 0;
@@ -208,7 +207,7 @@ int md_config_load(const char *file, const char *const *sets, unsigned n_sets, b
     }
     if (rc < 0) {
         fprintf(errors, "%s: error: %s\n", name, strerror(-rc));
-        return -ENOENT;
+        return rc == -ENOMEM ? rc : -ENOENT;
     }
     rc = md_config_parse(name, text, sets, n_sets, complete, errors, ret);
     free(text);

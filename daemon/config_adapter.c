@@ -27,7 +27,7 @@ static bool was_wrong(const struct md_node *node)
 /* Nothing was reported about the entry: it can be checked as a whole. */
 static bool right_so_far(const struct entry *e, unsigned errors_before)
 {
-    return e->report->n == errors_before && !was_wrong(e->pair->value);
+    return e->report->n == errors_before && !e->report->starved && !was_wrong(e->pair->value);
 }
 
 /* The place of a key's value, or of the entry where the key is not given. */
@@ -125,6 +125,7 @@ static void read_input(struct md_config *config, struct md_input_conf *input, co
     bool blocks;
 
     input->conf = class_ ? calloc(1, class_->conf_bytes) : NULL;
+    e->report->starved |= class_ && !input->conf;
     if (!input->conf)
         return;
     input->class_ = class_;
@@ -155,10 +156,12 @@ void md_read_inputs(struct md_config *config, struct md_report *report, const st
     if (!map || map->n == 0)
         return;
     config->inputs = calloc(map->n, sizeof *config->inputs);
+    report->starved |= !config->inputs;
     for (unsigned i = 0; config->inputs && i < map->n; i++) {
         struct md_input_conf *input = &config->inputs[config->n_inputs++];
 
         input->id = strdup(map->children[i].key);
+        report->starved |= !input->id;
         input->where = map->children[i].where;
         if (open_entry(&e, report, "inputs", &map->children[i]))
             read_input(config, input, &e);
@@ -218,6 +221,7 @@ static void read_output(struct md_output_conf *output, const struct entry *e)
     char reterr[IO_ERR] = "";
 
     output->conf = class_ ? calloc(1, class_->conf_bytes) : NULL;
+    e->report->starved |= class_ && !output->conf;
     if (!output->conf)
         return;
     output->class_ = class_;
@@ -241,10 +245,12 @@ void md_read_outputs(struct md_config *config, struct md_report *report, const s
     if (!map || map->n == 0)
         return;
     config->outputs = calloc(map->n, sizeof *config->outputs);
+    report->starved |= !config->outputs;
     for (unsigned i = 0; config->outputs && i < map->n; i++) {
         struct md_output_conf *output = &config->outputs[config->n_outputs++];
 
         output->id = strdup(map->children[i].key);
+        report->starved |= !output->id;
         output->where = map->children[i].where;
         if (open_entry(&e, report, "outputs", &map->children[i]))
             read_output(output, &e);

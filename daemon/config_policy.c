@@ -148,11 +148,12 @@ static void read_idle(struct md_config *config, struct md_report *report, const 
     struct md_policy_rule *rule = NULL;
 
     for (unsigned i = 0; i < config->n_rules; i++)
-        if (!strcmp(config->rules[i].glob, "*"))
+        if (config->rules[i].glob && !strcmp(config->rules[i].glob, "*"))
             rule = &config->rules[i];
     if (!rule) {
         rule = &config->rules[config->n_rules++];
         rule->glob = strdup("*");
+        report->starved |= !rule->glob;
         rule->where = pair->where;
         md_policy_default(&rule->policy);
     }
@@ -168,6 +169,7 @@ void md_read_streams(struct md_config *config, struct md_report *report, const s
     if (!map || map->n == 0)
         return;
     config->rules = calloc(map->n, sizeof *config->rules);
+    report->starved |= !config->rules;
     for (unsigned i = 0; config->rules && i < map->n; i++) {
         const struct md_pair *pair = &map->children[i];
         const struct md_node *keys;
@@ -179,6 +181,7 @@ void md_read_streams(struct md_config *config, struct md_report *report, const s
         }
         r.out = &config->rules[config->n_rules++];
         r.out->glob = strdup(pair->key);
+        report->starved |= !r.out->glob;
         r.out->where = pair->where;
         md_path_join(r.path, "streams", pair->key);
         keys = md_expect_map(report, pair, r.path);

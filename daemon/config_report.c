@@ -11,13 +11,16 @@ void md_report(struct md_report *report, struct md_where where, const char *fmt,
     struct md_error *grown = realloc(report->errors, (report->n + 1) * sizeof *grown);
     va_list args;
 
+    report->starved |= !grown;
     if (!grown)
         return;
     report->errors = grown;
     grown += report->n;
     va_start(args, fmt);
-    if (vasprintf(&grown->text, fmt, args) < 0)
+    if (vasprintf(&grown->text, fmt, args) < 0) {
         grown->text = NULL;
+        report->starved = true;
+    }
     va_end(args);
     grown->where = where;
     grown->order = report->n++;
@@ -69,22 +72,27 @@ static int by_place(const void *a, const void *b)
 unsigned md_report_flush(struct md_report *report, FILE *out)
 {
     unsigned n = report->n;
+    bool starved = report->starved;
 
     if (n)
         qsort(report->errors, n, sizeof *report->errors, by_place);
     for (unsigned i = 0; i < n; i++) {
         struct md_error *e = &report->errors[i];
 
+        if (!e->text)
+            continue;
         if (e->where.file)
             fprintf(out, "%s:", e->where.file);
         if (e->where.line)
             fprintf(out, "%d:%d:", e->where.line, e->where.col);
-        fprintf(out, "%serror: %s\n", e->where.file ? " " : "", e->text ? e->text : "out of memory");
+        fprintf(out, "%serror: %s\n", e->where.file ? " " : "", e->text);
         if (e->where.line)
             print_caret(report->text, e->where, out);
     }
+    if (starved)
+        fputs("error: out of memory\n", out);
     md_report_drop(report);
-    return n;
+    return n + starved;
 }
 
 void md_report_drop(struct md_report *report)
@@ -94,6 +102,7 @@ void md_report_drop(struct md_report *report)
     free(report->errors);
     report->errors = NULL;
     report->n = 0;
+    report->starved = false;
 }
 
 /* ---- the nearest name --------------------------------------------------------------------------------------- */

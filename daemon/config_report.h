@@ -15,6 +15,7 @@ struct md_report {
     const char *text; /* of the file, for caret lines; may be NULL */
     struct md_error *errors;
     unsigned n;
+    bool starved; /* memory was out: not everything was read, or said */
 };
 
 #define MD_NOWHERE ((struct md_where){NULL, 0, 0})
@@ -22,7 +23,7 @@ struct md_report {
 void md_report(struct md_report *report, struct md_where where, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* Writes all errors and frees them; returns how many there were. */
+/* Writes all errors and frees them; returns how many there were, want of memory among them. */
 unsigned md_report_flush(struct md_report *report, FILE *out);
 
 void md_report_drop(struct md_report *report); /* frees all errors unsaid */

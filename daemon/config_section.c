@@ -34,6 +34,7 @@ static bool read_fixed(struct md_report *report, const struct md_node *root, con
         md_table_read(report, map, name, *ret_where, &table, 1, NULL);
     else
         md_table_read(&ignored, &empty, name, MD_NOWHERE, &table, 1, NULL);
+    report->starved |= ignored.starved;
     md_report_drop(&ignored);
     return map != NULL;
 }
@@ -107,11 +108,13 @@ void md_read_models(struct md_config *config, struct md_report *report, const st
     if (!map || map->n == 0)
         return;
     config->models = calloc(map->n, sizeof *config->models);
+    report->starved |= !config->models;
     for (unsigned i = 0; config->models && i < map->n; i++) {
         struct md_model_conf *model = &config->models[config->n_models++];
         const struct md_pair *pair = &map->children[i];
 
         model->id = strdup(pair->key);
+        report->starved |= !model->id;
         model->where = pair->where;
         if (!io_id_valid(pair->key, strlen(pair->key)))
             md_report(report, pair->where, "models: an id is 1 to 200 bytes without control characters");

@@ -2,6 +2,7 @@
  * what is said about a wrong one is the same everywhere. */
 #include "daemon/config_table.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,12 +70,17 @@ static void read_one(struct md_report *report, const struct io_option *o, const 
     static const char *const kinds[] = {"a string", "a list of strings", "true or false", "an integer",
                                         "a number", "a duration",        "a size",        "a name"};
     char why[MD_WHY];
+    int r;
 
     if (node->wrong)
         return;
-    if (node->kind != MD_SCALAR || node->null)
+    if (node->kind != MD_SCALAR || node->null) {
         md_report(report, where, "%s: must be %s, not %s", path, kinds[o->kind], md_node_kind_name(node));
-    else if (md_value_parse(o, node->text, base, why) < 0)
+        return;
+    }
+    r = md_value_parse(o, node->text, base, why);
+    report->starved |= r == -ENOMEM;
+    if (r == -EINVAL)
         md_report(report, where, "%s: %s", path, why);
 }
 
@@ -103,8 +109,7 @@ void md_table_read(struct md_report *report, const struct md_node *map, const ch
 
     for (unsigned i = 0; i < n_tables; i++)
         for (const struct io_option *o = tables[i].options; o && o->name; o++)
-            if (md_value_default(o, tables[i].base) < 0)
-                md_report(report, where, "%s: out of memory", path);
+            report->starved |= md_value_default(o, tables[i].base) < 0;
     for (unsigned i = 0; i < map->n; i++) {
         const struct md_pair *pair = &map->children[i];
         const struct io_option *o = find_option(tables, n_tables, pair->key, &base);

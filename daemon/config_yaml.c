@@ -55,6 +55,12 @@ static struct md_node *give_up(struct reader *rd, struct md_where where, const c
     return NULL;
 }
 
+static struct md_node *starve(struct reader *rd)
+{
+    rd->failed = rd->report->starved = true;
+    return NULL;
+}
+
 /* The next event; NULL when the text is not YAML from here on (reported). */
 static struct fy_event *next_event(struct reader *rd)
 {
@@ -78,7 +84,7 @@ static struct md_node *wrong_scalar(struct reader *rd, struct md_where where)
     struct md_node *node = md_node_scalar("", 0, false, where);
 
     if (!node)
-        return give_up(rd, where, "out of memory");
+        return starve(rd);
     node->wrong = true;
     return node;
 }
@@ -99,12 +105,11 @@ static void note_anchor(struct reader *rd, struct fy_token *token, const struct 
     if (!name || !node)
         return;
     grown = realloc(rd->anchors, (rd->n_anchors + 1) * sizeof *grown);
-    if (!grown)
-        return;
-    rd->anchors = grown;
-    grown[rd->n_anchors].node = node;
-    grown[rd->n_anchors].name = strdup(name);
-    rd->n_anchors += grown[rd->n_anchors].name != NULL;
+    rd->anchors = grown ? grown : rd->anchors;
+    if (!grown || !(grown[rd->n_anchors].name = strdup(name)))
+        starve(rd);
+    else
+        grown[rd->n_anchors++].node = node;
 }
 
 static struct md_node *read_alias(struct reader *rd, struct fy_event *event, struct md_where where)
@@ -139,7 +144,7 @@ static struct md_node *read_scalar(struct reader *rd, struct fy_event *event, st
         return wrong_scalar(rd, where);
     }
     node = md_expand(text, len, plain && is_null(text, len), where, rd->report);
-    return node ? node : give_up(rd, where, "out of memory");
+    return node ? node : starve(rd);
 }
 
 static struct md_node *read_sequence(struct reader *rd, struct md_where where, unsigned depth)
@@ -153,7 +158,9 @@ static struct md_node *read_sequence(struct reader *rd, struct md_where where, u
         struct md_node *item = end ? NULL : read_node(rd, event, at, depth + 1);
 
         fy_parser_event_free(rd->parser, event);
-        if (end || !item || md_node_add(node, NULL, at, item) < 0)
+        if (!end && item && md_node_add(node, NULL, at, item) < 0)
+            starve(rd);
+        if (end || !item || rd->failed)
             break;
     }
     return node;
@@ -192,6 +199,8 @@ static bool read_pair(struct reader *rd, struct md_node *map, unsigned depth)
     if (key->kind == MD_SCALAR && !first) {
         more = md_node_add(map, key->text, where, value) == 0;
         value = NULL;
+        if (!more)
+            starve(rd);
     }
 out:
     md_node_free(key);
@@ -230,8 +239,8 @@ static struct md_node *read_node(struct reader *rd, struct fy_event *event, stru
     default:
         return give_up(rd, at, "not a YAML document");
     }
-    if (!node)
-        give_up(rd, at, "out of memory");
+    if (!node && !rd->failed)
+        starve(rd);
     if (rd->failed) {
         md_node_free(node);
         return NULL;
@@ -306,7 +315,7 @@ int md_tree_read(const char *name, const char *text, bool with_places, struct md
     else if (len > MD_TREE_TEXT)
         give_up(&rd, place(&rd, 1, 1), "the configuration is too large");
     else if (open_reader(&rd, text, len) < 0)
-        give_up(&rd, place(&rd, 1, 1), "out of memory");
+        starve(&rd);
     else
         root = read_document(&rd);
     for (unsigned i = 0; i < rd.n_anchors; i++)

@@ -9,6 +9,7 @@
  */
 #include "daemon/assembly.h"
 #include "daemon/restore.h"
+#include "daemon/scarce.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -39,7 +40,8 @@ static int open_model(struct md_daemon *d, unsigned i, unsigned flags, char *ret
     int r = md_load_folder(conf, flags & MD_PRESETS, &l, reterr);
 
     if (r == 0)
-        r = md_load_engine(conf, flags & MD_NULL_DEVICE ? "null" : NULL, d->adapts, md_config_texts(d->config), &l, reterr);
+        r = md_load_engine(conf, flags & MD_NULL_DEVICE ? "null" : NULL, d->adapts, md_config_texts(d->config), &l,
+                           reterr);
     if (r == 0 && !(d->models[i] = md_daemon_model(d, conf))) {
         snprintf(reterr, IO_ERR, "out of memory");
         r = EX_UNAVAILABLE;
@@ -230,7 +232,8 @@ int md_daemon_connect(struct md_daemon *d, char *reterr)
     for (unsigned i = 0; i < d->n_outputs; i++) {
         int r = d->outputs[i]->wake_fd < 0 && !d->outputs[i]->sink ? md_output_open(d->outputs[i], text) : 0;
         if (r)
-            return refuse(reterr, md_output_code(d->outputs[i], r), "output", d->outputs[i]->conf->id, text);
+            return refuse(reterr, md_output_code(d->outputs[i], r), "output", d->outputs[i]->conf->id,
+                          *text ? text : strerror(-r));
     }
     for (unsigned i = 0; i < d->n_feeders; i++) {
         if (md_feeder_open(&d->feeders[i])) {
@@ -326,14 +329,29 @@ static void abandon(struct md_daemon *d)
     free_all(d);
 }
 
+/* Engines that have got nothing yet; there is no publisher that would give their batches back. */
+static void end_engines(struct md_daemon *d)
+{
+    md_snapshots_stop(&d->snapshots);
+    for (unsigned i = 0; i < d->n_models; i++) {
+        md_inbox_drain(&d->models[i]->scheduler.inbox, true);
+        md_scheduler_join(&d->models[i]->scheduler);
+    }
+    d->publisher.head = d->publisher.tail = NULL;
+}
+
 int md_daemon_start_threads(struct md_daemon *d)
 {
-    int r = md_publisher_start(&d->publisher);
+    int r = md_publisher_init(&d->publisher);
 
     for (unsigned i = 0; i < d->n_models && r == 0; i++)
         r = md_scheduler_start(&d->models[i]->scheduler);
     if (r == 0)
         r = md_snapshots_start(&d->snapshots);
+    if (r == 0)
+        r = md_publisher_start(&d->publisher);
+    if (r)
+        end_engines(d);
     for (unsigned i = 0; i < d->n_feeders && r == 0; i++)
         md_feeder_go(&d->feeders[i]);
     return r;
@@ -359,17 +377,18 @@ static int open_state(struct md_daemon *d, char *reterr)
     r = md_snapshots_lock(&d->snapshots, d->config->state_dir, text);
     if (r) {
         snprintf(reterr, IO_ERR, "state: %.480s", text);
-        return r == -EWOULDBLOCK ? EX_UNAVAILABLE : EX_IOERR;
+        return r == -EWOULDBLOCK || md_scarce(r) ? EX_UNAVAILABLE : EX_IOERR;
     }
     r = md_restore_open(d, reterr);
     if (r)
         return r;
     if (d->run <= d->restored.head.run)
         d->run = d->restored.head.run + 1;
-    if (md_snapshots_init(&d->snapshots, d, text) == 0)
+    r = md_snapshots_init(&d->snapshots, d, text);
+    if (r == 0)
         return 0;
     snprintf(reterr, IO_ERR, "state: %.480s", text);
-    return EX_IOERR;
+    return md_scarce(r) ? EX_UNAVAILABLE : EX_IOERR;
 }
 
 int md_daemon_start(const struct md_config *config, unsigned flags, struct md_daemon **ret, char *reterr)
@@ -408,7 +427,7 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
         goto fail;
     }
     describe_publisher(d);
-    r = md_restore_streams(d);
+    r = md_restore_streams(d, reterr);
     if (r)
         goto fail;
     r = md_daemon_connect(d, reterr);
@@ -419,12 +438,13 @@ int md_daemon_start(const struct md_config *config, unsigned flags, struct md_da
         r = EX_IOERR;
         goto fail;
     }
-    if (md_daemon_start_threads(d)) {
-        fprintf(stderr, "mambad: cannot start threads\n");
-        abort(); /* half of them run: there is no way back */
+    r = md_daemon_start_threads(d);
+    if (r == 0) {
+        *ret = d;
+        return 0;
     }
-    *ret = d;
-    return 0;
+    snprintf(reterr, IO_ERR, "cannot start threads: %s", strerror(-r));
+    r = EX_UNAVAILABLE;
 
 fail:
     abandon(d);

@@ -23,7 +23,10 @@ int md_feeder_init(struct md_feeder *f, unsigned n_inputs, unsigned n_outputs)
     f->wake_ns = calloc(n_inputs + 1, sizeof *f->wake_ns);
     f->naps = calloc(n_inputs + 1, sizeof *f->naps);
     f->polls = calloc(n_inputs + 1, sizeof *f->polls);
-    return f->inputs && f->outputs && f->wake_ns && f->naps && f->polls ? 0 : -ENOMEM;
+    if (f->inputs && f->outputs && f->wake_ns && f->naps && f->polls)
+        return 0;
+    md_feeder_done(f);
+    return -ENOMEM;
 }
 
 void md_feeder_done(struct md_feeder *f)
@@ -55,16 +58,19 @@ static int input_code(const struct io_source_class *c, int err)
     case -EADDRINUSE:
     case -EADDRNOTAVAIL:
     case -ENODEV:
+    case -ENOMEM:
+    case -EMFILE:
+    case -ENFILE:
         return EX_UNAVAILABLE;
     default:
         return EX_IOERR;
     }
 }
 
-static void name_failure(struct md_feeder *f, int code, const char *kind, const char *id, const char *text)
+static void name_failure(struct md_feeder *f, int code, const char *kind, const char *id, const char *text, int err)
 {
     f->failed = code;
-    snprintf(f->reterr, sizeof f->reterr, "%s %s: %.400s", kind, id, text);
+    snprintf(f->reterr, sizeof f->reterr, "%s %s: %.400s", kind, id, *text ? text : strerror(-err));
 }
 
 static void open_all(struct md_feeder *f)
@@ -74,13 +80,13 @@ static void open_all(struct md_feeder *f)
     for (unsigned i = 0; i < f->n_outputs && !f->failed; i++) {
         int r = f->outputs[i]->sink ? 0 : md_output_open(f->outputs[i], text);
         if (r)
-            name_failure(f, md_output_code(f->outputs[i], r), "output", f->outputs[i]->conf->id, text);
+            name_failure(f, md_output_code(f->outputs[i], r), "output", f->outputs[i]->conf->id, text, r);
     }
     for (unsigned i = 0; i < f->n_inputs && !f->failed; i++) {
         struct md_input *in = f->inputs[i];
         int r = in->source ? 0 : in->conf->class_->open(in->conf->conf, &in->host, &in->source, text);
         if (r)
-            name_failure(f, input_code(in->conf->class_, r), "input", in->conf->id, text);
+            name_failure(f, input_code(in->conf->class_, r), "input", in->conf->id, text, r);
     }
 }
 

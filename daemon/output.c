@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "daemon/clock.h"
+#include "daemon/scarce.h"
 
 void md_output_init(struct md_output *o)
 {
@@ -50,7 +51,7 @@ int md_output_code(const struct md_output *o, int err)
 {
     bool socket = err == -EADDRINUSE || err == -EADDRNOTAVAIL || strcmp(o->conf->class_->type, "zmq") == 0;
 
-    return err == -EKEYREJECTED ? EX_CONFIG : socket ? EX_UNAVAILABLE : EX_IOERR;
+    return err == -EKEYREJECTED ? EX_CONFIG : socket || md_scarce(err) ? EX_UNAVAILABLE : EX_IOERR;
 }
 
 void md_output_close(struct md_output *o, int64_t linger_ns)
@@ -141,8 +142,8 @@ static int pack(struct md_output_side *side, const struct io_message *m)
     size_t data = payload_floats(m) * sizeof(float), levels = m->n_quantiles * sizeof(float);
     size_t times = m->times ? m->shape[0] * sizeof(int64_t) : 0, spans = m->spans ? m->shape[0] * sizeof(uint32_t) : 0;
     size_t totals = m->last_out_seq ? IO_FAMILIES * sizeof(uint64_t) : 0;
-    size_t need = 8 + sizeof *m + data + times + spans + levels + totals + text_bytes(m->stream) + text_bytes(m->model) +
-                  text_bytes(m->event) + text_bytes(m->reason) + 64;
+    size_t need = 8 + sizeof *m + data + times + spans + levels + totals + text_bytes(m->stream) +
+                  text_bytes(m->model) + text_bytes(m->event) + text_bytes(m->reason) + 64;
     unsigned char *at;
 
     if (side->n + need > side->cap) {

@@ -209,10 +209,9 @@ static void *run(void *arg)
     return NULL;
 }
 
-int md_publisher_start(struct md_publisher *p)
+int md_publisher_init(struct md_publisher *p)
 {
     pthread_condattr_t clock;
-    int r;
 
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
@@ -223,7 +222,13 @@ int md_publisher_start(struct md_publisher *p)
     p->held_last = &p->held;
     p->all_engines = p->n_engines;
     p->times = malloc(MD_MESSAGE_FLOATS * sizeof *p->times); /* pages that no irregular stream needs stay untouched */
-    r = p->times ? -pthread_create(&p->thread, NULL, run, p) : -ENOMEM;
+    return p->times ? 0 : -ENOMEM;
+}
+
+int md_publisher_start(struct md_publisher *p)
+{
+    int r = -pthread_create(&p->thread, NULL, run, p);
+
     p->running = r == 0;
     if (p->running)
         pthread_setname_np(p->thread, "publisher");

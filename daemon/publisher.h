@@ -49,6 +49,7 @@ struct md_publisher {
     struct md_hist latency; /* arrival of a message's first row's last sample to hand-over */
 };
 
+int md_publisher_init(struct md_publisher *p); /* before any engine runs; also again */
 int md_publisher_start(struct md_publisher *p);
 void md_publisher_join(struct md_publisher *p); /* returns after the last batch of every engine */
 void md_publisher_done(struct md_publisher *p);

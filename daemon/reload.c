@@ -535,8 +535,9 @@ static void start_again(struct md_daemon *d)
     for (unsigned i = 0; i < d->n_models; i++)
         md_scheduler_again(&d->models[i]->scheduler);
     if (md_daemon_start_threads(d)) {
-        fprintf(stderr, "mambad: cannot start threads\n");
-        abort(); /* half of them run: there is no way back */
+        md_log(MD_ERROR, NULL, "cannot start threads again: what was done since the newest snapshot is lost");
+        md_log_flush(true);
+        _exit(EX_UNAVAILABLE); /* as after kill -9: a start goes on from there */
     }
 }
 

@@ -38,9 +38,10 @@ int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
 struct tally {
     struct md_daemon *d;
     uint64_t open, ended, left_out;
+    bool starved; /* memory was out: a stream is missing */
     struct saved_model {
         bool known, same; /* its weights are gone on from: `carry`; they are these */
-    } *models;            /* [n_models] */
+    } * models;           /* [n_models] */
 };
 
 static bool is_named(const char *id, const char *name, uint32_t len)
@@ -101,8 +102,8 @@ static bool goes_on(const struct tally *t, const struct io_stream *s, const stru
     const struct md_input_conf *conf = s->input->conf;
     bool resent = conf->class_->resent && conf->class_->resent(conf->conf);
 
-    return saved->open && saved->slot_bytes &&
-           (conf->class_->replayable || resent || t->d->restored.head.clean) && t->models[conf->model].known &&
+    return saved->open && saved->slot_bytes && (conf->class_->replayable || resent || t->d->restored.head.clean) &&
+           t->models[conf->model].known &&
            is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len);
 }
 
@@ -127,7 +128,9 @@ static void take_stream(struct tally *t, const struct md_record *r)
                                   .channels = restored.saved->channels,
                                   .rate = restored.saved->rate,
                                   .irregular = restored.saved->irregular};
-    if (md_registry_restore(&t->d->registry, in, &desc, &s)) {
+    int err = md_registry_restore(&t->d->registry, in, &desc, &s);
+    t->starved |= err == -ENOMEM;
+    if (err) {
         t->left_out++;
         return;
     }
@@ -153,7 +156,7 @@ static void say_quarantined(void *arg, const char *line)
     md_log(MD_ERROR, NULL, "snapshot %s", line);
 }
 
-int md_restore_streams(struct md_daemon *d)
+int md_restore_streams(struct md_daemon *d, char *reterr)
 {
     struct tally t = {.d = d, .models = calloc(d->n_models + 1, sizeof *t.models)};
     struct md_record r;
@@ -162,22 +165,25 @@ int md_restore_streams(struct md_daemon *d)
         free(t.models);
         return 0;
     }
-    if (!t.models)
-        return EX_UNAVAILABLE;
-    for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
+    t.starved = !t.models;
+    for (size_t at = 0; t.models && md_snapshot_next(&d->restored, &at, &r);)
         if (r.kind == MD_RECORD_MODEL)
             take_model(&t, &r);
-    for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
+    for (size_t at = 0; t.models && md_snapshot_next(&d->restored, &at, &r);)
         if (r.kind == MD_RECORD_STREAM)
             take_stream(&t, &r);
     for (size_t at = 0; md_snapshot_next(&d->restored, &at, &r);)
         if (r.kind == MD_RECORD_VOICE)
             take_voice(&t, &r);
+    free(t.models);
+    if (t.starved) {
+        snprintf(reterr, IO_ERR, "state: out of memory for the snapshot's streams");
+        return EX_UNAVAILABLE;
+    }
     md_log(MD_INFO, NULL,
            "%s (%s): %" PRIu64 " streams go on, %" PRIu64 " ended ones are remembered, %" PRIu64 " fit no input",
            d->restored.path, d->restored.head.clean ? "made at a clean end" : "made while running", t.open, t.ended,
            t.left_out);
-    free(t.models);
     return 0;
 }
 

@@ -27,7 +27,7 @@ void md_restored_take(struct io_stream *s, const struct md_restored *r, bool goe
  */
 int md_restore_open(struct md_daemon *d, char *reterr);
 /* Main thread, before sources and outputs are opened. 0 or a sysexits code. */
-int md_restore_streams(struct md_daemon *d);
+int md_restore_streams(struct md_daemon *d, char *reterr);
 
 /* The position that the snapshot has of an output; NULL: none. */
 const struct io_position *md_restored_position(const struct md_snapshot_file *f, const char *output);

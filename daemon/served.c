@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/scarce.h"
 
 static int refuse(char *reterr, int code, const char *id, const char *text)
 {
@@ -23,7 +24,7 @@ int md_load_folder(const struct md_model_conf *conf, bool preset, struct md_load
                                                     : ssm_model_open(conf->path, &l.model, text);
 
     if (r)
-        return refuse(reterr, EX_CONFIG, conf->id, text);
+        return refuse(reterr, md_scarce(r) ? EX_UNAVAILABLE : EX_CONFIG, conf->id, text);
     l.info = *ssm_model_info(l.model);
     if (l.info.input != SSM_SAMPLES && !l.info.bytes) {
         md_unload(&l);
@@ -152,7 +153,8 @@ int md_served_check(const struct md_config *config, const struct ssm_model_info 
     if (errors)
         fclose(errors);
     if (r)
-        snprintf(reterr, IO_ERR, "%.*s", text ? (int)strcspn(text, "\n") : 13, text ? text : "out of memory");
+        snprintf(reterr, IO_ERR, "%.*s", r == -ENOMEM ? 13 : (int)strcspn(text, "\n"),
+                 r == -ENOMEM ? "out of memory" : text);
     free(text);
-    return r ? EX_CONFIG : 0;
+    return r == -ENOMEM ? EX_UNAVAILABLE : r ? EX_CONFIG : 0;
 }
