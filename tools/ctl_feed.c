@@ -47,7 +47,7 @@ static const char help[] =
     "      --clients FILE        --bind: the public keys that are let in\n"
     "      --insecure          allow TCP beyond loopback without encryption\n"
     "      --set KEY.PATH=VALUE\n"
-    "                          any key of an input: inputs.audio, inputs.raw, inputs.hdf5, inputs.csv\n"
+    "                          any key of an input: inputs.audio, .raw, .hdf5, .csv, .bytes\n"
     "  -q, --quiet             no progress\n"
     "      --help              print this text and end\n"
     "\n"

@@ -33,6 +33,9 @@ bool ctl_inputs_option(struct ctl_inputs *in, int option, const char *value)
     case 'W':
         in->stream = value;
         return true;
+    case 'Y':
+        in->bytes = true;
+        return true;
     default:
         return false;
     }
@@ -40,9 +43,9 @@ bool ctl_inputs_option(struct ctl_inputs *in, int option, const char *value)
 
 /* ---- kinds ------------------------------------------------------------------------------------------------ */
 
-enum kind { AUDIO, RAW, HDF5, CSV };
+enum kind { AUDIO, RAW, HDF5, CSV, BYTES };
 
-static const char *const kind_names[] = {"audio", "raw", "hdf5", "csv"};
+static const char *const kind_names[] = {"audio", "raw", "hdf5", "csv", "bytes"};
 
 static const struct {
     const char *ending;
@@ -124,7 +127,7 @@ static json_t *new_input(const struct ctl_inputs *in, enum kind kind, const char
     }
     if (dataset)
         json_object_set_new(input, "dataset", json_string(dataset));
-    if (!sound && in->time && (kind == CSV || strcmp(in->time, "none") != 0))
+    if (!sound && kind != BYTES && in->time && (kind == CSV || strcmp(in->time, "none") != 0))
         json_object_set_new(input, "time", json_string(in->time));
     return input;
 }
@@ -150,7 +153,7 @@ json_t *ctl_inputs_section(const struct ctl_inputs *in, char *const *args, int n
 {
     json_t *section = json_object();
     for (int i = 0; i < n; i++) {
-        size_t len = file_part(args[i]);
+        size_t len = in->bytes ? strlen(args[i]) : file_part(args[i]);
         const char *dataset = args[i][len] ? args[i] + len + 1 : NULL;
         json_t *file = json_stringn(args[i], len), *whole = json_string(args[i]);
         json_decref(whole);
@@ -160,7 +163,7 @@ json_t *ctl_inputs_section(const struct ctl_inputs *in, char *const *args, int n
             json_decref(section);
             return NULL;
         }
-        json_t *input = input_for(section, in, kind_of(args[i], len), dataset);
+        json_t *input = input_for(section, in, in->bytes ? BYTES : kind_of(args[i], len), dataset);
         json_array_append_new(json_object_get(input, "files"), file);
     }
     return section;

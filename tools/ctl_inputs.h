@@ -10,7 +10,7 @@
 struct ctl_inputs {
     const char *command; /* the subcommand, for messages */
     const char *rate, *source_rate, *channel, *channels, *dtype, *time, *stream;
-    bool resample;
+    bool resample, bytes;
 };
 
 /* clang-format off */
@@ -18,7 +18,8 @@ struct ctl_inputs {
     {"rate", required_argument, NULL, 'R'}, {"source-rate", required_argument, NULL, 'S'},                             \
     {"resample", no_argument, NULL, 'A'}, {"channel", required_argument, NULL, 'N'},                                   \
     {"channels", required_argument, NULL, 'M'}, {"dtype", required_argument, NULL, 'D'},                               \
-    {"time", required_argument, NULL, 'I'}, {"stream", required_argument, NULL, 'W'}
+    {"time", required_argument, NULL, 'I'}, {"stream", required_argument, NULL, 'W'},                                  \
+    {"bytes", no_argument, NULL, 'Y'}
 /* clang-format on */
 
 #define CTL_INPUTS_HELP                                                                                                \
@@ -32,7 +33,8 @@ struct ctl_inputs {
     "      --channels N        channels of raw samples (default 1)\n"                                                  \
     "      --dtype TYPE        type of raw samples: float32 (default), int16, s16be, mulaw, ...\n"                     \
     "      --time NAME         the CSV column, HDF5 dataset or table field of the rows' times; none: there is none\n"  \
-    "      --stream TEMPLATE   stream ids, from {input} {path} {stem} {dataset}\n"
+    "      --stream TEMPLATE   stream ids, from {input} {path} {stem} {dataset}\n"                                     \
+    "      --bytes             every INPUT is a stream of bytes: a log, text, or - for standard input\n"
 
 /* Takes one of the options above; false: it is none of them. */
 bool ctl_inputs_option(struct ctl_inputs *in, int option, const char *value);

@@ -33,7 +33,7 @@ static const char help[] =
     "      --set KEY.PATH=VALUE\n"
     "                          any key of the configuration; the model is models.model, inputs are inputs.audio, "
     ".raw,\n"
-    "                          .hdf5, .csv\n"
+    "                          .hdf5, .csv, .bytes\n"
     "      --print-config      print the configuration that this makes, and end\n"
     "  -q, --quiet             no progress, only errors\n"
     "  -v, --verbose           the daemon's log\n"
@@ -140,6 +140,18 @@ static int make_config(const struct run *run, char *const *args, int n, struct m
     free(text);
     json_decref(root);
     return r ? EX_CONFIG : EX_OK;
+}
+
+/* A model of bytes reads whatever the inputs are as such. One that cannot be opened is complained of later. */
+static bool reads_bytes(const char *model)
+{
+    char why[SSM_ERR];
+    struct ssm_model *m;
+    if (ssm_model_open(model, &m, why))
+        return false;
+    bool bytes = ssm_model_info(m)->bytes;
+    ssm_model_close(&m);
+    return bytes;
 }
 
 /* ---- running ---------------------------------------------------------------------------------------------- */
@@ -340,6 +352,7 @@ int ctl_run(int argc, char **argv)
     if (code < 0) {
         if (run.n_out == 0)
             add_output(&run, "-");
+        run.inputs.bytes |= reads_bytes(run.model);
         code = run_files(&run, argv + optind, argc - optind);
     }
     free(run.sets);

@@ -48,6 +48,10 @@ static void follow_seq(json_t *entry, const json_t *message, json_int_t rows)
 {
     json_int_t seq = integer(message, "seq"),
                end = seq + (rows - 1) * integer(message, "stride") + integer(message, "span");
+    json_t *spans = json_object_get(message, "spans"), *span;
+    size_t i;
+    json_array_foreach(spans, i, span) /* of records of bytes; stride and span are null */
+        end += json_integer_value(span);
     if (!json_object_get(entry, "from_seq") || seq < integer(entry, "from_seq"))
         json_object_set_new(entry, "from_seq", json_integer(seq));
     if (!json_object_get(entry, "to_seq") || end > integer(entry, "to_seq"))

@@ -411,14 +411,14 @@ static void printed_reads_back(void **state)
 
 static void examples_read_and_reprint(void **state)
 {
-    static const char *const names[] = {"minimal.yaml", "full.yaml", "demo.yaml"};
-    static const char *const types[] = {"zmq", "hdf5", "audio"};
+    static const char *const names[] = {"minimal.yaml", "full.yaml", "demo.yaml", "logs.yaml"};
+    static const char *const types[] = {"zmq", "hdf5", "audio", "bytes"};
     const char *why;
 
-    for (unsigned i = 0; i < 3; i++)
+    for (unsigned i = 0; i < 4; i++)
         if (!io_source_find(types[i], &why) || (i < 2 && !io_sink_find(types[i], &why)))
             skip();
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < 4; i++) {
         char *text = read_config(names[i]);
 
         check_reprint(text);

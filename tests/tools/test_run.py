@@ -122,6 +122,29 @@ class Run(unittest.TestCase):
                           "--source-rate", "44100", "--rate", "16000", "--families", "anomaly")
         self.assertEqual(len(rows["raw:cd.raw"]["anomaly"]), 16000)
 
+    def test_bytes(self):
+        """A model of bytes takes any file as such; a record is a line. From standard input it is the same."""
+        text = "".join(f"a line, number {i}\n" for i in range(300)) + "no end"
+        model = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "ssm", "golden", "bytes")
+        result = subprocess.run([MAMBACTL, "run", "-m", model, write("a.log", text), write("b.csv", text), "-"],
+                                input=text.encode(), capture_output=True)
+        self.assertEqual((result.returncode, result.stderr), (0, b""))
+        seen = {}
+        for line in result.stdout.splitlines():
+            m = json.loads(line)
+            if m["topic"].startswith("anomaly/"):
+                seen.setdefault(m["stream"], []).extend(zip(m["spans"], map(tuple, m["data"])))
+            elif m.get("event") == "end":
+                self.assertEqual(m["count"], len("no end"))
+            else:
+                self.assertEqual(m.get("event"), "start")
+        self.assertEqual(sorted(seen), ["bytes:-", "bytes:a.log", "bytes:b.csv"])
+        self.assertEqual([span for span, _ in seen["bytes:-"]], [len(line) for line in text.splitlines(True)][:-1])
+        self.assertEqual(seen["bytes:a.log"], seen["bytes:-"])
+        self.assertEqual(seen["bytes:b.csv"], seen["bytes:-"])
+        self.assertTrue(all(p is None for _, (_, p, _) in seen["bytes:-"][:256]))
+        self.assertTrue(all(0 < p <= 1 for _, (_, p, _) in seen["bytes:-"][256:]))
+
     def test_files_out(self):
         csv = write("b.csv", "".join(f"{x}\n" for x in SIGNAL))
         out = write("out.jsonl", "what was there\n")
