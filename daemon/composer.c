@@ -102,7 +102,7 @@ static const char *begin(struct md_scheduler *s, struct md_text *t)
         return "the model has no slot left";
     t->has_slot = true;
     if (t->stream && !find_slot(s, t->stream, &from))
-        return "there is no such stream, or it is not live";
+        return "the stream is not live, or its state lies on the disk";
     if (t->stream && ssm_slot_copy(s->engine, from, t->slot))
         return "the device failed";
     md_sampler_init(&t->sampler, &t->how, 0);
