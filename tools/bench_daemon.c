@@ -337,6 +337,7 @@ static bool measure_load(struct bench *b)
     rss = rss_bytes();
     cpu = cpu_seconds();
     md_hist_since(&then, md_daemon_latency(b->daemon), &(struct md_hist){0});
+    atomic_store(&md_daemon_latency(b->daemon)->max, 0); /* nothing is under way */
     before_counts = read_counts(b);
     start = md_now_ns();
     send(b, b->o->messages);
@@ -403,8 +404,8 @@ static void print_text(struct bench *b, const char *families)
            b->o->streams, (unsigned long long)b->o->messages, b->o->samples, b->o->in_process ? ", in process" : "",
            b->published, b->seconds,
            (double)b->o->messages / b->seconds);
-    printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms, longest since "
-           "the start %.2f ms; device busy %.1f %% of the time\n",
+    printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms, longest "
+           "%.2f ms; device busy %.1f %% of the time\n",
            b->o->preset, b->o->weights, b->o->state, b->o->device,
            1e3 * json_number_value(json_object_get(latency, "p50")),
            1e3 * json_number_value(json_object_get(latency, "p99")), 1e-6 * (double)md_read(&b->latency.max),
