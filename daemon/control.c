@@ -13,6 +13,7 @@
 
 #include "daemon/control_request.h"
 #include "daemon/socket_file.h"
+#include "io/zmq_endpoint.h"
 
 enum { PARTS = 3, QUEUED = 16 };
 
@@ -103,7 +104,12 @@ static int set_option(void *socket, int option, int value)
 static int bind_router(struct md_control *c, const char *endpoint, int fd, char *reterr)
 {
     int64_t most = MD_RESTORE_MAX;
+    int r = io_zmq_room();
 
+    if (r) {
+        close(fd);
+        return fail(reterr, r, endpoint, strerror(-r));
+    }
     c->context = zmq_ctx_new();
     c->router = c->context ? zmq_socket(c->context, ZMQ_ROUTER) : NULL;
     if (!c->router || set_option(c->router, ZMQ_USE_FD, fd) < 0 || set_option(c->router, ZMQ_LINGER, 100) < 0 ||

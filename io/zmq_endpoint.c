@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -56,6 +57,10 @@ static int check_address(const char *address, bool anywhere, char *reterr)
 {
     char host[HOST_BYTES];
 
+    if (!strncmp(address, "ipc://", 6) && strlen(address + 6) >= sizeof((struct sockaddr_un *)NULL)->sun_path) {
+        snprintf(reterr, IO_ERR, "\"%.300s\": the path is too long for a socket", address);
+        return -EINVAL;
+    }
     if (!strncmp(address, "ipc://", 6) && address[6])
         return 0;
     if (strncmp(address, "tcp://", 6)) {
@@ -142,14 +147,33 @@ int io_zmq_ends_keys(const struct io_zmq_ends *ends, char *reterr)
     return r;
 }
 
+int io_zmq_room(void)
+{
+    enum { NEEDED = 8 }; /* two for the context, two for each of its threads, one for a socket, and one */
+    int fds[NEEDED], r = 0;
+    unsigned n = 0;
+
+    while (n < NEEDED && (fds[n] = eventfd(0, EFD_CLOEXEC)) >= 0)
+        n++;
+    if (n < NEEDED)
+        r = -errno;
+    while (n > 0)
+        close(fds[--n]);
+    return r;
+}
+
 int io_zmq_open(struct io_zmq *z, int type, char *reterr)
 {
-    z->context = zmq_ctx_new();
-    z->socket = z->context ? zmq_socket(z->context, type) : NULL;
-    if (z->socket)
-        return 0;
-    snprintf(reterr, IO_ERR, "ZeroMQ socket: %s", zmq_strerror(errno));
-    return -errno;
+    int r = io_zmq_room();
+
+    if (r == 0) {
+        z->context = zmq_ctx_new();
+        z->socket = z->context ? zmq_socket(z->context, type) : NULL;
+        r = z->socket ? 0 : -errno;
+    }
+    if (r)
+        snprintf(reterr, IO_ERR, "ZeroMQ socket: %s", zmq_strerror(-r));
+    return r;
 }
 
 /* libzmq unlinks whatever stands at an ipc path before it binds, and so would take a running peer's address away in

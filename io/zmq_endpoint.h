@@ -40,6 +40,9 @@ struct io_zmq {
     struct io_zmq_guard *guard; /* NULL: no CURVE */
 };
 
+/* Before a context gets its first socket: libzmq ends the process where there are no descriptors for its threads.
+ * −EMFILE, −ENFILE. */
+int io_zmq_room(void);
 int io_zmq_open(struct io_zmq *z, int type, char *reterr);
 /* CURVE where it is asked for, then binds and connects. `ends` stay until close. −EKEYREJECTED: a key file. */
 int io_zmq_attach(struct io_zmq *z, const struct io_zmq_ends *ends, const struct io_door *door, char *reterr);

@@ -348,7 +348,7 @@ int ssm_config_read(const char *path, struct ssm_config *ret, char *reterr)
     json_error_t why;
     json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &why);
     if (!root && json_error_code(&why) == json_error_cannot_open_file)
-        return ssm_fail(reterr, -ENOENT, "%s: %s", path, strerror(errno));
+        return ssm_fail(reterr, -errno, "%s: %s", path, strerror(errno));
     if (!root)
         return ssm_fail(reterr, -EINVAL, "%s:%d:%d: %s", path, why.line, why.column, why.text);
     int err = read_root(&r, root, &c);

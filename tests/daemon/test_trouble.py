@@ -1,0 +1,162 @@
+#!/usr/bin/python3
+"""mambad where the system says no: full disks, no descriptors left, peers that vanish or talk nonsense.
+test_trouble.py MAMBAD MAMBACTL"""
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+import unittest
+
+try:
+    import zmq
+except ImportError:
+    sys.exit(77)
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from cases import MAMBAD, PATIENCE, Running, free_port, run  # noqa: E402
+
+
+class Trouble(Running):
+    def setUp(self):
+        super().setUp()
+        self.context = zmq.Context()
+        self.addCleanup(self.context.destroy, 0)
+
+    def lines(self, name="out.jsonl"):
+        with open(self.path(name)) as f:
+            return [json.loads(line) for line in f]
+
+    def rows(self, name="out.jsonl"):
+        return sum(len(m["data"]) for m in self.lines(name) if m["topic"].startswith("anomaly/"))
+
+    def test_a_full_disk(self):
+        """It costs the output that is on it, counted; the others have everything, and the exit code tells."""
+        self.serve(more_outputs=", full: {type: jsonl, path: /dev/full}")
+        s = self.sender()
+        for k in range(50):
+            self.send(s, "a", 64, 64 * k)
+        self.wait(lambda: self.input()["accepted_samples_total"] == 3200)
+        self.wait(lambda: self.status(self.control)["outputs"]["full"]["output_dropped_messages_total"]["error"] > 0)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 74)
+        self.assertIn("No space left on device", self.said())
+        self.assertEqual(self.rows(), 3200)
+
+    def test_a_file_that_may_not_grow(self):
+        """The same of an HDF5 file, whose library does the writing."""
+        def small():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000))
+        wav = self.wav("a.wav", 8000)
+        config = self.config(f"a: {{type: audio, files: {wav}}}",
+                             "h: {type: hdf5, path: DIR/rec.h5}, o: {type: jsonl, path: DIR/out.jsonl, families: [event]}")
+        said = run(MAMBAD, "-c", config, "--once", preexec_fn=small)
+        self.check(said, 74, "File too large")
+        self.assertEqual([m["event"] for m in self.lines() if m["event"] in ("start", "end")], ["start", "end"])
+
+    def test_too_few_descriptors_to_start(self):
+        """At every number of them: an error, or a daemon that works."""
+        self.wav("a.wav", 100)
+        config = self.config("a: {type: audio, files: DIR/a.wav}, p: {type: zmq, pattern: pull, bind: \"ipc://DIR/p\"}",
+                             "o: {type: zmq, bind: \"ipc://DIR/o\"}, l: {type: jsonl, path: DIR/out.jsonl}",
+                             more="server: {control: \"ipc://DIR/control\"}\nstate: {dir: DIR/state}")
+        for n in range(4, 80):
+            def few(n=n):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))
+            said = run(MAMBAD, "-c", config, "--once", preexec_fn=few)
+            if said.returncode == 0:
+                break
+            self.assertIn(said.returncode, (66, 69, 74), (n, said.stderr))
+            self.assertNotIn("Sanitizer", said.stderr)
+            self.assertGreater(len(said.stderr), 20)
+        self.assertLess(n, 79)
+        self.assertGreater(n, 20)
+
+    def test_too_many_peers(self):
+        """Those beyond the descriptors wait; who is there is served, and they are once there is room."""
+        def few():
+            resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        self.serve(address=(address := f"tcp://127.0.0.1:{free_port()}"), preexec_fn=few)
+        good = self.sender(address)
+        self.send(good, "a", 64, 0)
+        self.wait(lambda: self.input()["accepted_samples_total"] == 64)
+        host, port = address[6:].rsplit(":", 1)
+        crowd = [socket.create_connection((host, int(port))) for _ in range(60)]
+        for k in range(1, 20):
+            self.send(good, "a", 64, 64 * k)
+        self.wait_for_rows(1280)
+        for s in crowd:
+            s.close()
+        late = self.sender(address)
+        self.send(late, "b", 64, 0)
+        self.wait(lambda: self.input()["accepted_samples_total"] == 1344)
+
+    def wait_for_rows(self, n):
+        """Without the control socket, for which there is no descriptor."""
+        self.wait(lambda: self.rows() == n)
+
+    def test_peers_that_vanish_or_talk_nonsense(self):
+        """Cut at any byte, reset, or followed by noise: the others do not notice."""
+        self.serve(address=(address := f"tcp://127.0.0.1:{free_port()}"))
+        rng, good = random.Random(7), self.sender(address)
+        host, port = address[6:].rsplit(":", 1)
+        header = b'{"stream": "bad", "dtype": "float32", "shape": [8]}'
+        talk = (b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16 + 1 + 31) + b"\x04\x19\x05READY\x0bSocket-Type\x00\x00\x00\x04PUSH"
+                + b"\x01" + bytes([len(header)]) + header + b"\x00\x20" + bytes(32))
+        kept = []
+        for k in range(60):
+            s = socket.create_connection((host, int(port)))
+            cut = rng.randrange(len(talk) + 1) if k % 3 else len(talk)
+            try:
+                s.sendall(talk[:cut] + (rng.randbytes(200) if k % 4 == 3 else b""))
+                if k % 5 == 0:
+                    s.sendall(b"\x02" + struct.pack(">Q", 1 << 30) + bytes(1000))  # a gigabyte to come
+                if k % 2:
+                    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    s.close()
+                else:
+                    kept.append(s)  # says no more
+            except OSError:
+                s.close()
+            self.send(good, "good", 16, 16 * k)
+        self.wait(lambda: len([1 for m in self.lines() for _ in m["data"] if m["topic"] == "anomaly/good/"]) == 960)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 0)
+        for s in kept:
+            s.close()
+        self.assertLessEqual({m["stream"] for m in self.lines() if "stream" in m}, {"good", "bad"})
+
+    def test_a_control_path_too_long(self):
+        config = self.config("z: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\"}", more="server: {control: \"ipc:///" + "x" * 108 + "\"}")
+        self.check(run(MAMBAD, "-c", config), 78, "the path is too long for a socket")
+        config = self.config("z: {type: zmq, pattern: pull, bind: \"ipc:///" + "x" * 108 + "\"}")
+        self.check(run(MAMBAD, "-c", config), 78, "inputs.z.bind: ", "the path is too long for a socket")
+
+    # ---- what they share
+
+    def serve(self, address=None, more_outputs="", **more):
+        self.address = address or "ipc://" + self.path("in")
+        self.control = self.start(self.config(f"i: {{type: zmq, pattern: pull, bind: \"{self.address}\"}}",
+                                              "o: {type: jsonl, path: DIR/out.jsonl, families: [anomaly, event]}" + more_outputs,
+                                              more="server: {control: \"ipc://DIR/control\"}"), **more)
+
+    def sender(self, address=None):
+        s = self.context.socket(zmq.PUSH)
+        self.addCleanup(s.close)
+        s.connect(address or self.address)
+        return s
+
+    def send(self, s, stream, n, seq):
+        s.send_multipart([json.dumps({"stream": stream, "dtype": "float32", "shape": [n], "seq": seq}).encode(),
+                          struct.pack(f"<{n}f", *(k % 17 for k in range(n)))])
+
+    def input(self):
+        return self.status(self.control)["inputs"]["i"]
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *sys.argv[3:]], verbosity=1)
