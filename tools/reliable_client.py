@@ -16,10 +16,12 @@ PASSING = ("duplicate_stream", "streams", "memory")  # refusals that time may he
 
 
 class ReliableSender:
-    def __init__(self, address, stream, channels=1, dtype="float32", keep=1 << 20, replay=False, **header):
+    def __init__(self, address, stream, channels=1, dtype="float32", keep=1 << 20, replay=False, curve=None,
+                 **header):
         """`next` is the number of the row to go on with. With `replay` rows that were sent before can be had again, and it is
-        that of the first that is not durable. keep: most rows to be held, send() waits then. header: more keys of the
-        messages, such as rate=100."""
+        that of the first that is not durable. keep: most rows to be held, send() waits then. curve: this end's
+        secret and public key and the daemon's public one, where it wants CURVE. header: more keys of the messages, such as
+        rate=100."""
         self.header, self.channels, self.keep = {"stream": stream, "dtype": dtype, **header}, channels, keep
         self.replay = replay
         self.kept, self.at, self.rows = collections.deque(), 0, 0  # [seq, n, flags, payload]; those before `at` are sent
@@ -29,6 +31,8 @@ class ReliableSender:
         self.socket = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is given to a connection that is not there
         self.socket.setsockopt(zmq.LINGER, 0)
+        if curve:
+            self.socket.curve_secretkey, self.socket.curve_publickey, self.socket.curve_serverkey = curve
         self.socket.connect(address)
         self.next = None
         while self.next is None:

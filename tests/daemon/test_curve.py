@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import stat
+import subprocess
 import sys
 import unittest
 
@@ -205,6 +206,53 @@ class Sockets(Running):
         os.chmod(self.path("good.key"), 0o644)
         self.check(run(MAMBACTL, "feed", "--connect", address, *curve, wav), 78, "mode must be 0600")
         self.check(run(MAMBACTL, "tail", address, *curve), 78, "mode must be 0600")
+
+    def test_reliable_senders(self):
+        """Router and CURVE together: what a daemon that was killed had not made durable comes again, from who is let in."""
+        sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools"))
+        try:
+            from reliable_client import ReliableSender
+        except ImportError:
+            self.skipTest("no numpy")
+        more = "state: {dir: DIR/state, interval: 1h}\nserver: {control: \"ipc://DIR/control\"}"
+        config = self.config(f"i: {{type: zmq, pattern: router, bind: \"tcp://127.0.0.1:{self.port}\", curve_key: DIR/server.key, curve_clients: DIR/clients}}",
+                             "o: {type: jsonl, path: DIR/out.jsonl, families: [anomaly, event]}", more=more)
+        control, address = self.start(config), f"tcp://127.0.0.1:{self.port}"
+        curve = [self.key("good", "key"), self.key("good", "pub"), self.key("server", "pub")]
+        feed = subprocess.Popen([MAMBACTL, "feed", "--reliable", "--connect", address, "--key", self.path("good.key"),
+                                 "--server-key", self.path("server.pub"), "--stream", "a", self.wav("a.wav", 4000)], stderr=subprocess.PIPE, text=True)
+        self.addCleanup(feed.kill)
+        sender = ReliableSender(address, "python", curve=curve, rate=8000)
+        for k in range(100):
+            sender.send([k % 7] * 40)
+        self.pump(sender, lambda: self.status(control)["inputs"]["i"]["accepted_samples_total"] == 8000)
+        stranger = self.peer(zmq.DEALER, self.port, "bad")
+        self.wait(lambda: self.refused(control, "inputs", "i")["key"] >= 1)
+        self.assertEqual(stranger.poll(0, zmq.POLLOUT), 0, "not connected")
+        self.assertEqual((sender.durable, feed.poll()), (0, None), "nothing is durable yet")
+        self.daemon.kill()
+        self.daemon.wait(PATIENCE)
+        self.start(config)
+        self.pump(sender, lambda: self.status(control)["inputs"]["i"]["accepted_samples_total"] == 8000)
+        while feed.poll() is None or sender.durable < 4000:
+            self.check(run(MAMBACTL, "snapshot", "--control", control), 0)
+            self.pump(sender, lambda: True)
+        self.assertEqual(feed.wait(PATIENCE), 0, feed.stderr.read())
+        feed.stderr.close()
+        self.daemon.terminate()
+        self.assertEqual(self.daemon.wait(PATIENCE), 0)
+        with open(self.path("out.jsonl")) as f:
+            lines = [json.loads(line) for line in f]
+        for stream in ("python", "a"):
+            rows = [m["seq"] + k for m in lines if m["topic"] == f"anomaly/{stream}/" for k in range(len(m["data"]))]
+            self.assertEqual(rows, list(range(4000)), stream)
+        self.assertEqual({m["stream"] for m in lines}, {"python", "a"})
+
+    def pump(self, sender, condition):
+        def heard():
+            sender.pump()
+            return condition()
+        self.wait(heard)
 
     def test_feed_that_binds(self):
         sub = f"type: zmq, pattern: sub, connect: \"tcp://127.0.0.1:{self.port}\", curve_key: DIR/good.key, curve_server: DIR/server.pub"
