@@ -17,7 +17,7 @@
 
 enum { SECTIONS_MAX = 16, NAME_BYTES = 16, UNDER_WAY_MAX = 2 };
 enum { JOINT_NS = 400 }; /* about what a channel's sample costs in a joint row, … */
-enum { BYTE_NS = 600 };  /* … and the scoring of a byte */
+enum { BYTE_NS = 1000 }; /* … and the scoring of a byte */
 
 struct batch {
     const struct ssm_item *items;

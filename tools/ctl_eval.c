@@ -1,4 +1,4 @@
-/* ctl_eval.c: `mambactl eval forecast|anomaly`: the command line (that of `eval bytes`: eval_bytes.c). One thread. */
+/* ctl_eval.c: `mambactl eval forecast|anomaly`: the command line (those of `eval bytes` and `eval logs`: eval_bytes.c, eval_logs.c). One thread. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
@@ -10,7 +10,8 @@
 
 static const char usage[] = "usage: mambactl eval forecast|anomaly -m DIR --suite FILE --data DIR [OPTION]...\n"
                             "       mambactl eval forecast|anomaly -m DIR [OPTION]... FILE...\n"
-                            "       mambactl eval bytes -m DIR [OPTION]... FILE...      (see: mambactl eval bytes --help)\n";
+                            "       mambactl eval bytes -m DIR [OPTION]... FILE...      (see: mambactl eval bytes --help)\n"
+                            "       mambactl eval logs -m DIR [OPTION]... FILE...       (see: mambactl eval logs --help)\n";
 static const char help[] =
     "Streams series through a model from their first rows, in one causal pass, and says how good its forecasts or its\n"
     "anomaly scores were. A FILE is CSV (plain, .xz or .gz), FILE.h5:/DATASET, or a WFDB record's .dat; suites and "
@@ -309,8 +310,10 @@ int ctl_eval(int argc, char **argv)
         return take_option(&o, OPT_HELP, NULL);
     if (strcmp(o.command, "bytes") == 0)
         return eval_bytes(argc - 1, argv + 1);
+    if (strcmp(o.command, "logs") == 0)
+        return eval_logs(argc - 1, argv + 1);
     if (!forecast && strcmp(o.command, "anomaly") != 0)
-        return refuse("forecast, anomaly or bytes?", "");
+        return refuse("forecast, anomaly, bytes or logs?", "");
     o.entry = json_object();
     optind = 2;
     while (code < 0 && (c = getopt_long(argc, argv, "m:q", longs, NULL)) != -1)

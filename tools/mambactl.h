@@ -16,9 +16,10 @@ int ctl_keygen(int argc, char **argv);
 int ctl_run(int argc, char **argv);
 int ctl_inspect(int argc, char **argv);
 int ctl_generate(int argc, char **argv);
-int ctl_eval(int argc, char **argv); /* dispatches to eval_forecast, eval_ltsf, eval_anomaly, eval_bytes */
+int ctl_eval(int argc, char **argv); /* dispatches to eval_forecast, eval_ltsf, eval_anomaly, eval_bytes, eval_logs */
 int ctl_bench(int argc, char **argv); /* dispatches to bench_step, bench_scan, bench_generate, bench_daemon */
 int eval_bytes(int argc, char **argv);
+int eval_logs(int argc, char **argv);
 int bench_step(int argc, char **argv);
 int bench_scan(int argc, char **argv);
 int bench_generate(int argc, char **argv);

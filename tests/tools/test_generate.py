@@ -311,5 +311,43 @@ class EvalBytes(unittest.TestCase):
         run("eval", "bytes", "-m", os.path.join(GOLDEN, "plain"), "-", code=78)
 
 
+class EvalLogs(unittest.TestCase):
+    """The golden model is of random weights: what it is worth cannot be tested, what is asked of it can."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.log = os.path.join(tempfile.mkdtemp(), "app.log")
+        with open(cls.log, "w", encoding="utf-8") as f:
+            f.writelines(f"2026-11-28 12:{i % 3600 // 60:02}:{i % 60:02} host job[{i * 7 % 900}]: step {i % 5} is {'done' if i % 3 else 'begun'}\n"
+                         for i in range(1200))
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(os.path.dirname(cls.log))
+
+    def evaluate(self, *args):
+        return json.loads(run("eval", "logs", "-m", MODEL, "--json", "--after", "300", "--every", "10", *args, self.log).stdout)["files"][0]
+
+    def test_faults_are_counted_and_ranked(self):
+        doc = self.evaluate()
+        self.assertEqual(doc["lines"], 1200 + doc["faults"])
+        self.assertEqual(doc["faults"], sum(kind["lines"] for kind in doc["kinds"].values()))
+        self.assertTrue(60 < doc["faults"] < 120)  # 900 lines, one in ten
+        for figures in (doc, *doc["kinds"].values()):
+            self.assertTrue(0 < figures["auprc"] <= 1 and 0 < figures["auprc_rare_words"] <= 1)
+        self.assertGreater(doc["kinds"]["foreign"]["auprc_rare_words"], 0.9)
+
+    def test_the_seed_makes_the_faults(self):
+        self.assertEqual(self.evaluate(), self.evaluate("--threads", "2"))
+        self.assertNotEqual(self.evaluate(), self.evaluate("--seed", "2"))
+
+    def test_refusals(self):
+        run("eval", "logs", "--help")
+        run("eval", "logs", "-m", MODEL, code=64)
+        run("eval", "logs", "-m", MODEL, "--after", "10", self.log, code=64)
+        run("eval", "logs", "-m", MODEL, "/nonexistent", code=66)
+        self.assertIn(b"no more lines", run("eval", "logs", "-m", MODEL, "--after", "5000", self.log, code=65).stderr)
+
+
 if __name__ == "__main__":
     unittest.main(argv=sys.argv[:1])
