@@ -81,6 +81,9 @@ double bench_floor_flops(const char *ops, uint32_t threads); /* of multiply-adds
 /* Verifies, warms up, times and prints one case; `header` prints the column heads first. An exit code. */
 int bench_measure(const struct bench_options *o, const struct bench_case *what, bool header);
 
+/* Runs `peer PRESET` (or folder) and takes the last number of its standard output; negative: failed, said on stderr. */
+double bench_peer_rate(const char *peer, const char *preset);
+
 double bench_median(double *values, uint32_t n); /* sorts them */
 const char *bench_dtype(enum ssm_dtype d);
 

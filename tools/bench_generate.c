@@ -47,7 +47,6 @@ struct drafts {
     struct ssm_slot *slots;    /* of the large model: the text goes its own way */
     struct speculation speculation;
     uint64_t made;
-    double rate;
 };
 
 static uint64_t room(void *ctx, uint32_t sample)
@@ -146,18 +145,29 @@ static int run_drafts(struct drafts *d, double seconds, double *ret_rate)
     return EX_OK;
 }
 
-/* Medians of runs that take turns. */
-static int time_loop(struct bench_rig *r, const struct bench_options *o, struct md_sampler *samplers,
-                     struct drafts *drafts, double *ret_rate)
+/* Bytes per second, medians of runs that take turns; 0: not asked for. */
+struct rates {
+    double plain, drafted, peer;
+};
+
+static const char *name_of(const struct bench_rig *r)
 {
-    double plain[BENCH_RUNS_MAX + 1], drafted[BENCH_RUNS_MAX + 1], seconds = o->seconds > 0 ? o->seconds : 0.5;
+    return r->what->dir ? r->what->dir : r->what->preset;
+}
+
+static int time_loop(struct bench_rig *r, const struct bench_options *o, struct md_sampler *samplers,
+                     struct drafts *drafts, struct rates *ret)
+{
+    double plain[BENCH_RUNS_MAX + 1], drafted[BENCH_RUNS_MAX + 1] = {0}, peer[BENCH_RUNS_MAX + 1] = {0};
+    double seconds = o->seconds > 0 ? o->seconds : 0.5;
     for (uint32_t i = 0; i < o->runs + 1; i++) { /* the first warms up */
         if (run_plain(r, samplers, seconds, &plain[i]) || (drafts->engine && run_drafts(drafts, seconds, &drafted[i])))
             return EX_UNAVAILABLE;
+        if (o->peer && (peer[i] = bench_peer_rate(o->peer, name_of(r))) < 0)
+            return EX_UNAVAILABLE;
     }
-    *ret_rate = bench_median(plain + 1, o->runs);
-    if (drafts->engine)
-        drafts->rate = bench_median(drafted + 1, o->runs);
+    *ret = (struct rates){bench_median(plain + 1, o->runs), bench_median(drafted + 1, o->runs),
+                          bench_median(peer + 1, o->runs)};
     return EX_OK;
 }
 
@@ -174,25 +184,25 @@ static int time_step(struct bench_rig *r, const struct bench_options *o, double 
     return EX_OK;
 }
 
-static void print_drafts(const struct drafts *d, const struct bench_options *o, double rate)
+static void print_drafts(const struct drafts *d, const struct bench_options *o, const struct rates *rates)
 {
     const struct speculation *s = &d->speculation;
     double stood = (double)s->accepted / (double)s->drafted, a_step = 1 + (double)s->accepted / (double)s->rounds;
     if (o->json)
         printf(",\"draft\":{\"model\":\"%s\",\"length\":%u,\"accepted\":%.4g,\"bytes_per_round\":%.4g,"
                "\"bytes_per_s\":%.6g,\"speedup\":%.4g}",
-               o->draft, s->length, stood, a_step, d->rate, d->rate / rate);
+               o->draft, s->length, stood, a_step, rates->drafted, rates->drafted / rates->plain);
     else
         printf("drafts of %s, %u at a time: %.1f %% stood, %.2f bytes a round, %.1f bytes/s: %.2f times as many\n",
-               o->draft, s->length, 100 * stood, a_step, d->rate, d->rate / rate);
+               o->draft, s->length, 100 * stood, a_step, rates->drafted, rates->drafted / rates->plain);
 }
 
 static void print(const struct bench_rig *r, const struct bench_options *o, const struct drafts *drafts, double error,
-                  double rate, double step_us)
+                  const struct rates *rates, double step_us)
 {
     const struct bench_case *c = r->what;
-    const char *name = c->dir ? c->dir : c->preset;
-    double call_us = 1e6 * c->streams / rate, added = 100 * (call_us / step_us - 1);
+    const char *name = name_of(r);
+    double rate = rates->plain, call_us = 1e6 * c->streams / rate, added = 100 * (call_us / step_us - 1);
     if (o->json)
         printf("{\"model\":\"%s\",\"samples\":%u,\"weights\":\"%s\",\"ops\":\"%s\",\"error\":%.3g,\"bytes_per_s\":%.6g,"
                "\"us_per_byte\":%.6g,\"step_us\":%.6g,\"overhead_percent\":%.3g",
@@ -203,7 +213,11 @@ static void print(const struct bench_rig *r, const struct bench_options *o, cons
                "model", "samples", "wts", "ops", "error", "bytes/s", "µs/call", "step µs", "added", name, c->streams,
                bench_dtype(c->weights), ssm_engine_ops(r->engine), error, rate, call_us, step_us, added);
     if (drafts->engine)
-        print_drafts(drafts, o, rate);
+        print_drafts(drafts, o, rates);
+    if (o->peer && o->json)
+        printf(",\"peer_bytes_per_s\":%.6g,\"ratio\":%.4g", rates->peer, rate / rates->peer);
+    else if (o->peer)
+        printf("peer: %.1f bytes/s, ratio %.2f\n", rates->peer, rate / rates->peer);
     if (o->json)
         puts("}");
 }
@@ -219,7 +233,8 @@ int bench_generate(int argc, char **argv)
     o.one.spare = o.draft ? 2 * o.one.streams : 0;
     struct bench_rig rig;
     struct drafts drafts = {0};
-    double error, rate, step_us;
+    struct rates rates;
+    double error, step_us;
     code = bench_rig_open(&rig, &o.one, &o);
     if (code)
         return code;
@@ -240,11 +255,11 @@ int bench_generate(int argc, char **argv)
     if (!code && o.draft)
         code = open_drafts(&drafts, &rig, &o, samplers);
     if (!code)
-        code = time_loop(&rig, &o, samplers, &drafts, &rate);
+        code = time_loop(&rig, &o, samplers, &drafts, &rates);
     if (!code)
         code = time_step(&rig, &o, &step_us);
     if (!code)
-        print(&rig, &o, &drafts, error, rate, step_us);
+        print(&rig, &o, &drafts, error, &rates, step_us);
     free(samplers);
     close_drafts(&drafts);
     bench_rig_close(&rig);

@@ -24,8 +24,7 @@ double bench_median(double *values, uint32_t n)
     return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
 }
 
-/* Runs `peer PRESET` (or folder) and takes the last number of its standard output; negative: failed, said on stderr. */
-static double peer_rate(const char *peer, const char *preset)
+double bench_peer_rate(const char *peer, const char *preset)
 {
     char command[1024], text[4096] = "", *end;
     double rate = -1.0;
@@ -91,7 +90,7 @@ static int time_runs(const struct bench_options *o, struct bench_rig *rig, struc
     int err = bench_rig_rate(rig, seconds * 0.5, &ours[0]);
     for (uint32_t i = 0; i < o->runs && !err; i++) {
         err = bench_rig_rate(rig, seconds, &ours[i]);
-        peer[i] = o->peer ? peer_rate(o->peer, line->name) : 0.0;
+        peer[i] = o->peer ? bench_peer_rate(o->peer, line->name) : 0.0;
         if (peer[i] < 0)
             return EX_UNAVAILABLE;
     }

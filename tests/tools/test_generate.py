@@ -272,6 +272,9 @@ class Bench(unittest.TestCase):
         self.assertGreater(doc["draft"]["speedup"], 0)
         doc = json.loads(self.bench("--json", "--draft", "16x1,4,256").stdout)
         self.assertTrue(0 < doc["draft"]["accepted"] < 1)
+        doc = json.loads(self.bench("--json", "--peer", "echo 7.5 #").stdout)
+        self.assertEqual(doc["peer_bytes_per_s"], 7.5)
+        self.assertAlmostEqual(doc["ratio"], doc["bytes_per_s"] / 7.5, delta=0.001 * doc["ratio"])
         self.assertNotIn("draft", json.loads(self.bench("--json").stdout))
         self.assertIn(b"no model of 256 ids", self.bench("--draft", "16x1,4,300", code=69).stderr)
 
