@@ -87,6 +87,8 @@ struct md_served_model *md_daemon_model(struct md_daemon *d, const struct md_mod
     m->scheduler.cut = d->config->state_dir ? &d->snapshots.cut : NULL;
     m->scheduler.max_delay_ns = d->config->max_delay_ns;
     m->scheduler.max_streams = d->config->max_streams;
+    if (d->config->state_dir)
+        md_spill_allow(&m->scheduler.spill, d->config->state_dir, (uint64_t)d->config->state_spill_bytes);
     return m;
 }
 

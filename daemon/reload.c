@@ -84,6 +84,8 @@ static int check_fixed(const struct change *c)
         return refuse(c, "streams: adapt needs a restart where the start had none");
     if (!equal(old->state_dir, new->state_dir))
         return refuse(c, "state.dir: another folder needs a restart");
+    if (old->state_spill_bytes != new->state_spill_bytes)
+        return refuse(c, "state.spill: another size needs a restart");
     if (!equal(old->control, new->control))
         return refuse(c, "server.control: another socket needs a restart");
     if (!same_service(&old->generate, &new->generate))

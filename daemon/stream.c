@@ -49,6 +49,7 @@ static void stream_free(struct io_stream *s)
     put_all(s->inbox->pool, s->course.held);
     md_restored_drop(&s->course.restored);
     free(s->course.slots);
+    free(s->course.cells);
     free(s->course.runs);
     free(s->id);
     free(s);
@@ -303,7 +304,7 @@ static void next_policy(const struct md_config *config, const struct io_stream *
     const struct md_policy *had = &s->plan->policy;
 
     md_config_policy(config, s->id, ret);
-    if (!s->course.slots)
+    if (!md_course_is_open(&s->course))
         return;
     ret->nan = had->nan;
     ret->late = had->late;
@@ -334,7 +335,7 @@ void md_registry_replan(struct md_registry *r, const struct md_config *config, s
         for (struct io_stream *s = r->table[i]; s; s = s->chain) {
             struct md_policy policy;
             next_policy(config, s, &policy);
-            s->replan = s->course.slots != NULL;
+            s->replan = md_course_is_open(&s->course);
             s->plan = md_plan_get(&r->plans, &policy, s->input->info); /* it is there */
             set_rules(s);
         }
