@@ -16,25 +16,29 @@ from cases import MAMBACTL, MAMBAD, PATIENCE, Case, run  # noqa: E402
 class Daemon:
     """One of several, with all that is its own in DIR/NAME."""
 
-    def __init__(self, case, name, model=None, slots=64, keys="", out="", more="", **popen):
+    def __init__(self, case, name, pass_fds=(), **keys):
         self.case, self.dir = case, case.path(name)
         if not os.path.exists(self.dir):
             os.mkdir(self.dir)
         self.read = None, {}
         self.control, self.out = self.dir + "/control", self.dir + "/out.jsonl"
-        with open(self.dir + "/c.yaml", "w", encoding="utf-8") as f:
-            f.write(f"models: {{m: {{path: {model or case.model}, threads: 1, slots: {slots}{keys}}}}}\n"
-                    f"inputs: {{z: {{type: zmq, pattern: pull, bind: 'ipc://{self.dir}/z', rate: 100}}}}\n"
-                    f"outputs: {{o: {{type: jsonl, path: {out or self.out}}}}}\n"
-                    f"server: {{control: 'ipc://{self.control}'}}\n{more.replace('DIR', self.dir)}\n")
+        self.configure(**keys)
         with open(self.dir + "/log", "a", encoding="utf-8") as log:
-            self.process = subprocess.Popen([MAMBAD, "-c", self.dir + "/c.yaml"], stdin=subprocess.DEVNULL, stderr=log, **popen)
+            self.process = subprocess.Popen([MAMBAD, "-c", self.dir + "/c.yaml"], stdin=subprocess.DEVNULL, stderr=log,
+                                            pass_fds=pass_fds)
         case.addCleanup(self.kill)
         self.wait(lambda: self.ctl("status").returncode == 0)
         self.socket = case.context.socket(zmq.PUSH)
         self.socket.linger = 0
         case.addCleanup(self.socket.close)
         self.socket.connect(f"ipc://{self.dir}/z")
+
+    def configure(self, model=None, slots=64, keys="", out="", more=""):
+        with open(self.dir + "/c.yaml", "w", encoding="utf-8") as f:
+            f.write(f"models: {{m: {{path: {model or self.case.model}, threads: 1, slots: {slots}{keys}}}}}\n"
+                    f"inputs: {{z: {{type: zmq, pattern: pull, bind: 'ipc://{self.dir}/z', rate: 100}}}}\n"
+                    f"outputs: {{o: {{type: jsonl, path: {out or self.out}}}}}\n"
+                    f"server: {{control: 'ipc://{self.control}'}}\n{more.replace('DIR', self.dir)}\n")
 
     def kill(self):
         if self.process.poll() is None:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -185,6 +186,44 @@ class Spill(Several):
         refused = [k for k in range(30) if "error" in few.events(f"t{k}")]
         self.assertTrue(refused)
         self.assertEqual(len(refused), 30 - sum("start" in few.events(f"t{k}") for k in range(30)))
+
+    def test_another_model(self):
+        """A reload that exchanges the model takes those on the disk along: with their states where the weights are the same,
+        else into a new epoch, which outlives a restart."""
+        plans = [self.plan(120, 6) for _ in range(3)]
+        for plan in plans:  # all take part each time
+            plan += [(f"s{k}", [(k, 1), (0, k)] * 5) for k in range(6)]
+        other = self.path("other")
+        shutil.copytree(self.model, other)
+        with open(other + "/model.safetensors", "r+b") as f:
+            f.seek(-4, os.SEEK_END)
+            f.write(struct.pack("<f", 0.25))
+        pair = [self.daemon("enough", more=STATE), self.daemon("few", slots=4, more=STATE)]
+        for d, slots in zip(pair, (64, 4)):
+            self.play(d, plans[0])
+            d.configure(slots=slots + 2, more=STATE)
+            self.check(d.ctl("reload"), 0)
+            self.send_all(d, plans[1])
+            self.await_all(d, plans[0] + plans[1])
+            d.configure(slots=slots + 2, model=other, more=STATE)
+            self.check(d.ctl("reload"), 0)
+        self.assertGreater(self.spill(pair[1])["written_total"], 4)
+        self.assertEqual(self.spill(pair[1])["bytes"], 0)
+        pair[1].wait(lambda: sum(e == "reset" for k in range(6) for e in pair[1].events(f"s{k}")) == 6)
+        pair[1].stop()  # a state as after a reset goes through a snapshot too
+        pair[1] = self.daemon("few", slots=6, model=other, more=STATE)
+        self.play(pair[1], plans[2])
+        self.send_all(pair[0], plans[2])
+        self.await_all(pair[0], plans[0] + plans[1] + plans[2])
+        for d in pair:
+            d.stop()
+        for k in range(6):
+            self.assertEqual(pair[0].rows(f"s{k}"), pair[1].rows(f"s{k}"))
+            self.assertEqual(pair[0].events(f"s{k}"), [e for e in pair[1].events(f"s{k}") if e != "restore"])
+
+    def send_all(self, d, plan):
+        for stream, rows in plan:
+            self.send(d, stream, rows)
 
     def file_of(self, d):
         folder = f"/proc/{d.process.pid}/fd/"
