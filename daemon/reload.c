@@ -523,8 +523,10 @@ static void take_over(struct change *c)
         d->models[i]->scheduler.max_delay_ns = c->config->max_delay_ns;
         d->models[i]->scheduler.max_streams = c->config->max_streams;
     }
-    if (c->config->state_dir)
+    if (c->config->state_dir) {
         d->publisher.forget_ns = c->config->state_forget_after_ns;
+        d->publisher.remember = c->config->state_remember;
+    }
     d->configs[d->n_configs++] = c->config;
 }
 

@@ -147,6 +147,7 @@ json_t *md_daemon_status(struct md_daemon *d)
     if (d->config->generate.endpoint)
         json_object_set_new(o, "generate", texts_status(d));
     json_object_set_new(o, "reload", reload_status(d));
+    set_int(o, "streams_forgotten_early_total", md_read(&d->publisher.forgotten));
     set_int(o, "notices_dropped_total", md_read(&d->publisher.notices_lost));
     pthread_mutex_unlock(&d->shape);
     return o;

@@ -173,6 +173,7 @@ struct md_registry {
     pthread_mutex_t lock;
     struct io_stream **table;
     size_t mask, n;
+    size_t kept; /* of n, the last time that some were forgotten */
     uint64_t seed;
     struct md_plan *plans;
     const struct md_config *config;
@@ -206,8 +207,11 @@ int md_registry_plans(const struct md_registry *r, const struct md_config *confi
  * anew. While no thread runs. */
 void md_registry_replan(struct md_registry *r, const struct md_config *config, struct md_plan *plans);
 
-/* Frees the records of streams that ended before that time and that no source holds. */
-void md_registry_forget(struct md_registry *r, int64_t before_ns);
+/* Frees the records of streams that ended before that time and that no source holds; and of more than `most` that ended, but
+ * for those that wait with their states, those that ended first: returns how many. */
+uint64_t md_registry_forget(struct md_registry *r, int64_t before_ns, uint32_t most);
+/* Whether there may be more than `most`: many have come since the last time. */
+bool md_registry_crowded(struct md_registry *r, uint32_t most);
 
 /* Calls fn for every stream, under the lock, until it returns false. */
 void md_registry_each(struct md_registry *r, bool (*fn)(struct io_stream *s, void *arg), void *arg);

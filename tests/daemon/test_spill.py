@@ -123,6 +123,23 @@ class Spill(Several):
         for k in range(8):
             self.assertEqual([e for e in d.events(f"s{k}") if e in ("start", "end", "error")], ["start", "end", "start"] if k % 2 else ["start"])
 
+    def test_forgotten(self):
+        """Of ended streams only so many are remembered, those that ended last; one that waits with its state always is."""
+        d = self.daemon("d", more=STATE.replace("365d", "365d, remember: 5"))
+        d.push("a", [(1, 1)] * 50)
+        self.check(d.ctl("snapshot", "--stream", "a", "-o", self.path("a")), 0)
+        self.check(d.ctl("restore", self.path("a"), "--as", "waits"), 0)
+        for k in range(30):
+            d.push(f"s{k}", [(k, 1)] * 9, flags=["end"])
+        d.wait(lambda: len(d.streams()) == 7)
+        self.assertEqual(sorted(d.streams()), ["a", *(f"s{k}" for k in range(25, 30)), "waits"])
+        self.assertEqual(json.loads(d.ctl("status", "--json").stdout)["streams_forgotten_early_total"], 25)
+        d.push("s29", [(1, 1)] * 20)
+        d.push("s0", [(1, 1)] * 20)
+        d.stop()
+        self.assertIn("no more than 5 are remembered", d.said())
+        self.assertEqual({s: max(m["epoch"] for m in d.lines(s)) for s in ("s29", "s0")}, {"s29": 1, "s0": 0})
+
     def test_without_a_disk(self):
         """No section `state`, or `spill: 0`: streams beyond the slots are refused, counted, said."""
         for name, more in ("none", ""), ("zero", "state: {dir: DIR/state, spill: 0}"):
