@@ -109,6 +109,8 @@ struct md_config {
     char *state_dir;      /* NULL: no state section */
     int64_t state_interval_ns, state_forget_after_ns;
     uint32_t state_keep;
+    uint32_t state_remember;
+    int64_t state_spill_bytes; /* 0: nothing is spilled */
     char *control; /* server.control; NULL: none */
     struct md_generate_conf generate;
     int64_t shutdown_timeout_ns;

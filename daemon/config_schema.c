@@ -70,6 +70,10 @@ const struct io_option md_state_options[] = {
     {"keep", "snapshots kept", IO_OPT_INT, AT(md_state_keys, keep), .fallback = "3", .min = 1, .max = 1000},
     {"forget_after", "how long the numbers of an ended stream are remembered", IO_OPT_DURATION,
      AT(md_state_keys, forget_after_ns), .fallback = "7d", .min = 0, .max = 36500 * DAY_NS},
+    {"remember", "ended streams that are remembered at most; the oldest are forgotten first", IO_OPT_INT,
+     AT(md_state_keys, remember), .fallback = "100000", .min = 0, .max = 1 << 30},
+    {"spill", "most disk for the states of idle streams where slots are short; 0: none", IO_OPT_SIZE,
+     AT(md_state_keys, spill_bytes), .fallback = "1GiB", .min = 0, .max = 1e15},
     {NULL},
 };
 

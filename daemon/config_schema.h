@@ -31,7 +31,7 @@ struct md_batch_keys {
 
 struct md_state_keys {
     char *dir;
-    int64_t interval_ns, keep, forget_after_ns;
+    int64_t interval_ns, keep, forget_after_ns, remember, spill_bytes;
 };
 
 struct md_server_keys {

@@ -154,6 +154,8 @@ void md_read_state(struct md_config *config, struct md_report *report, const str
     config->state_interval_ns = keys.interval_ns;
     config->state_keep = (uint32_t)keys.keep;
     config->state_forget_after_ns = keys.forget_after_ns;
+    config->state_remember = (uint32_t)keys.remember;
+    config->state_spill_bytes = keys.spill_bytes;
 }
 
 /* Of an ipc:// endpoint. */

@@ -85,8 +85,10 @@ static int take_slots(struct md_scheduler *sch, struct io_stream *s)
     c->slots = calloc(s->channels, sizeof *c->slots);
     while (c->slots && n < s->channels && !ssm_slot_take(sch->engine, &c->slots[n]))
         n++;
-    if (n == s->channels)
+    if (n == s->channels) {
+        sch->spill.resident += n;
         return 0;
+    }
     while (n > 0)
         ssm_slot_give(sch->engine, c->slots[--n]);
     free(c->slots);
@@ -94,27 +96,54 @@ static int take_slots(struct md_scheduler *sch, struct io_stream *s)
     return -ENOMEM;
 }
 
-/* What waits of a stream that cannot be opened is discarded; it is tried again with its next block. 1: it has ended. */
-static int refuse_stream(struct md_scheduler *sch, struct io_stream *s)
+/* What waits of a stream that cannot be opened is discarded; it is tried again with its next block. Returns how many rows;
+ * *ret_end: its end was among it. */
+static uint32_t discard_waiting(struct md_scheduler *sch, struct io_stream *s, enum io_reason why, bool *ret_end)
 {
     struct md_course *c = &s->course;
-    bool end = c->end_due;
+    uint32_t rows = 0;
 
+    *ret_end = c->end_due;
     while (c->mine) {
         struct io_block *block = c->mine;
-        md_add(&s->input->counters.discarded[IO_R_MEMORY], (uint64_t)block->n * s->channels);
-        md_add(&s->seen.discarded, block->n);
-        end |= (block->flags & IO_END) != 0;
+        rows += block->n - c->at;
+        c->at = 0;
+        *ret_end |= (block->flags & IO_END) != 0;
         c->mine = block->next;
         io_block_put(sch->inbox.pool, block);
     }
+    md_add(&s->input->counters.discarded[why], (uint64_t)rows * s->channels);
+    md_add(&s->seen.discarded, rows);
     if (!c->refused)
-        md_publisher_notice(sch->publisher, s->id, sch->model, "memory");
-    c->refused = !end;
-    c->end_due = false;
+        md_publisher_notice(sch->publisher, s->id, sch->model, io_reason_name(why));
+    c->refused = !*ret_end;
+    return rows;
+}
+
+/* 1: it has ended. */
+static int refuse_stream(struct md_scheduler *sch, struct io_stream *s)
+{
+    bool end;
+
+    discard_waiting(sch, s, IO_R_MEMORY, &end);
+    s->course.end_due = false;
     if (end)
         md_inbox_leave(&sch->inbox, s);
     return end;
+}
+
+void md_course_refuse(struct md_scheduler *sch, struct io_stream *s)
+{
+    bool end;
+    uint32_t rows = discard_waiting(sch, s, IO_R_STREAMS, &end);
+
+    s->course.end_due = end && s->course.away; /* which needs no slots */
+    if (end && !s->course.away) {
+        md_inbox_leave(&sch->inbox, s);
+        return;
+    }
+    md_inbox_lost(&sch->inbox, s, rows); /* before its next ones */
+    md_inbox_return(&sch->inbox, &s, 1);
 }
 
 /* Runs of `rows` rows. */
@@ -148,7 +177,7 @@ static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
     int r = md_restored_parts(&c->restored, &parts);
     bool all_exact = r == 0 && !c->restored.inexact && !c->restored.saved->inexact;
 
-    for (uint32_t i = 0; i < s->channels && r == 0; i++) {
+    for (uint32_t i = 0; i < s->channels && r == 0 && c->restored.saved->slot_bytes > 0; i++) {
         bool exact = false;
         r = ssm_slot_restore(sch->engine, c->slots[i], parts.slots + i * parts.slot_stride,
                              (size_t)c->restored.saved->slot_bytes, &exact, reterr);
@@ -182,7 +211,23 @@ static void begin_stream(struct md_scheduler *sch, struct io_stream *s)
     c->returning = true;
 }
 
-static int open_stream(struct md_scheduler *sch, struct io_stream *s)
+static void list_add(struct md_stream_list *l, struct io_stream *s)
+{
+    s->course.prev_open = NULL;
+    s->course.next_open = l->head;
+    *(l->head ? &l->head->course.prev_open : &l->tail) = s;
+    l->head = s;
+}
+
+static void list_remove(struct md_stream_list *l, struct io_stream *s)
+{
+    const struct md_course *c = &s->course;
+
+    *(c->prev_open ? &c->prev_open->course.next_open : &l->head) = c->next_open;
+    *(c->next_open ? &c->next_open->course.prev_open : &l->tail) = c->prev_open;
+}
+
+int md_course_open(struct md_scheduler *sch, struct io_stream *s)
 {
     struct md_course *c = &s->course;
 
@@ -191,12 +236,8 @@ static int open_stream(struct md_scheduler *sch, struct io_stream *s)
     c->refused = false;
     begin_stream(sch, s);
     c->silent = c->greeted = false; /* an end may be due already */
-    c->last_ns = md_now_ns();
-    c->prev_open = NULL;
-    c->next_open = sch->open;
-    if (sch->open)
-        sch->open->course.prev_open = s;
-    sch->open = s;
+    c->last_ns = c->since_ns = md_now_ns();
+    list_add(&sch->open, s);
     atomic_store_explicit(&s->seen.open, true, memory_order_relaxed);
     atomic_fetch_add_explicit(&sch->open_streams, 1, memory_order_relaxed);
     md_bump(&s->input->counters.starts, 1);
@@ -204,26 +245,52 @@ static int open_stream(struct md_scheduler *sch, struct io_stream *s)
     return 0;
 }
 
+void md_course_ran(struct md_scheduler *sch, struct io_stream *s)
+{
+    if (sch->open.head == s)
+        return;
+    md_cut_leaves(sch, s);
+    list_remove(&sch->open, s);
+    list_add(&sch->open, s);
+}
+
+static void give_slots(struct md_scheduler *sch, struct io_stream *s)
+{
+    if (!s->course.slots)
+        return;
+    for (uint32_t i = 0; i < s->channels; i++)
+        ssm_slot_give(sch->engine, s->course.slots[i]);
+    sch->spill.resident -= s->channels;
+    free(s->course.slots);
+    s->course.slots = NULL;
+}
+
+void md_course_away(struct md_scheduler *sch, struct io_stream *s, uint32_t *cells)
+{
+    md_cut_leaves(sch, s);
+    list_remove(&sch->open, s);
+    list_add(&sch->away, s);
+    s->course.cells = cells;
+    s->course.away = true;
+    give_slots(sch, s);
+    atomic_store_explicit(&s->seen.away, true, memory_order_relaxed);
+}
+
 void md_course_close(struct md_scheduler *sch, struct io_stream *s)
 {
     struct md_course *c = &s->course;
 
     md_cut_leaves(sch, s);
-    for (uint32_t i = 0; i < s->channels; i++)
-        ssm_slot_give(sch->engine, c->slots[i]);
-    free(c->slots);
+    list_remove(c->slots ? &sch->open : &sch->away, s);
     c->n_runs = 0;
     c->end_due = false;
     pthread_mutex_lock(&s->input->registry->lock); /* from here on that is whose lock guards it */
-    c->slots = NULL;
+    give_slots(sch, s);
+    md_spill_drop(sch, s);
+    c->away = false;
     pthread_mutex_unlock(&s->input->registry->lock);
-    if (c->prev_open)
-        c->prev_open->course.next_open = c->next_open;
-    else
-        sch->open = c->next_open;
-    if (c->next_open)
-        c->next_open->course.prev_open = c->prev_open;
     atomic_store_explicit(&s->seen.open, false, memory_order_relaxed);
+    atomic_store_explicit(&s->seen.away, false, memory_order_relaxed);
     atomic_fetch_sub_explicit(&sch->open_streams, 1, memory_order_relaxed);
     md_bump(&s->input->counters.ends, 1);
     md_inbox_leave(&sch->inbox, s);
@@ -237,7 +304,7 @@ static void end_stream(struct md_batch *b, struct md_entry *e, const char *reaso
 
 static void reset_slots(struct md_scheduler *sch, struct io_stream *s)
 {
-    for (uint32_t i = 0; i < s->channels; i++)
+    for (uint32_t i = 0; s->course.slots && i < s->channels; i++)
         ssm_slot_reset(sch->engine, s->course.slots[i]);
     s->course.n_runs = 0;
     s->course.inexact = false;
@@ -259,12 +326,13 @@ static void reset_stream(struct md_scheduler *sch, struct md_batch *b, struct md
     closing_event(b, e, "reset", md_reset_name(why), tail);
 }
 
-void md_course_fail(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e, const char *reason)
+void md_course_fail(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e, enum md_reset why,
+                    const char *reason)
 {
     struct io_stream *s = e->stream;
 
     reset_slots(sch, s);
-    md_bump(&s->input->counters.resets[MD_RESET_DEVICE], 1);
+    md_bump(&s->input->counters.resets[why], 1);
     md_add(&s->input->counters.discarded[IO_R_RESET], (uint64_t)(e->carried + e->rows) * s->channels);
     md_timeline_reset(&s->course.time);
     e->steps = 0;
@@ -446,13 +514,52 @@ static void show(struct io_stream *s)
     atomic_store_explicit(&s->seen.last_ns, c->last_ns, memory_order_relaxed);
 }
 
-static void finish(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e)
+static void hand_over(struct md_entry *e)
 {
-    if (md_batch_end(b, e))
-        md_course_fail(sch, b, e, "memory");
     e->inexact = e->stream->course.inexact;
     atomic_fetch_add_explicit(&e->stream->in_flight, 1, memory_order_relaxed);
     show(e->stream);
+}
+
+static void finish(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e)
+{
+    if (md_batch_end(b, e))
+        md_course_fail(sch, b, e, MD_RESET_DEVICE, "memory");
+    hand_over(e);
+}
+
+int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, const uint8_t *bytes, size_t stride)
+{
+    struct md_course *c = &s->course;
+    char reterr[SSM_ERR] = "";
+    struct md_entry *e;
+    int r = bytes || !c->cells ? 0 : -EIO;
+    bool exact = true;
+
+    if (take_slots(sch, s))
+        return -ENOMEM;
+    md_cut_leaves(sch, s);
+    list_remove(&sch->away, s);
+    list_add(&sch->open, s);
+    c->away = c->refused = false;
+    c->since_ns = md_now_ns();
+    atomic_store_explicit(&s->seen.away, false, memory_order_relaxed);
+    for (uint32_t i = 0; c->cells && i < s->channels && r == 0; i++) {
+        r = ssm_slot_restore(sch->engine, c->slots[i], bytes + i * stride, stride, &exact, reterr);
+        c->inexact |= !exact;
+    }
+    if (r == 0)
+        return 0;
+    if (reterr[0])
+        md_log(MD_ERROR, s->id, "its state on the disk is not what was written, it begins anew: %s", reterr);
+    if (md_batch_begin(b, s, &e) == 0) {
+        md_course_fail(sch, b, e, MD_RESET_SPILL, "spill");
+        hand_over(e);
+    } else {
+        reset_slots(sch, s);
+        md_timeline_reset(&c->time);
+    }
+    return r == -ENOMEM ? -EIO : r;
 }
 
 int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s)
@@ -461,7 +568,9 @@ int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream
     bool end;
 
     md_cut_touch(sch, s);
-    if (!s->course.slots && open_stream(sch, s))
+    if (md_spill_parks(sch, s))
+        return 1;
+    if (!md_course_is_open(&s->course) && md_course_open(sch, s))
         return refuse_stream(sch, s);
     if (md_batch_begin(b, s, &e))
         return -ENOMEM;

@@ -2,6 +2,7 @@
  * to be written: it must not wait for a disk. The portions in between do wait. */
 #include "daemon/cut.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,7 +24,7 @@ void md_cut_done(struct md_snapshot_cut *c)
     while (c->first) {
         struct md_piece *p = c->first;
         c->first = p->next;
-        free(p);
+        md_piece_free(p);
     }
     pthread_cond_destroy(&c->wake);
     pthread_mutex_destroy(&c->lock);
@@ -91,14 +92,51 @@ int64_t md_saved_next(const struct md_saved_stream *saved)
     return saved->judged != IO_SEQ_NONE && saved->time.next > saved->judged ? saved->time.next : saved->judged;
 }
 
-static int copy_slots(struct ssm_engine *engine, const struct io_stream *s, uint8_t *to)
+int md_piece_fill(struct md_piece *p)
 {
-    size_t bytes = ssm_slot_bytes(engine);
-    int r = 0;
+    return p->file ? md_spill_file_read(p->file, p->cells, p->n_cells, (uint8_t *)p->records + p->slots_at, p->slot_stride)
+                   : 0;
+}
 
-    for (uint32_t i = 0; i < s->channels && r == 0; i++)
-        r = ssm_slot_save(engine, s->course.slots[i], to + i * md_record_padded(bytes));
+void md_piece_free(struct md_piece *p)
+{
+    if (p && p->file)
+        atomic_fetch_sub(&p->file->pins, 1);
+    if (p)
+        free(p->cells);
+    free(p);
+}
+
+/* What is on the disk stays there; nothing else is written in its place until the piece is freed. */
+static int refer(struct md_scheduler *sch, const struct io_stream *s, struct md_piece *p)
+{
+    p->cells = malloc(s->channels * sizeof *p->cells);
+    if (!p->cells)
+        return -ENOMEM;
+    memcpy(p->cells, s->course.cells, s->channels * sizeof *p->cells);
+    p->n_cells = s->channels;
+    p->file = &sch->spill.file;
+    atomic_fetch_add(&p->file->pins, 1);
+    return 0;
+}
+
+static int copy_slots(struct md_scheduler *sch, const struct io_stream *s, struct md_piece *p)
+{
+    uint8_t *to = (uint8_t *)p->records + p->slots_at;
+    int r = s->course.cells ? refer(sch, s, p) : 0;
+
+    for (uint32_t i = 0; s->course.slots && i < s->channels && r == 0; i++)
+        r = ssm_slot_save(sch->engine, s->course.slots[i], to + i * p->slot_stride);
     return r;
+}
+
+static struct md_piece *new_piece(size_t bytes)
+{
+    struct md_piece *p = malloc(sizeof *p + bytes);
+
+    if (p)
+        *p = (struct md_piece){.bytes = bytes};
+    return p;
 }
 
 /* What was restored and has not begun again: its record as it came. */
@@ -107,22 +145,21 @@ static struct md_piece *copy_again(struct io_stream *s)
     const struct md_restored *old = &s->course.restored;
     uint32_t id_len = (uint32_t)strlen(s->id);
     size_t bytes = md_record_bytes(id_len, old->bytes);
-    struct md_piece *p = malloc(sizeof *p + bytes);
+    struct md_piece *p = new_piece(bytes);
 
     if (!p)
         return NULL;
-    p->bytes = bytes;
     struct md_saved_stream *saved = md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, old->bytes);
     memcpy(saved, old->saved, old->bytes);
     saved->inexact |= old->inexact;
     return p;
 }
 
-struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struct io_stream *s)
+struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct io_stream *s)
 {
     const struct md_course *c = &s->course;
-    bool open = c->slots != NULL;
-    size_t slot = open ? ssm_slot_bytes(engine) : 0;
+    bool open = md_course_is_open(c);
+    size_t slot = c->slots || c->cells ? ssm_slot_bytes(sch->engine) : 0; /* 0: as after a reset */
     uint32_t id_len = (uint32_t)strlen(s->id), n_runs = open ? c->n_runs : 0;
     uint32_t input_len = (uint32_t)strlen(s->input->conf->id), model_len = (uint32_t)strlen(model);
     size_t runs = n_runs * sizeof(struct md_run);
@@ -132,10 +169,9 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struc
 
     if (c->restored.saved)
         return copy_again(s);
-    struct md_piece *p = malloc(sizeof *p + bytes);
+    struct md_piece *p = new_piece(bytes);
     if (!p)
         return NULL;
-    p->bytes = bytes;
     uint8_t *to = md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, payload);
     memset(to, 0, payload - (open ? s->channels * md_record_padded(slot) : 0));
     struct md_saved_stream *saved = (void *)to;
@@ -146,7 +182,7 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struc
     saved->model_len = model_len;
     saved->irregular = s->irregular;
     saved->open = open;
-    saved->inexact = open && (c->inexact || !ssm_engine_exact(engine));
+    saved->inexact = open && (c->inexact || !ssm_engine_exact(sch->engine));
     saved->rate = s->rate;
     saved->lost = c->lost;
     save_place(saved, c);
@@ -158,16 +194,18 @@ struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struc
     to += md_record_padded(input_len) + md_record_padded(model_len);
     if (runs)
         memcpy(to, c->runs, runs);
-    if (open && copy_slots(engine, s, to + runs)) {
-        free(p);
+    p->slots_at = (size_t)(to + runs - (uint8_t *)p->records);
+    p->slot_stride = md_record_padded(slot);
+    if (open && copy_slots(sch, s, p)) {
+        md_piece_free(p);
         return NULL;
     }
     return p;
 }
 
-struct md_piece *md_cut_save(struct ssm_engine *engine, const char *model, struct io_stream *s)
+struct md_piece *md_cut_save(struct md_scheduler *sch, const char *model, struct io_stream *s)
 {
-    struct md_piece *p = md_cut_copy(engine, model, s);
+    struct md_piece *p = md_cut_copy(sch, model, s);
 
     if (p) {
         const struct md_saved_stream *saved = md_piece_saved(p, s->id);
@@ -197,13 +235,14 @@ void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p)
 static void save(struct md_scheduler *sch, struct io_stream *s)
 {
     s->course.cut = sch->cut_number;
-    md_cut_give(sch->cut, md_cut_save(sch->engine, sch->model, s));
+    md_cut_give(sch->cut, md_cut_save(sch, sch->model, s));
 }
 
 void md_cut_line(struct md_scheduler *sch, uint32_t number)
 {
     sch->cut_number = number;
-    sch->sweep_at = sch->open;
+    sch->sweep_at = sch->open.head;
+    sch->sweep_away = sch->away.head;
     sch->sweeping = true;
 }
 
@@ -213,7 +252,7 @@ void md_cut_touch(struct md_scheduler *sch, struct io_stream *s)
 
     if (!sch->cut || atomic_load(&sch->cut->open) != sch->cut_number)
         return;
-    if (s->course.slots) {
+    if (md_course_is_open(&s->course)) {
         if (s->course.cut != sch->cut_number)
             save(sch, s);
         return;
@@ -230,6 +269,17 @@ void md_cut_leaves(struct md_scheduler *sch, const struct io_stream *s)
 {
     if (sch->sweep_at == s)
         sch->sweep_at = s->course.next_open;
+    if (sch->sweep_away == s)
+        sch->sweep_away = s->course.next_open;
+}
+
+static struct io_stream *next_swept(struct md_scheduler *sch)
+{
+    if (!sch->sweep_at) {
+        sch->sweep_at = sch->sweep_away;
+        sch->sweep_away = NULL;
+    }
+    return sch->sweep_at;
 }
 
 static bool crowded(struct md_snapshot_cut *c)
@@ -246,8 +296,7 @@ bool md_cut_sweep(struct md_scheduler *sch)
 
     if (!sch->sweeping)
         return true;
-    while (sch->sweep_at) {
-        struct io_stream *s = sch->sweep_at;
+    for (struct io_stream *s; (s = next_swept(sch)) != NULL;) {
         if (md_now_ns() > until || crowded(sch->cut))
             return false;
         sch->sweep_at = s->course.next_open;
@@ -273,7 +322,7 @@ static bool copy_rest(struct io_stream *s, void *arg)
 {
     const struct rest *r = arg;
 
-    if (s->course.cut == r->number || s->course.slots || !s->course.returning)
+    if (s->course.cut == r->number || md_course_is_open(&s->course) || !s->course.returning)
         return true;
     s->course.cut = r->number;
     md_cut_give(r->cut, md_cut_save(NULL, s->input->model, s));

@@ -6,8 +6,9 @@
  * before the last engine's line has come by; there it copies what it keeps of each stream (voice) and hands every
  * output a mark. So states, positions, numbers and what the outputs hold belong together.
  *
- * Engine threads copy, the snapshot's own thread writes. A stream without slots (ended, or restored and not yet begun
- * again) is guarded by the registry's lock, all others belong to their engine. */
+ * Engine threads copy, the snapshot's own thread writes, and reads what of a stream is away on the disk. A stream that is
+ * not open (ended, or restored and not yet begun again) is guarded by the registry's lock, all others belong to their
+ * engine. */
 #ifndef MD_CUT_H
 #define MD_CUT_H
 
@@ -37,8 +38,15 @@ struct md_saved_stream {
 struct md_piece { /* whole records on their way to the file */
     struct md_piece *next;
     size_t bytes;
+    struct md_spill_file *file; /* the slots are there yet, in these cells; NULL: all is in the record */
+    uint32_t *cells, n_cells;
+    size_t slots_at, slot_stride; /* where they belong; bytes from the records' beginning */
     uint64_t records[];
 };
+
+/* Not the engine's thread: reads what is on the disk yet. Negative errno. */
+int md_piece_fill(struct md_piece *p);
+void md_piece_free(struct md_piece *p);
 
 struct md_snapshot_cut {
     pthread_mutex_t lock;
@@ -73,10 +81,11 @@ bool md_is_marked(struct io_block *b, uint32_t n, uint64_t mark, uint32_t rows);
 /* Row that a sender is to go on with after a restart from this record, or IO_SEQ_NONE. */
 int64_t md_saved_next(const struct md_saved_stream *saved);
 
-/* The stream's record as it is now; NULL: out of memory. `open`: with its slots, engine idle. */
-struct md_piece *md_cut_copy(struct ssm_engine *engine, const char *model, struct io_stream *s);
+/* The stream's record as it is now, of one with slots while the engine is idle; NULL: out of memory. sch NULL: it is not
+ * open. */
+struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct io_stream *s);
 /* The same for a snapshot, after which the stream's sender need not keep what the record covers. */
-struct md_piece *md_cut_save(struct ssm_engine *engine, const char *model, struct io_stream *s);
+struct md_piece *md_cut_save(struct md_scheduler *sch, const char *model, struct io_stream *s);
 /* What stands in the record of the stream of this id. */
 static inline const struct md_saved_stream *md_piece_saved(const struct md_piece *p, const char *id)
 {

@@ -23,6 +23,7 @@
 static const size_t pool_limit = (size_t)1
                                  << 30; /* bytes of blocks on their way; queues bound it far below, as a rule */
 static const int64_t forget_default_ns = 7 * INT64_C(86400) * 1000000000;
+enum { remember_default = 100000 };
 static const int64_t grace_ns = 1000000000; /* past the time-out, for threads that have been told to give up */
 
 static int refuse(char *reterr, int code, const char *kind, const char *id, const char *text)
@@ -87,6 +88,8 @@ struct md_served_model *md_daemon_model(struct md_daemon *d, const struct md_mod
     m->scheduler.cut = d->config->state_dir ? &d->snapshots.cut : NULL;
     m->scheduler.max_delay_ns = d->config->max_delay_ns;
     m->scheduler.max_streams = d->config->max_streams;
+    if (d->config->state_dir)
+        md_spill_allow(&m->scheduler.spill, d->config->state_dir, (uint64_t)d->config->state_spill_bytes);
     return m;
 }
 
@@ -271,6 +274,7 @@ static void describe_publisher(struct md_daemon *d)
     d->publisher.n_outputs = d->n_outputs;
     d->publisher.registry = &d->registry;
     d->publisher.cut = d->config->state_dir ? &d->snapshots.cut : NULL;
+    d->publisher.remember = d->config->state_dir ? d->config->state_remember : remember_default;
     d->publisher.forget_ns = d->config->state_dir ? d->config->state_forget_after_ns : forget_default_ns;
     d->publisher.n_engines = d->n_models;
     d->publisher.finished_fd = d->finished_fd;

@@ -68,7 +68,7 @@ static void answer(struct md_scheduler *sch, int result, struct md_piece *piece,
         piece = NULL;
     }
     pthread_mutex_unlock(&sch->inbox.lock);
-    free(piece);
+    md_piece_free(piece);
     sch->asked_for = NULL;
 }
 
@@ -91,7 +91,7 @@ void md_errand_run(struct md_scheduler *sch)
             pthread_mutex_unlock(&r->lock);
             return; /* what it was in is still being published */
         }
-        piece = md_cut_copy(sch->engine, sch->model, s);
+        piece = md_cut_copy(sch, sch->model, s);
         voice = s->voice;
         result = piece ? 0 : -ENOMEM;
     }

@@ -16,7 +16,7 @@ int md_inbox_init(struct md_inbox *in, uint32_t slots, struct io_pool *pool)
     pthread_condattr_t clock;
     pthread_mutexattr_t adaptive;
 
-    *in = (struct md_inbox){.free_slots = slots, .pool = pool, .wake_at = UINT32_MAX};
+    *in = (struct md_inbox){.slots = slots, .pool = pool, .wake_at = UINT32_MAX};
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
     pthread_cond_init(&in->wake, &clock);
@@ -36,15 +36,25 @@ void md_inbox_done(struct md_inbox *in)
 
 /* ---- source side ------------------------------------------------------------------------------------------------- */
 
+/* With streams on the disk, room for two of the widest stays free there: a stream that comes back can always change places
+ * with others. */
+static bool has_room(const struct md_inbox *in, uint32_t channels)
+{
+    uint64_t want = (uint64_t)in->taken + channels, widest = channels > in->widest ? channels : in->widest;
+
+    return want <= in->slots || (channels <= in->slots && want + 2 * widest <= (uint64_t)in->slots + in->cells);
+}
+
 int md_inbox_enter(struct md_inbox *in, struct io_stream *s)
 {
     int r = 0;
 
     pthread_mutex_lock(&in->lock);
-    if (!s->queue.live && (in->free_slots < s->channels || s->input->live >= s->input->conf->max_streams)) {
+    if (!s->queue.live && (!has_room(in, s->channels) || s->input->live >= s->input->conf->max_streams)) {
         r = -ENOSPC;
     } else if (!s->queue.live) {
-        in->free_slots -= s->channels;
+        in->taken += s->channels;
+        in->widest = s->channels > in->widest ? s->channels : in->widest;
         in->n_live++;
         s->input->live++;
         s->queue.live = true;
@@ -59,7 +69,7 @@ int md_inbox_enter(struct md_inbox *in, struct io_stream *s)
 static void free_place(struct md_inbox *in, struct io_stream *s)
 {
     s->queue.live = false;
-    in->free_slots += s->channels;
+    in->taken -= s->channels;
     in->n_live--;
     s->input->live--;
 }
@@ -450,6 +460,15 @@ void md_inbox_call(struct md_inbox *in)
     pthread_mutex_lock(&in->lock);
     in->called = true;
     pthread_cond_signal(&in->wake);
+    pthread_mutex_unlock(&in->lock);
+}
+
+void md_inbox_lost(struct md_inbox *in, struct io_stream *s, uint32_t rows)
+{
+    struct md_queue *q = &s->queue;
+
+    pthread_mutex_lock(&in->lock);
+    *(q->head ? &q->head->lost : &q->lost) += rows;
     pthread_mutex_unlock(&in->lock);
 }
 

@@ -12,7 +12,10 @@ struct md_inbox {
     struct io_stream *head, *tail; /* ready streams */
     struct io_pool *pool;
     int64_t oldest_ns; /* when the head became ready */
-    uint32_t n_ready, n_live, free_slots;
+    uint32_t n_ready, n_live;
+    uint32_t slots, cells; /* channels that the engine has room for, and the disk beside it (spill.h) */
+    uint32_t taken;        /* channels of live streams */
+    uint32_t widest;       /* channels of one, of all so far */
     uint32_t wake_at; /* ready streams that the sleeping engine waits for; UINT32_MAX: it does not wait */
     bool pressed;     /* a queue is full: do not wait for more */
     bool draining;    /* no more pushes; the engine stops when all is done */
@@ -25,7 +28,7 @@ struct md_inbox {
 int md_inbox_init(struct md_inbox *in, uint32_t slots, struct io_pool *pool);
 void md_inbox_done(struct md_inbox *in);
 
-/* Source side. Reserves the stream's slots: −ENOSPC, also at the input's max_streams. A live stream keeps its own. */
+/* Source side. Reserves room for the stream: −ENOSPC, also at the input's max_streams. A live stream keeps its own. */
 int md_inbox_enter(struct md_inbox *in, struct io_stream *s);
 /* 0: taken or dropped by policy; −EAGAIN: full, the caller keeps the block; −ESTALE: the stream is not live. */
 int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);
@@ -62,6 +65,8 @@ bool md_inbox_reset(struct md_inbox *in, struct io_stream *s);
 
 /* Any thread. Has the engine look at what else it has to do. */
 void md_inbox_call(struct md_inbox *in);
+/* Engine side. Rows that were discarded stand before the stream's next ones. */
+void md_inbox_lost(struct md_inbox *in, struct io_stream *s, uint32_t rows);
 
 void md_inbox_drain(struct md_inbox *in, bool stop);
 /* Asks the engine for a cut, soon. */

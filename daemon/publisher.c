@@ -6,6 +6,7 @@
 #include "daemon/publisher.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -63,6 +64,16 @@ static void publish_notice(struct md_publisher *p, const struct md_notice *n)
     md_publish(p, &m);
 }
 
+static void forget(struct md_publisher *p, int64_t now)
+{
+    uint64_t early = md_registry_forget(p->registry, now - p->forget_ns, p->remember);
+
+    md_bump(&p->forgotten, early);
+    if (early)
+        md_log(MD_WARN, NULL, "%" PRIu64 " ended streams are forgotten before their time: no more than %u are remembered",
+               early, p->remember);
+}
+
 static void beat(struct md_publisher *p, int64_t now)
 {
     struct io_message m = {.family = IO_SYS,
@@ -81,8 +92,9 @@ static void beat(struct md_publisher *p, int64_t now)
         return;
     p->beat_ns = now - p->beat_ns > BEAT_NS ? now + BEAT_NS : p->beat_ns + BEAT_NS;
     md_publish(p, &m);
-    if (++p->beats % FORGET_BEATS == 0 && !(p->cut && atomic_load(&p->cut->under_way)))
-        md_registry_forget(p->registry, now - p->forget_ns);
+    if ((++p->beats % FORGET_BEATS == 0 || md_registry_crowded(p->registry, p->remember)) &&
+        !(p->cut && atomic_load(&p->cut->under_way)))
+        forget(p, now);
 }
 
 static void flush_all(struct md_publisher *p)

@@ -84,6 +84,8 @@ static int check_fixed(const struct change *c)
         return refuse(c, "streams: adapt needs a restart where the start had none");
     if (!equal(old->state_dir, new->state_dir))
         return refuse(c, "state.dir: another folder needs a restart");
+    if (old->state_spill_bytes != new->state_spill_bytes)
+        return refuse(c, "state.spill: another size needs a restart");
     if (!equal(old->control, new->control))
         return refuse(c, "server.control: another socket needs a restart");
     if (!same_service(&old->generate, &new->generate))
@@ -521,8 +523,10 @@ static void take_over(struct change *c)
         d->models[i]->scheduler.max_delay_ns = c->config->max_delay_ns;
         d->models[i]->scheduler.max_streams = c->config->max_streams;
     }
-    if (c->config->state_dir)
+    if (c->config->state_dir) {
         d->publisher.forget_ns = c->config->state_forget_after_ns;
+        d->publisher.remember = c->config->state_remember;
+    }
     d->configs[d->n_configs++] = c->config;
 }
 

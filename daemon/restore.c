@@ -102,8 +102,8 @@ static bool goes_on(const struct tally *t, const struct io_stream *s, const stru
     const struct md_input_conf *conf = s->input->conf;
     bool resent = conf->class_->resent && conf->class_->resent(conf->conf);
 
-    return saved->open && saved->slot_bytes && (conf->class_->replayable || resent || t->d->restored.head.clean) &&
-           t->models[conf->model].known &&
+    return saved->open && (saved->slot_bytes || saved->time.rows == 0) &&
+           (conf->class_->replayable || resent || t->d->restored.head.clean) && t->models[conf->model].known &&
            is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len);
 }
 

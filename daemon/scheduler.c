@@ -38,6 +38,7 @@ int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *po
     }
     md_errand_init(&s->errand);
     md_composer_init(&s->composer);
+    md_spill_init(&s->spill);
     return md_inbox_init(&s->inbox, slots, pool);
 }
 
@@ -48,6 +49,7 @@ void md_scheduler_done(struct md_scheduler *s)
     md_composer_done(&s->composer);
     md_inbox_done(&s->inbox);
     md_errand_done(&s->errand);
+    md_spill_done(&s->spill);
     pthread_cond_destroy(&s->spare_wake);
     pthread_mutex_destroy(&s->spare_lock);
 }
@@ -97,6 +99,12 @@ static struct md_batch *take_spare(struct md_scheduler *s)
     return b;
 }
 
+/* The open streams are in two lists. */
+static const struct md_stream_list *next_list(const struct md_scheduler *s, const struct md_stream_list *list)
+{
+    return list == &s->open ? &s->away : NULL;
+}
+
 /* Timers of all open streams, at most as often as their number allows. */
 static void sweep(struct md_scheduler *s, struct md_batch *b)
 {
@@ -105,13 +113,14 @@ static void sweep(struct md_scheduler *s, struct md_batch *b)
 
     if (now < s->next_sweep_ns && !(s->draining && s->holding))
         return;
-    for (struct io_stream *i = s->open, *next; i; i = next) {
-        int64_t t;
-        next = i->course.next_open;
-        t = md_course_timers(s, b, i, now);
-        due = t < due ? t : due;
-        n++;
-    }
+    for (const struct md_stream_list *list = &s->open; list; list = next_list(s, list))
+        for (struct io_stream *i = list->head, *next; i; i = next) {
+            int64_t t;
+            next = i->course.next_open;
+            t = md_course_timers(s, b, i, now);
+            due = t < due ? t : due;
+            n++;
+        }
     pause = (int64_t)n * SWEEP_STREAM_NS;
     pause = now + (pause > SWEEP_MIN_NS ? pause : SWEEP_MIN_NS);
     s->next_sweep_ns = due > pause ? due : pause;
@@ -150,7 +159,7 @@ static void land_oldest(struct md_scheduler *s, struct md_batch *b)
     for (size_t i = 0; i < b->entries.n; i++) {
         struct md_entry *e = md_batch_entry(b, i);
         if (b->failed && e->rows)
-            md_course_fail(s, b, e, "device");
+            md_course_fail(s, b, e, MD_RESET_DEVICE, "device");
         md_bump(&s->counters.steps, (uint64_t)e->steps * e->stream->channels);
         if (e->closing)
             md_course_close(s, e->stream);
@@ -213,11 +222,11 @@ static void count(struct md_scheduler *s, const struct md_batch *b, enum md_cut 
 /* When the engine is to look again although nothing has come. A text that can go on is never waited with. */
 static int64_t look_again(const struct md_scheduler *s)
 {
+    bool busy = s->sweeping || s->asked_for || md_spill_busy(&s->spill);
+
     if (s->composer.ready || (s->flying && s->flying->texts.n))
         return 0;
-    return s->flying                      ? md_now_ns() + LOOK_NS
-           : s->sweeping || s->asked_for ? md_now_ns() + SWEEP_PAUSE_NS
-                                         : s->next_sweep_ns;
+    return s->flying ? md_now_ns() + LOOK_NS : busy ? md_now_ns() + SWEEP_PAUSE_NS : s->next_sweep_ns;
 }
 
 /* A reload stops engines, the end has them drained. */
@@ -273,9 +282,10 @@ static void say_anew(struct md_scheduler *s)
     if (!s->anew)
         return;
     b = take_spare(s);
-    for (struct io_stream *i = s->open; i && r == 0; i = i->course.next_open)
-        if (i->course.anew)
-            r = md_course_anew(s, b, i);
+    for (const struct md_stream_list *list = &s->open; list; list = next_list(s, list))
+        for (struct io_stream *i = list->head; i && r == 0; i = i->course.next_open)
+            if (i->course.anew)
+                r = md_course_anew(s, b, i);
     s->anew = r != 0;
     start(s, b);
 }
@@ -292,13 +302,17 @@ static void *run(void *arg)
         do {
             s->struck = false;
             gather(s, b, &wake);
-            bool idle = is_empty(b) && !s->flying;
-            if (s->sweeping || s->asked_for || (is_empty(b) && lands(s, &wake)))
+            bool idle = is_empty(b) && !s->flying, spills = md_spill_busy(&s->spill);
+            if (s->sweeping || s->asked_for || spills || (is_empty(b) && lands(s, &wake)))
                 land(s);
             bool swept = md_cut_sweep(s);
             if (s->asked_for)
                 md_errand_run(s);
-            last = wake.stopping || (wake.draining && wake.ready == 0 && idle && swept && wake.line == s->cut_number);
+            if (spills)
+                md_spill_step(s, b);
+            last = wake.stopping || (wake.draining && wake.ready == 0 && idle && swept && !spills && wake.line == s->cut_number);
+            if (last)
+                md_spill_settle(s, b);
         } while (is_empty(b) && !last && !b->cut);
         b->last = last;
         if (b->entries.n)

@@ -195,6 +195,17 @@ static int append_voices(struct md_snapshots *s, char *reterr)
     return r;
 }
 
+static int write_piece(struct md_snapshots *s, struct md_piece *p, char *reterr)
+{
+    int r = md_piece_fill(p);
+
+    if (r) {
+        snprintf(reterr, MD_SNAPSHOT_ERR, "a stream's state on the disk cannot be read: %s", strerror(-r));
+        return r;
+    }
+    return md_snapshot_append(s->writer, p->records, p->bytes, 1, reterr);
+}
+
 /* Writes pieces until nothing is left to wait for. */
 static int write_pieces(struct md_snapshots *s, int r, char *reterr)
 {
@@ -216,8 +227,8 @@ static int write_pieces(struct md_snapshots *s, int r, char *reterr)
         }
         pthread_mutex_unlock(&c->lock);
         if (p && r == 0) /* after a failure the rest is only taken out of the way */
-            r = md_snapshot_append(s->writer, p->records, p->bytes, 1, reterr);
-        free(p);
+            r = write_piece(s, p, reterr);
+        md_piece_free(p);
         if (!p) {
             md_cut_rest(c, &s->d->registry, s->number);
             rested = true;
@@ -336,18 +347,18 @@ static bool write_stream(struct io_stream *s, void *arg)
     struct md_scheduler *sch = &md_served_of(s->inbox)->scheduler;
     struct md_piece *p;
 
-    if (!s->course.slots && !s->course.returning)
+    if (!md_course_is_open(&s->course) && !s->course.returning)
         return true;
     s->course.cut = last->s->number;
     s->cut_voice = s->voice;
-    p = md_cut_save(sch->engine, sch->model, s);
+    p = md_cut_save(sch, sch->model, s);
     if (!p) {
         snprintf(last->reterr, MD_SNAPSHOT_ERR, "out of memory, or a device that failed");
         last->r = -ENOMEM;
         return false;
     }
-    last->r = md_snapshot_append(last->s->writer, p->records, p->bytes, 1, last->reterr);
-    free(p);
+    last->r = write_piece(last->s, p, last->reterr);
+    md_piece_free(p);
     return last->r == 0;
 }
 

@@ -11,7 +11,7 @@ static void set_int(json_t *o, const char *key, uint64_t v)
 
 struct census {
     const struct md_inbox *inbox; /* NULL: all */
-    uint64_t live, ended, warming, alarms;
+    uint64_t live, ended, warming, alarms, spilled;
 };
 
 static bool count_stream(struct io_stream *s, void *arg)
@@ -24,10 +24,29 @@ static bool count_stream(struct io_stream *s, void *arg)
         c->ended++;
         return true;
     }
+    c->alarms += atomic_load_explicit(&s->seen.alarm, memory_order_relaxed);
+    if (atomic_load_explicit(&s->seen.away, memory_order_relaxed)) {
+        c->spilled++;
+        return true;
+    }
     c->live++;
     c->warming += !atomic_load_explicit(&s->seen.warm, memory_order_relaxed);
-    c->alarms += atomic_load_explicit(&s->seen.alarm, memory_order_relaxed);
     return true;
+}
+
+static json_t *spill_status(struct md_scheduler *s)
+{
+    struct md_spill_counters *c = &s->spill.counters;
+    json_t *o = json_object();
+
+    set_int(o, "written_total", md_read(&c->written));
+    set_int(o, "read_total", md_read(&c->read));
+    set_int(o, "refused_total", md_read(&c->refused));
+    set_int(o, "lost_total", md_read(&c->lost));
+    set_int(o, "waiting", atomic_load_explicit(&c->waiting, memory_order_relaxed));
+    set_int(o, "bytes", atomic_load_explicit(&c->cells, memory_order_relaxed) * (uint64_t)ssm_slot_bytes(s->engine));
+    set_int(o, "bytes_max", s->spill.max_cells * (uint64_t)ssm_slot_bytes(s->engine));
+    return o;
 }
 
 static json_t *model_status(struct md_daemon *d, unsigned i)
@@ -45,9 +64,12 @@ static json_t *model_status(struct md_daemon *d, unsigned i)
     set_int(o, "slot_bytes", ssm_slot_bytes(s->engine));
     set_int(streams, "active", c.live - c.warming);
     set_int(streams, "warmup", c.warming);
+    set_int(streams, "spilled", c.spilled);
     set_int(streams, "ended", c.ended);
     set_int(streams, "alarm", c.alarms);
     json_object_set_new(o, "streams", streams);
+    if (md_spill_on(&s->spill))
+        json_object_set_new(o, "spill", spill_status(s));
     json_object_update_new(o, md_engine_counters_json(&s->counters));
     if (d->models[i]->loaded.info.bytes) {
         set_int(o, "text_bytes_total", md_read(&s->composer.counters.bytes));
@@ -125,6 +147,7 @@ json_t *md_daemon_status(struct md_daemon *d)
     if (d->config->generate.endpoint)
         json_object_set_new(o, "generate", texts_status(d));
     json_object_set_new(o, "reload", reload_status(d));
+    set_int(o, "streams_forgotten_early_total", md_read(&d->publisher.forgotten));
     set_int(o, "notices_dropped_total", md_read(&d->publisher.notices_lost));
     pthread_mutex_unlock(&d->shape);
     return o;
@@ -145,6 +168,8 @@ static const char *state_of(struct io_stream *s)
         return "ended";
     if (atomic_load_explicit(&s->seen.alarm, memory_order_relaxed))
         return "alarm";
+    if (atomic_load_explicit(&s->seen.away, memory_order_relaxed))
+        return "spilled";
     return atomic_load_explicit(&s->seen.warm, memory_order_relaxed) ? "active" : "warmup";
 }
 

@@ -49,6 +49,7 @@ static void stream_free(struct io_stream *s)
     put_all(s->inbox->pool, s->course.held);
     md_restored_drop(&s->course.restored);
     free(s->course.slots);
+    free(s->course.cells);
     free(s->course.runs);
     free(s->id);
     free(s);
@@ -303,7 +304,7 @@ static void next_policy(const struct md_config *config, const struct io_stream *
     const struct md_policy *had = &s->plan->policy;
 
     md_config_policy(config, s->id, ret);
-    if (!s->course.slots)
+    if (!md_course_is_open(&s->course))
         return;
     ret->nan = had->nan;
     ret->late = had->late;
@@ -334,7 +335,7 @@ void md_registry_replan(struct md_registry *r, const struct md_config *config, s
         for (struct io_stream *s = r->table[i]; s; s = s->chain) {
             struct md_policy policy;
             next_policy(config, s, &policy);
-            s->replan = s->course.slots != NULL;
+            s->replan = md_course_is_open(&s->course);
             s->plan = md_plan_get(&r->plans, &policy, s->input->info); /* it is there */
             set_rules(s);
         }
@@ -352,23 +353,64 @@ static bool forgotten(struct io_stream *s, int64_t before_ns)
            atomic_load_explicit(&s->seen.last_ns, memory_order_relaxed) < before_ns;
 }
 
-void md_registry_forget(struct md_registry *r, int64_t before_ns)
+static int earlier(const void *a, const void *b)
 {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* When the oldest of `most` that may be forgotten was heard last; INT64_MIN: there are no more than that, or no memory to
+ * find out. Those that wait with their states do not count. */
+static int64_t oldest_kept(const struct md_registry *r, uint32_t most)
+{
+    int64_t *times = r->n > most ? malloc(r->n * sizeof *times) : NULL, oldest = INT64_MIN;
+    size_t n = 0;
+
+    for (size_t i = 0; times && i <= r->mask; i++)
+        for (struct io_stream *s = r->table[i]; s; s = s->chain)
+            if (forgotten(s, INT64_MAX) && !s->course.restored.open)
+                times[n++] = atomic_load_explicit(&s->seen.last_ns, memory_order_relaxed);
+    if (n > most) {
+        qsort(times, n, sizeof *times, earlier);
+        oldest = times[n - most - 1] + 1;
+    }
+    free(times);
+    return oldest;
+}
+
+uint64_t md_registry_forget(struct md_registry *r, int64_t before_ns, uint32_t most)
+{
+    uint64_t early = 0;
+
     pthread_mutex_lock(&r->lock);
+    int64_t oldest_ns = oldest_kept(r, most);
     for (size_t i = 0; i <= r->mask; i++) {
         struct io_stream **at = &r->table[i];
         while (*at) {
             struct io_stream *s = *at;
-            if (!forgotten(s, before_ns)) {
+            bool due = forgotten(s, before_ns);
+            if (!due && (!forgotten(s, oldest_ns) || s->course.restored.open)) {
                 at = &s->chain;
                 continue;
             }
+            early += !due;
             *at = s->chain;
             r->n--;
             stream_free(s);
         }
     }
+    r->kept = r->n;
     pthread_mutex_unlock(&r->lock);
+    return early;
+}
+
+bool md_registry_crowded(struct md_registry *r, uint32_t most)
+{
+    pthread_mutex_lock(&r->lock);
+    bool crowded = r->n > most && r->n > r->kept + most / 8;
+    pthread_mutex_unlock(&r->lock);
+    return crowded;
 }
 
 void md_registry_each(struct md_registry *r, bool (*fn)(struct io_stream *s, void *arg), void *arg)

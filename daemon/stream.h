@@ -68,11 +68,14 @@ struct md_restored {
 struct md_course {
     struct md_timeline time;
     struct md_time_rules rules;
-    struct ssm_slot *slots; /* [channels]; NULL: not open */
+    struct ssm_slot *slots; /* [channels]; it is open where it has these, or is away: */
+    uint32_t *cells;        /* [channels] of the spill file, where its slots lie then; NULL: it is as after a reset */
     struct io_block *mine;  /* taken from the queue, in order; the first is being judged from row `at` on */
     struct io_block *mine_tail;
     struct io_block *held;                   /* late: reorder: waiting for missing rows, by seq */
-    struct io_stream *prev_open, *next_open; /* list of the engine's open streams */
+    struct io_stream *prev_open, *next_open; /* list of the engine's open streams, or of those away */
+    struct io_stream *next_spill;            /* spill.h */
+    int64_t since_ns;                        /* it has had its slots, or waits for some */
     struct md_run *runs;                     /* rows of the unfinished patch */
     int64_t last_ns;                         /* when the last block came */
     struct md_restored restored;
@@ -87,8 +90,15 @@ struct md_course {
     bool refused;   /* could not be opened: its error was announced */
     bool returning; /* the id has been live before */
     bool resumed;   /* it goes on from a snapshot: that is said instead of `start` */
+    bool away;      /* open, without slots: spill.h */
+    bool to_leave;  /* its slots are wanted by others: spill.h */
     bool inexact;   /* of states that another op table made; until they are reset */
 };
+
+static inline bool md_course_is_open(const struct md_course *c)
+{
+    return c->slots || c->away;
+}
 
 /* A replayable source that begins again from its first row: rows up to where the snapshot was are let through
  * unseen. */
@@ -132,7 +142,7 @@ struct md_seen {
     _Atomic uint32_t epoch;
     md_count rows, discarded, out_rows[IO_EVENT];
     _Atomic float p; /* of the last scored row */
-    _Atomic bool warm, alarm, open;
+    _Atomic bool warm, alarm, open, away;
 };
 
 struct io_stream {
@@ -163,6 +173,7 @@ struct md_registry {
     pthread_mutex_t lock;
     struct io_stream **table;
     size_t mask, n;
+    size_t kept; /* of n, the last time that some were forgotten */
     uint64_t seed;
     struct md_plan *plans;
     const struct md_config *config;
@@ -196,8 +207,11 @@ int md_registry_plans(const struct md_registry *r, const struct md_config *confi
  * anew. While no thread runs. */
 void md_registry_replan(struct md_registry *r, const struct md_config *config, struct md_plan *plans);
 
-/* Frees the records of streams that ended before that time and that no source holds. */
-void md_registry_forget(struct md_registry *r, int64_t before_ns);
+/* Frees the records of streams that ended before that time and that no source holds; and of more than `most` that ended, but
+ * for those that wait with their states, those that ended first: returns how many. */
+uint64_t md_registry_forget(struct md_registry *r, int64_t before_ns, uint32_t most);
+/* Whether there may be more than `most`: many have come since the last time. */
+bool md_registry_crowded(struct md_registry *r, uint32_t most);
 
 /* Calls fn for every stream, under the lock, until it returns false. */
 void md_registry_each(struct md_registry *r, bool (*fn)(struct io_stream *s, void *arg), void *arg);

@@ -61,7 +61,7 @@ static int move_slots(struct md_swap *w, struct ssm_slot *to, void *bytes, char 
 {
     int r = 0;
 
-    for (struct io_stream *s = w->served->scheduler.open; s && r == 0; s = s->course.next_open)
+    for (struct io_stream *s = w->served->scheduler.open.head; s && r == 0; s = s->course.next_open)
         for (uint32_t i = 0; i < s->channels && r == 0; i++)
             r = move_slot(w, s->course.slots[i], to++, bytes, text);
     return r;
@@ -71,11 +71,13 @@ int md_swap_move(struct md_swap *w, char *reterr)
 {
     const struct md_loaded *old = &w->served->loaded;
     const char *id = w->served->scheduler.model;
-    uint32_t used = old->slots - w->served->scheduler.inbox.free_slots;
+    const struct md_inbox *in = &w->served->scheduler.inbox;
+    uint32_t used = w->served->scheduler.spill.resident, widest = in->taken ? in->widest : 0;
     char text[SSM_ERR] = "";
     void *bytes = NULL;
     int r = -ENOMEM;
 
+    used = md_spill_on(&w->served->scheduler.spill) ? (used > widest ? used : widest) : in->taken;
     if (used > w->other.slots) {
         snprintf(reterr, IO_ERR, "models.%.200s.slots: %u are too few: %u are in use", id, w->other.slots, used);
         return -EINVAL;
@@ -101,7 +103,7 @@ void md_swap_exchange(struct md_swap *w)
     struct ssm_slot *at = w->slots;
 
     md_served_exchange(w->served, &w->other);
-    for (struct io_stream *s = w->served->scheduler.open; s; s = s->course.next_open)
+    for (struct io_stream *s = w->served->scheduler.open.head; s; s = s->course.next_open)
         for (uint32_t i = 0; i < s->channels; i++, at++) {
             struct ssm_slot had = s->course.slots[i];
             s->course.slots[i] = *at;
@@ -152,15 +154,31 @@ static void say(const struct md_swap *w, uint32_t n)
                w->alike ? "other weights, without `carry`" : "another architecture");
 }
 
-void md_swap_settle(struct md_swap *w, struct md_registry *r)
+/* What of a stream is on the disk goes along as it lies there, or not at all. */
+static uint32_t settle_list(struct md_swap *w, const struct md_stream_list *list)
 {
     uint32_t n = 0;
 
-    for (struct io_stream *s = w->served->scheduler.open; s; s = s->course.next_open, n++) {
-        if (w->carries)
+    for (struct io_stream *s = list->head; s; s = s->course.next_open, n++) {
+        if (w->carries) {
             s->course.inexact |= !w->exact;
-        else
-            end_epoch(w, s);
+            continue;
+        }
+        end_epoch(w, s);
+        md_spill_drop(&w->served->scheduler, s);
+    }
+    return n;
+}
+
+void md_swap_settle(struct md_swap *w, struct md_registry *r)
+{
+    struct md_scheduler *sch = &w->served->scheduler;
+    uint32_t n;
+
+    n = settle_list(w, &sch->open) + settle_list(w, &sch->away);
+    if (!w->carries) {
+        md_spill_fit(&sch->spill, ssm_slot_bytes(sch->engine));
+        sch->inbox.cells = sch->spill.max_cells;
     }
     md_registry_each(r, settle_restored, w);
     say(w, n);

@@ -13,7 +13,7 @@ static const int64_t dt_limit = INT64_C(1) << 55; /* ticks told to the model at 
 
 const char *md_reset_name(enum md_reset r)
 {
-    static const char *const names[MD_RESETS] = {"", "gap", "nan", "start", "sender", "device", "model"};
+    static const char *const names[MD_RESETS] = {"", "gap", "nan", "start", "sender", "device", "model", "spill"};
     return names[r];
 }
 

@@ -41,6 +41,7 @@ enum md_reset {
     MD_RESET_SENDER,
     MD_RESET_DEVICE,
     MD_RESET_MODEL,
+    MD_RESET_SPILL,
     MD_RESETS
 };
 const char *md_reset_name(enum md_reset r);

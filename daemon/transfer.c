@@ -82,10 +82,12 @@ int md_daemon_export(struct md_daemon *d, const char *id, void **ret, size_t *re
     if (s && !m->loaded.engine)
         s = NULL; /* what is remembered of a model that is gone */
     r = s ? md_errand_ask(&m->scheduler, s, id, patience_ns, &piece, &voice) : -ENOENT;
+    if (r == 0)
+        r = md_piece_fill(piece);
     if (r == 0 && !(image = pack(d, m, id, piece, &voice, ret_bytes)))
         r = -ENOMEM;
+    md_piece_free(piece);
     pthread_mutex_unlock(&d->shape);
-    free(piece);
     *ret = image;
     return r ? fail(reterr, r, id, s ? why_not(r) : "no such stream") : 0;
 }
@@ -144,7 +146,7 @@ static int check_slots(struct md_served_model *m, const struct state *st, const 
     char text[SSM_ERR];
 
     *ret_exact = !saved->inexact;
-    if (!saved->open)
+    if (!saved->open || !saved->slot_bytes)
         return 0;
     if (st->hash != m->loaded.hash)
         return fail(reterr, -EINVAL, id, "the state is of another model, or of other weights");

@@ -65,6 +65,7 @@ const struct wrong config_wrong[] = {
     {"batch: {max_delay: 2min}\n", "1:20: error: batch.max_delay: 2min is out of range (0s to 1min)", 1},
     {"server: {shutdown_timeout: 300000d}\n", "1:28: error: server.shutdown_timeout: 300000d is out of range", 1},
     {"state: {dir: x, keep: 0}\n", "1:23: error: state.keep: 0 is out of range (1 to 1000)", 1},
+    {"state: {dir: x, spill: lots}\n", "1:24: error: state.spill: ", 1},
     {"state: {dir: x, interval: 99999999999999999999d}\n", "1:27: error: state.interval: ", 1},
 
     /* values by name */

@@ -137,11 +137,11 @@ class Resume(unittest.TestCase):
                 f["x"] = draw.normal(size=n)
                 f["t"] = numpy.cumsum(draw.choice((1, 1, 1, 7), n)) * 0.01 + 1.6e9
 
-    def config(self, name, inputs, outputs, state):
+    def config(self, name, inputs, outputs, state, slots=64):
         path = os.path.join(self.dir, name)
         state = f"state: {{dir: {self.dir}/{name}.state, interval: 20ms, keep: 2}}\n" if state else ""
         with open(path, "w", encoding="utf-8") as out:
-            out.write(f"models: {{m: {{path: {self.model}, slots: 64, threads: 1}}}}\ninputs: {{i: {inputs}}}\n"
+            out.write(f"models: {{m: {{path: {self.model}, slots: {slots}, threads: 1}}}}\ninputs: {{i: {inputs}}}\n"
                       f"outputs:\n{outputs.replace('OUT', os.path.join(self.dir, name))}"
                       "batch: {max_streams: 3}\n"
                       f"streams: {{'*': {{publish: {self.publish}}}}}\n" + state)
@@ -211,10 +211,10 @@ class Resume(unittest.TestCase):
                 self.assertEqual(x, y, f"{key}, row {i}")
             self.assertEqual(len(a[key]), len(b[key]), key)
 
-    def check_lines(self, inputs):
+    def check_lines(self, inputs, slots=64):
         out = "  o: {type: jsonl, path: OUT.jsonl}\n"
         out += "  h: {type: hdf5, path: OUT.out}\n" if h5py else ""
-        undisturbed, killed = self.config("plain", inputs, out, False), self.config("killed", inputs, out, True)
+        undisturbed, killed = self.config("plain", inputs, out, False), self.config("killed", inputs, out, True, slots)
         length = self.finish(undisturbed)
         self.finish(killed, self.killed(killed, KILLS, length))
         self.compare_lines(undisturbed + ".jsonl", killed + ".jsonl")
@@ -263,6 +263,11 @@ class Resume(unittest.TestCase):
     def test_csv(self):
         self.csvs(4, 5000 * KILLS)
         self.check_lines(f"{{type: csv, files: '{self.dir}/in-*.csv'}}")
+
+    def test_csv_spilled(self):
+        """Six streams of which two have slots at a time, and none rests by itself."""
+        self.csvs(6, 5000 * KILLS)
+        self.check_lines(f"{{type: csv, files: '{self.dir}/in-*.csv', queue: 4000}}", slots=4)
 
     def test_bytes(self):
         keys = self.bytes_model()

@@ -71,7 +71,7 @@ class Router(unittest.TestCase):
                       f"inputs: {{i: {{type: zmq, pattern: router, bind: 'ipc://{self.dir}/in'{keys}}}}}\n"
                       f"outputs: {{o: {{type: jsonl, path: {self.dir}/out, families: [anomaly, event]}}}}\n"
                       f"server: {{control: 'ipc://{self.dir}/control'}}\n"
-                      + (f"state: {{dir: {self.dir}/state, interval: 1h}}\n" if self.state else ""))
+                      + (f"state: {{dir: {self.dir}/state, interval: 1h, spill: 0}}\n" if self.state else ""))
         self.daemon = subprocess.Popen([MAMBAD, "-c", f"{self.dir}/c"], stderr=subprocess.DEVNULL)
         while subprocess.run([MAMBACTL, "status", "-c", f"{self.dir}/c"], stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL, check=False).returncode:
