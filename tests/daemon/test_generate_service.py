@@ -282,7 +282,7 @@ class Clients(Service):
         last = -1
         while (made := self.status(control)["models"]["b"]["text_bytes_total"]) != last:  # it has come to rest
             last = made
-            time.sleep(0.5)
+            time.sleep(1)
         self.assertLess(made, n)
         for i in range(5):
             self.assertEqual(len(quick.text(i, n=500)), 500)
@@ -371,6 +371,25 @@ class Ends(Service):
             f.write("  generate_requests: 7\n")
         self.check(run(MAMBACTL, "reload", "--control", control), 78, "server.generate: ")
         self.assertEqual(len(client.text(1, n=30)), 30)
+
+    def test_a_reload_exchanges_the_model(self):
+        control = self.serve()
+        client = self.under_way()
+        with open(self.config_path) as f:
+            text = f.read()
+        self.path("c.yaml", text.replace("weights: fp32", "weights: bf16"))
+        self.check(run(MAMBACTL, "reload", "--control", control), 0)
+        self.assertEqual(client.end(0, 1, 2), ["reload"] * 3)
+        want = generate(b"hello", 90, "--temperature", "0", "--weights", "bf16")
+        self.assertEqual(client.text(0, n=90, temperature=0), want)
+        self.assertNotEqual(want, generate(b"hello", 90, "--temperature", "0"))
+        self.path("c.yaml", text.replace("models: {b:", f"models: {{c: {{path: {MODEL}, device: cpu, weights: fp32}}, b:"))
+        self.check(run(MAMBACTL, "reload", "--control", control), 0)
+        self.assertIn("model: has to be named", client.refused(1))
+        self.assertEqual(client.text(2, n=9, model="c", temperature=0), generate(b"hello", 9, "--temperature", "0"))
+        self.path("c.yaml", text.replace(MODEL, self.model))
+        self.check(run(MAMBACTL, "reload", "--control", control), 78, "no model is one of bytes")
+        self.assertEqual(len(client.text(3, n=9, model="b")), 9)
 
     def test_the_socket_is_taken(self):
         self.serve()
