@@ -241,11 +241,10 @@ class Forks(Service):
             if forks:
                 client.ask(0, b"then", n=60, stream="s", seed=4)
                 client.ask(1, b"x", n=60, stream="s", temperature=0, model="b")
-                client.end(0, 1)
-                texts.append((sent, client.texts[0], client.texts[1]))
-        if forks:
-            client.refused(2, b"", stream="s")
-            self.assertIn("a prompt is needed", client.ends[2])
+                client.ask(2, b"", n=60, stream="s", temperature=0)
+                client.ask(3, b"", n=1, stream="s", temperature=0)
+                client.end(0, 1, 2, 3)
+                texts.append((sent, *(client.texts[i] for i in range(4))))
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
         with open(self.path("out.jsonl")) as out:
@@ -264,7 +263,9 @@ class Forks(Service):
         forked, texts = self.stream(True)
         self.assertEqual(sum(map(len, self.PIECES)), len(alone["surprise/s/"]))
         self.assertEqual(alone, forked)
-        for sent, drawn, greedy in texts:
+        for sent, drawn, greedy, next_ones, next_one in texts:
+            self.assertEqual(next_ones, generate(sent, 60, "--temperature", "0"))
+            self.assertEqual(next_one, next_ones[:1])
             self.assertEqual(drawn, generate(sent + b"then", 60, "--seed", "4"))
             self.assertEqual(greedy, generate(sent + b"x", 60, "--temperature", "0"))
 
