@@ -78,6 +78,33 @@ static void finish(struct md_scheduler *s, struct md_text *t, const char *reason
     md_text_leave(t);
 }
 
+static bool at_stop(const struct md_text *t)
+{
+    size_t n = strlen(t->stop);
+
+    return n > 0 && t->made >= n && memcmp(t->tail + MD_TEXT_STOP - n, t->stop, n) == 0;
+}
+
+/* The byte behind what was read; it may be the last. */
+static void draw(struct md_scheduler *s, struct md_text *t)
+{
+    float p[MD_BYTES];
+    uint8_t byte;
+
+    md_sampler_weigh(&t->sampler, t->logits, p);
+    byte = md_sampler_pick(&t->sampler, p);
+    md_sampler_saw(&t->sampler, byte);
+    memmove(t->tail, t->tail + 1, MD_TEXT_STOP - 1);
+    t->tail[MD_TEXT_STOP - 1] = byte;
+    t->made++;
+    md_text_put(t, byte);
+    md_bump(&s->composer.counters.bytes, 1);
+    if (at_stop(t))
+        finish(s, t, "stop", NULL);
+    else if (t->made == t->n)
+        finish(s, t, "length", NULL);
+}
+
 /* The stream's slot here, if it is live. */
 static bool find_slot(struct md_scheduler *s, const char *id, struct ssm_slot *ret)
 {
@@ -105,6 +132,8 @@ static const char *begin(struct md_scheduler *s, struct md_text *t)
         return "the stream is not live, or its state lies on the disk";
     if (t->stream && ssm_slot_copy(s->engine, from, t->slot))
         return "the device failed";
+    if (t->prompt_n == 0 && !ssm_slot_logits(s->engine, t->slot, t->logits))
+        return "the stream has read nothing yet";
     md_sampler_init(&t->sampler, &t->how, 0);
     for (size_t i = 0; i < t->prompt_n; i++)
         md_sampler_saw(&t->sampler, t->prompt[i]);
@@ -133,6 +162,8 @@ static void take_up(struct md_scheduler *s)
         t->next = NULL;
         if (error)
             finish(s, t, NULL, error);
+        else if (t->prompt_n == 0)
+            draw(s, t);
     }
 }
 
@@ -213,29 +244,6 @@ uint32_t md_composer_items(struct md_batch *b)
     return (uint32_t)b->items.n;
 }
 
-static bool at_stop(const struct md_text *t)
-{
-    size_t n = strlen(t->stop);
-
-    return n > 0 && t->made >= n && memcmp(t->tail + MD_TEXT_STOP - n, t->stop, n) == 0;
-}
-
-/* The byte behind what was read. */
-static void draw(struct md_scheduler *s, struct md_text *t)
-{
-    float p[MD_BYTES];
-    uint8_t byte;
-
-    md_sampler_weigh(&t->sampler, t->logits, p);
-    byte = md_sampler_pick(&t->sampler, p);
-    md_sampler_saw(&t->sampler, byte);
-    memmove(t->tail, t->tail + 1, MD_TEXT_STOP - 1);
-    t->tail[MD_TEXT_STOP - 1] = byte;
-    t->made++;
-    md_text_put(t, byte);
-    md_bump(&s->composer.counters.bytes, 1);
-}
-
 void md_composer_land(struct md_scheduler *s, struct md_batch *b)
 {
     struct md_text **texts = b->texts.p;
@@ -254,10 +262,6 @@ void md_composer_land(struct md_scheduler *s, struct md_batch *b)
         if (left > 1)
             continue;
         draw(s, t);
-        if (at_stop(t))
-            finish(s, t, "stop", NULL);
-        else if (t->made == t->n)
-            finish(s, t, "length", NULL);
     }
     s->composer.ready = s->composer.open != NULL;
     if (notify >= 0)

@@ -240,16 +240,18 @@ static struct md_scheduler *find_engine(struct md_daemon *d, const struct md_gen
     return n == 1 ? found : NULL;
 }
 
+/* Without a prompt a text begins behind the stream's last byte, or behind a new line. */
 static struct md_text *make_text(struct md_generate *g, const struct md_generate_request *r, const void *prompt,
                                  size_t prompt_n)
 {
-    uint8_t *own = malloc(prompt_n ? prompt_n : 1);
+    uint8_t *own = malloc(prompt_n + 1);
     struct md_text *t = NULL;
 
     if (own) {
-        own[0] = '\n';
         memcpy(own, prompt, prompt_n);
-        t = md_text_new(&r->how, r->n, own, prompt_n ? prompt_n : 1, r->stop, r->stream, g->daemon->texts_fd);
+        if (prompt_n == 0 && !r->stream)
+            own[prompt_n++] = '\n';
+        t = md_text_new(&r->how, r->n, own, prompt_n, r->stop, r->stream, g->daemon->texts_fd);
     }
     if (!t)
         free(own);
@@ -266,8 +268,6 @@ static const char *begin(struct md_generate *g, const struct peer *peer, const c
 
     if (why)
         return why;
-    if (r->stream && prompt_n == 0)
-        return "with `stream` a prompt is needed: at least the byte to go on behind";
     w = calloc(1, sizeof *w);
     if (!w || !(w->id = strdup(id)) || !(w->text = make_text(g, r, prompt, prompt_n))) {
         free(w ? w->id : NULL);

@@ -19,8 +19,8 @@ struct md_text {
     /* asked for; fixed once it is handed over */
     struct md_sampling how;
     uint64_t n;      /* bytes wanted, ≥ 1 */
-    uint8_t *prompt; /* owned; [prompt_n], ≥ 1 */
-    size_t prompt_n;
+    uint8_t *prompt; /* owned; [prompt_n] */
+    size_t prompt_n; /* 0: it begins behind the stream's last byte */
     char *stop;   /* owned; "" : none */
     char *stream; /* owned; the live stream whose state it goes on from; NULL: a fresh one */
     int notify;   /* eventfd of the service: something has come */

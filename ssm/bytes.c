@@ -38,6 +38,12 @@ void ssm_bytes_reset(void *state)
     ssm_calibrate_reset(&calibration, s + 1);
 }
 
+const float *ssm_bytes_logits(const void *state)
+{
+    const struct bytes *s = state;
+    return s->known ? s->logits : NULL;
+}
+
 /* ln Σ exp(x) */
 static double norm_of(const float *x)
 {

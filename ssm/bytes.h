@@ -11,6 +11,8 @@ enum { SSM_BYTES = 256, SSM_RECORDS_WARM = 256 /* records before the calibrator 
 size_t ssm_bytes_state(void); /* bytes of a slot's section */
 void ssm_bytes_reset(void *state);
 
+const float *ssm_bytes_logits(const void *state); /* behind the last byte; NULL: there was none */
+
 /* What one advance gave: the item as in ssm.h, its logits written. */
 void ssm_bytes_run(const struct ssm_item *item, void *state);
 

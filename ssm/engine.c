@@ -353,6 +353,16 @@ int ssm_slot_copy(struct ssm_engine *e, struct ssm_slot from, struct ssm_slot to
     return err;
 }
 
+bool ssm_slot_logits(struct ssm_engine *e, struct ssm_slot slot, float *ret)
+{
+    assert(live(e, slot) && ssm_reads_bytes(&e->model->config));
+    complete(e);
+    const float *logits = ssm_bytes_logits(host_at(e, slot));
+    if (logits)
+        memcpy(ret, logits, SSM_BYTES * sizeof *ret);
+    return logits;
+}
+
 uint32_t ssm_slots_used(const struct ssm_engine *e)
 {
     return e->used;

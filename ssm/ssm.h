@@ -131,6 +131,8 @@ void ssm_slot_give(struct ssm_engine *engine, struct ssm_slot slot);
 void ssm_slot_reset(struct ssm_engine *engine, struct ssm_slot slot); /* back to the state after take */
 /* `to` becomes what `from` is, on the device itself; both then go on with the same bits. 0; -EIO: the device failed. */
 int ssm_slot_copy(struct ssm_engine *engine, struct ssm_slot from, struct ssm_slot to);
+/* Of a slot whose items are scored (info.bytes): the logits behind its last byte, [vocab]. False: it has read none. */
+bool ssm_slot_logits(struct ssm_engine *engine, struct ssm_slot slot, float *ret);
 uint32_t ssm_slots_used(const struct ssm_engine *engine);
 
 /* One named part of a slot's saved bytes. Sizes are fixed at open. */

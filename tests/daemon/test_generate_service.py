@@ -241,11 +241,10 @@ class Forks(Service):
             if forks:
                 client.ask(0, b"then", n=60, stream="s", seed=4)
                 client.ask(1, b"x", n=60, stream="s", temperature=0, model="b")
-                client.end(0, 1)
-                texts.append((sent, client.texts[0], client.texts[1]))
-        if forks:
-            client.refused(2, b"", stream="s")
-            self.assertIn("a prompt is needed", client.ends[2])
+                client.ask(2, b"", n=60, stream="s", temperature=0)
+                client.ask(3, b"", n=1, stream="s", temperature=0)
+                client.end(0, 1, 2, 3)
+                texts.append((sent, *(client.texts[i] for i in range(4))))
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
         with open(self.path("out.jsonl")) as out:
@@ -264,7 +263,9 @@ class Forks(Service):
         forked, texts = self.stream(True)
         self.assertEqual(sum(map(len, self.PIECES)), len(alone["surprise/s/"]))
         self.assertEqual(alone, forked)
-        for sent, drawn, greedy in texts:
+        for sent, drawn, greedy, next_ones, next_one in texts:
+            self.assertEqual(next_ones, generate(sent, 60, "--temperature", "0"))
+            self.assertEqual(next_one, next_ones[:1])
             self.assertEqual(drawn, generate(sent + b"then", 60, "--seed", "4"))
             self.assertEqual(greedy, generate(sent + b"x", 60, "--temperature", "0"))
 
@@ -282,7 +283,7 @@ class Clients(Service):
         last = -1
         while (made := self.status(control)["models"]["b"]["text_bytes_total"]) != last:  # it has come to rest
             last = made
-            time.sleep(0.5)
+            time.sleep(1)
         self.assertLess(made, n)
         for i in range(5):
             self.assertEqual(len(quick.text(i, n=500)), 500)
@@ -371,6 +372,25 @@ class Ends(Service):
             f.write("  generate_requests: 7\n")
         self.check(run(MAMBACTL, "reload", "--control", control), 78, "server.generate: ")
         self.assertEqual(len(client.text(1, n=30)), 30)
+
+    def test_a_reload_exchanges_the_model(self):
+        control = self.serve()
+        client = self.under_way()
+        with open(self.config_path) as f:
+            text = f.read()
+        self.path("c.yaml", text.replace("weights: fp32", "weights: bf16"))
+        self.check(run(MAMBACTL, "reload", "--control", control), 0)
+        self.assertEqual(client.end(0, 1, 2), ["reload"] * 3)
+        want = generate(b"hello", 90, "--temperature", "0", "--weights", "bf16")
+        self.assertEqual(client.text(0, n=90, temperature=0), want)
+        self.assertNotEqual(want, generate(b"hello", 90, "--temperature", "0"))
+        self.path("c.yaml", text.replace("models: {b:", f"models: {{c: {{path: {MODEL}, device: cpu, weights: fp32}}, b:"))
+        self.check(run(MAMBACTL, "reload", "--control", control), 0)
+        self.assertIn("model: has to be named", client.refused(1))
+        self.assertEqual(client.text(2, n=9, model="c", temperature=0), generate(b"hello", 9, "--temperature", "0"))
+        self.path("c.yaml", text.replace(MODEL, self.model))
+        self.check(run(MAMBACTL, "reload", "--control", control), 78, "no model is one of bytes")
+        self.assertEqual(len(client.text(3, n=9, model="b")), 9)
 
     def test_the_socket_is_taken(self):
         self.serve()
