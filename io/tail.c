@@ -86,7 +86,7 @@ int io_tail_open(struct io_tail *t, const struct io_bytes_input *in, char *reter
         close_file(t);
         return -EISDIR;
     }
-    t->pipe = !S_ISREG(t->seen.st_mode);
+    t->pipe = !S_ISREG(t->seen.st_mode) || strcmp(t->path, "-") == 0;
     if (t->from_end && !t->pipe && !t->placed)
         begin_at(t, t->seen.st_size);
     t->waiting_ns = 0;

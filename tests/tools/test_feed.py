@@ -194,6 +194,18 @@ class Feed(unittest.TestCase):
         self.assertEqual((header["dtype"], header["rate"], header["t_ns"]), ("float64", 0, str(times[0])))
         np.testing.assert_array_equal(times, [1704067200000000000, 1704153600500000000, 1704758400000000000])
 
+    def test_bytes(self):
+        """Any file as it is, a byte a row."""
+        text = bytes(range(256)) * 300
+        with open(path("all.csv"), "wb") as f:
+            f.write(text)
+        peer = Peer(zmq.PULL)
+        process = peer.feed("--bytes", path("all.csv"))
+        messages = peer.receive(1)["all.csv"]
+        self.finish(process)
+        self.assertEqual({m[0]["dtype"] for m in messages if len(m[1])}, {"uint8"})  # the end has no rows
+        self.assertEqual(joined(messages).astype("u1").tobytes(), text)
+
     def test_standard_input(self):
         x = np.linspace(-1, 1, 3000).astype("<f4")
         peer = Peer(zmq.PULL)
