@@ -1,5 +1,6 @@
 /* cut.c: streams into records. Trap: a stream that a batch touches first is copied there and then, however much waits
- * to be written: it must not wait for a disk. The portions in between do wait. */
+ * to be written: it must not wait for a disk. The portions in between do wait, and leave most of the stock to those. Each
+ * such copy holds up a batch: so its memory is there already, and its checksums are the writer's. */
 #include "daemon/cut.h"
 
 #include <errno.h>
@@ -9,13 +10,14 @@
 #include "daemon/input.h"
 #include "ssm/checksum.h"
 
-enum { WAITING_MAX = 64 << 20, PORTION_NS = 1000000 };
+enum { STOCK_MAX = 128 << 20, WAITING_MAX = STOCK_MAX / 4, PORTION_NS = 500000, HURRIED_NS = 100000 };
 
 void md_cut_init(struct md_snapshot_cut *c)
 {
     memset(c, 0, sizeof *c);
     pthread_mutex_init(&c->lock, NULL);
     pthread_cond_init(&c->wake, NULL);
+    md_stock_init(&c->stock);
     c->last = &c->first;
 }
 
@@ -26,8 +28,14 @@ void md_cut_done(struct md_snapshot_cut *c)
         c->first = p->next;
         md_piece_free(p);
     }
+    md_stock_done(&c->stock);
     pthread_cond_destroy(&c->wake);
     pthread_mutex_destroy(&c->lock);
+}
+
+void md_cut_provide(struct md_snapshot_cut *c, size_t bytes)
+{
+    md_stock_provide(&c->stock, bytes < STOCK_MAX ? bytes : STOCK_MAX);
 }
 
 /* ---- a record --------------------------------------------------------------------------------------------------- */
@@ -94,8 +102,11 @@ int64_t md_saved_next(const struct md_saved_stream *saved)
 
 int md_piece_fill(struct md_piece *p)
 {
-    return p->file ? md_spill_file_read(p->file, p->cells, p->n_cells, (uint8_t *)p->records + p->slots_at, p->slot_stride)
-                   : 0;
+    uint8_t *slots = (uint8_t *)p->records + p->slots_at;
+
+    for (uint32_t i = 0; i < p->n_slots; i++)
+        ssm_slot_seal(slots + i * p->slot_stride, p->slot_bytes);
+    return p->file ? md_spill_file_read(p->file, p->cells, p->n_cells, slots, p->slot_stride) : 0;
 }
 
 void md_piece_free(struct md_piece *p)
@@ -104,7 +115,10 @@ void md_piece_free(struct md_piece *p)
         atomic_fetch_sub(&p->file->pins, 1);
     if (p)
         free(p->cells);
-    free(p);
+    if (p && p->stock)
+        md_stock_give(p->stock, p);
+    else
+        free(p);
 }
 
 /* What is on the disk stays there; nothing else is written in its place until the piece is freed. */
@@ -125,17 +139,18 @@ static int copy_slots(struct md_scheduler *sch, const struct io_stream *s, struc
     uint8_t *to = (uint8_t *)p->records + p->slots_at;
     int r = s->course.cells ? refer(sch, s, p) : 0;
 
-    for (uint32_t i = 0; s->course.slots && i < s->channels && r == 0; i++)
-        r = ssm_slot_save(sch->engine, s->course.slots[i], to + i * p->slot_stride);
+    for (; s->course.slots && p->n_slots < s->channels && r == 0; p->n_slots++)
+        r = ssm_slot_save_unsealed(sch->engine, s->course.slots[p->n_slots], to + p->n_slots * p->slot_stride);
     return r;
 }
 
-static struct md_piece *new_piece(size_t bytes)
+static struct md_piece *new_piece(size_t bytes, struct md_stock *stock)
 {
-    struct md_piece *p = malloc(sizeof *p + bytes);
+    struct md_piece *in_stock = stock ? md_stock_take(stock, sizeof *in_stock + bytes) : NULL;
+    struct md_piece *p = in_stock ? in_stock : malloc(sizeof *p + bytes);
 
     if (p)
-        *p = (struct md_piece){.bytes = bytes};
+        *p = (struct md_piece){.bytes = bytes, .stock = in_stock ? stock : NULL};
     return p;
 }
 
@@ -145,7 +160,7 @@ static struct md_piece *copy_again(struct io_stream *s)
     const struct md_restored *old = &s->course.restored;
     uint32_t id_len = (uint32_t)strlen(s->id);
     size_t bytes = md_record_bytes(id_len, old->bytes);
-    struct md_piece *p = new_piece(bytes);
+    struct md_piece *p = new_piece(bytes, NULL);
 
     if (!p)
         return NULL;
@@ -155,7 +170,7 @@ static struct md_piece *copy_again(struct io_stream *s)
     return p;
 }
 
-struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct io_stream *s)
+struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct io_stream *s, struct md_stock *stock)
 {
     const struct md_course *c = &s->course;
     bool open = md_course_is_open(c);
@@ -169,7 +184,7 @@ struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct
 
     if (c->restored.saved)
         return copy_again(s);
-    struct md_piece *p = new_piece(bytes);
+    struct md_piece *p = new_piece(bytes, stock);
     if (!p)
         return NULL;
     uint8_t *to = md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, payload);
@@ -196,6 +211,7 @@ struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct
         memcpy(to, c->runs, runs);
     p->slots_at = (size_t)(to + runs - (uint8_t *)p->records);
     p->slot_stride = md_record_padded(slot);
+    p->slot_bytes = slot;
     if (open && copy_slots(sch, s, p)) {
         md_piece_free(p);
         return NULL;
@@ -203,9 +219,9 @@ struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct
     return p;
 }
 
-struct md_piece *md_cut_save(struct md_scheduler *sch, const char *model, struct io_stream *s)
+struct md_piece *md_cut_save(struct md_scheduler *sch, const char *model, struct io_stream *s, struct md_stock *stock)
 {
-    struct md_piece *p = md_cut_copy(sch, model, s);
+    struct md_piece *p = md_cut_copy(sch, model, s, stock);
 
     if (p) {
         const struct md_saved_stream *saved = md_piece_saved(p, s->id);
@@ -235,7 +251,7 @@ void md_cut_give(struct md_snapshot_cut *c, struct md_piece *p)
 static void save(struct md_scheduler *sch, struct io_stream *s)
 {
     s->course.cut = sch->cut_number;
-    md_cut_give(sch->cut, md_cut_save(sch, sch->model, s));
+    md_cut_give(sch->cut, md_cut_save(sch, sch->model, s, &sch->cut->stock));
 }
 
 void md_cut_line(struct md_scheduler *sch, uint32_t number)
@@ -290,9 +306,9 @@ static bool crowded(struct md_snapshot_cut *c)
     return full;
 }
 
-bool md_cut_sweep(struct md_scheduler *sch)
+bool md_cut_sweep(struct md_scheduler *sch, bool hurried)
 {
-    int64_t until = md_now_ns() + PORTION_NS;
+    int64_t until = md_now_ns() + (hurried ? HURRIED_NS : PORTION_NS);
 
     if (!sch->sweeping)
         return true;
@@ -325,7 +341,7 @@ static bool copy_rest(struct io_stream *s, void *arg)
     if (s->course.cut == r->number || md_course_is_open(&s->course) || !s->course.returning)
         return true;
     s->course.cut = r->number;
-    md_cut_give(r->cut, md_cut_save(NULL, s->input->model, s));
+    md_cut_give(r->cut, md_cut_save(NULL, s->input->model, s, NULL));
     return true;
 }
 

@@ -14,6 +14,7 @@
 
 #include <string.h>
 
+#include "daemon/stock.h"
 #include "daemon/scheduler.h"
 #include "daemon/snapshot_file.h"
 
@@ -38,13 +39,15 @@ struct md_saved_stream {
 struct md_piece { /* whole records on their way to the file */
     struct md_piece *next;
     size_t bytes;
+    struct md_stock *stock;     /* that it came from; NULL: from malloc() */
     struct md_spill_file *file; /* the slots are there yet, in these cells; NULL: all is in the record */
     uint32_t *cells, n_cells;
-    size_t slots_at, slot_stride; /* where they belong; bytes from the records' beginning */
+    uint32_t n_slots;                         /* that were copied, and lack their checksums yet */
+    size_t slots_at, slot_stride, slot_bytes; /* where they belong; bytes from the records' beginning */
     uint64_t records[];
 };
 
-/* Not the engine's thread: reads what is on the disk yet. Negative errno. */
+/* Not the engine's thread: what the record lacks yet, what is on the disk and checksums. Negative errno. */
 int md_piece_fill(struct md_piece *p);
 void md_piece_free(struct md_piece *p);
 
@@ -53,6 +56,7 @@ struct md_snapshot_cut {
     pthread_cond_t wake;            /* something to write, or somebody is done */
     struct md_piece *first, **last; /* to be written */
     size_t waiting;                 /* bytes of them */
+    struct md_stock stock;          /* where copies are put that must not take long */
     unsigned engines_left;
     int outputs_left;       /* marks that were asked for and are not there; may be below 0 before all were asked for */
     bool voiced;            /* the publisher has copied the voices */
@@ -64,12 +68,15 @@ struct md_snapshot_cut {
 void md_cut_init(struct md_snapshot_cut *c);
 void md_cut_done(struct md_snapshot_cut *c);
 
+/* The snapshot's thread, before the engines are asked: memory for copies of `bytes` in all. */
+void md_cut_provide(struct md_snapshot_cut *c, size_t bytes);
+
 /* Engine: the line is here. No batch is under way. */
 void md_cut_line(struct md_scheduler *sch, uint32_t number);
 /* Engine: before anything of the stream changes. */
 void md_cut_touch(struct md_scheduler *sch, struct io_stream *s);
-/* Engine: some of what is left; true: nothing is. No batch is under way. */
-bool md_cut_sweep(struct md_scheduler *sch);
+/* Engine: some of what is left, less where rows wait to be advanced; true: nothing is. No batch is under way. */
+bool md_cut_sweep(struct md_scheduler *sch, bool hurried);
 /* Engine: the stream is about to leave the list of open ones. */
 void md_cut_leaves(struct md_scheduler *sch, const struct io_stream *s);
 
@@ -82,10 +89,10 @@ bool md_is_marked(struct io_block *b, uint32_t n, uint64_t mark, uint32_t rows);
 int64_t md_saved_next(const struct md_saved_stream *saved);
 
 /* The stream's record as it is now, of one with slots while the engine is idle; NULL: out of memory. sch NULL: it is not
- * open. */
-struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct io_stream *s);
+ * open. In `stock` where that is given and has room. */
+struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct io_stream *s, struct md_stock *stock);
 /* The same for a snapshot, after which the stream's sender need not keep what the record covers. */
-struct md_piece *md_cut_save(struct md_scheduler *sch, const char *model, struct io_stream *s);
+struct md_piece *md_cut_save(struct md_scheduler *sch, const char *model, struct io_stream *s, struct md_stock *stock);
 /* What stands in the record of the stream of this id. */
 static inline const struct md_saved_stream *md_piece_saved(const struct md_piece *p, const char *id)
 {

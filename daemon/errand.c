@@ -91,7 +91,7 @@ void md_errand_run(struct md_scheduler *sch)
             pthread_mutex_unlock(&r->lock);
             return; /* what it was in is still being published */
         }
-        piece = md_cut_copy(sch, sch->model, s);
+        piece = md_cut_copy(sch, sch->model, s, NULL);
         voice = s->voice;
         result = piece ? 0 : -ENOMEM;
     }

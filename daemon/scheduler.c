@@ -305,7 +305,7 @@ static void *run(void *arg)
             bool idle = is_empty(b) && !s->flying, spills = md_spill_busy(&s->spill);
             if (s->sweeping || s->asked_for || spills || (is_empty(b) && lands(s, &wake)))
                 land(s);
-            bool swept = md_cut_sweep(s);
+            bool swept = md_cut_sweep(s, b->entries.n > 0);
             if (s->asked_for)
                 md_errand_run(s);
             if (spills)

@@ -315,6 +315,19 @@ static void account(struct md_snapshots *s, int r, int64_t begun)
     md_hist_add(&c->seconds, (uint64_t)(md_now_ns() - begun));
 }
 
+/* That the engines will copy, with some more for what stands around them. */
+static size_t bytes_of_slots(struct md_daemon *d)
+{
+    enum { AROUND = 1024 };
+    size_t bytes = 0;
+
+    for (unsigned i = 0; i < d->n_models; i++) {
+        struct md_scheduler *sch = &d->models[i]->scheduler;
+        bytes += atomic_load_explicit(&sch->slots_used, memory_order_relaxed) * (ssm_slot_bytes(sch->engine) + AROUND);
+    }
+    return bytes;
+}
+
 static int take(struct md_snapshots *s, char *reterr)
 {
     int64_t begun = md_now_ns();
@@ -322,6 +335,7 @@ static int take(struct md_snapshots *s, char *reterr)
 
     if (r == 0)
         r = append_models(s, reterr);
+    md_cut_provide(&s->cut, bytes_of_slots(s->d));
     if (r || !ask_engines(s)) {
         md_snapshot_abandon(s->writer);
         if (r == 0)
@@ -351,7 +365,7 @@ static bool write_stream(struct io_stream *s, void *arg)
         return true;
     s->course.cut = last->s->number;
     s->cut_voice = s->voice;
-    p = md_cut_save(sch, sch->model, s);
+    p = md_cut_save(sch, sch->model, s, NULL);
     if (!p) {
         snprintf(last->reterr, MD_SNAPSHOT_ERR, "out of memory, or a device that failed");
         last->r = -ENOMEM;

@@ -16,12 +16,19 @@ static inline uint64_t ssm_checksum_mix(uint64_t hash, uint64_t word)
 static inline uint64_t ssm_checksum(uint64_t seed, const void *bytes, size_t n)
 {
     const uint8_t *at = bytes, *end = at + n / 8 * 8;
-    uint64_t lane[4], word = 0;
-    for (unsigned i = 0; i < 4; i++)
-        lane[i] = 0xcbf29ce484222325u + seed * 31 + i;
+    uint64_t first = 0xcbf29ce484222325u + seed * 31, word = 0, words[4];
+    uint64_t a = first, b = first + 1, c = first + 2, d = first + 3; /* the lanes, in registers */
+    for (; end - at >= 32; at += 32) {
+        memcpy(words, at, sizeof words);
+        a = ssm_checksum_mix(a, words[0]);
+        b = ssm_checksum_mix(b, words[1]);
+        c = ssm_checksum_mix(c, words[2]);
+        d = ssm_checksum_mix(d, words[3]);
+    }
+    uint64_t lane[4] = {a, b, c, d};
     for (unsigned i = 0; at < end; at += 8, i++) {
         memcpy(&word, at, 8);
-        lane[i % 4] = ssm_checksum_mix(lane[i % 4], word);
+        lane[i] = ssm_checksum_mix(lane[i], word);
     }
     word = 0;
     memcpy(&word, at, n % 8);

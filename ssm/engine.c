@@ -398,7 +398,7 @@ static void write_header(const struct ssm_engine *e, uint8_t *h)
     strncpy((char *)h + AT_OPS, ssm_engine_ops(e), NAME_BYTES - 1);
 }
 
-int ssm_slot_save(struct ssm_engine *e, struct ssm_slot slot, void *buf)
+int ssm_slot_save_unsealed(struct ssm_engine *e, struct ssm_slot slot, void *buf)
 {
     uint8_t *saved = buf;
     assert(live(e, slot));
@@ -410,9 +410,26 @@ int ssm_slot_save(struct ssm_engine *e, struct ssm_slot slot, void *buf)
     if (e->host_bytes)
         memcpy(saved + e->slot_bytes - e->host_bytes, host_at(e, slot), e->host_bytes);
     write_header(e, saved);
-    uint64_t checksum = checksum_of(saved, e->slot_bytes);
-    memcpy(saved + AT_CHECKSUM, &checksum, sizeof checksum);
     return 0;
+}
+
+void ssm_slot_seal(void *buf, size_t bytes)
+{
+    uint8_t *saved = buf;
+    uint64_t checksum;
+    memcpy(&checksum, saved + AT_CHECKSUM, sizeof checksum);
+    if (checksum)
+        return;
+    checksum = checksum_of(saved, bytes);
+    memcpy(saved + AT_CHECKSUM, &checksum, sizeof checksum);
+}
+
+int ssm_slot_save(struct ssm_engine *e, struct ssm_slot slot, void *buf)
+{
+    int err = ssm_slot_save_unsealed(e, slot, buf);
+    if (!err)
+        ssm_slot_seal(buf, e->slot_bytes);
+    return err;
 }
 
 static int check_saved(const struct ssm_engine *e, const uint8_t *saved, size_t bytes, const uint8_t *ours,

@@ -144,6 +144,9 @@ struct ssm_section {
 size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
 const struct ssm_section *ssm_slot_sections(const struct ssm_engine *engine, unsigned *ret_n);
 int ssm_slot_save(struct ssm_engine *engine, struct ssm_slot slot, void *buf); /* 0; -EIO: the device failed */
+/* The same in two steps, for who has no time: the copy lacks its checksum, which any thread puts in. What has one keeps it. */
+int ssm_slot_save_unsealed(struct ssm_engine *engine, struct ssm_slot slot, void *buf);
+void ssm_slot_seal(void *saved, size_t bytes);
 /* What ssm_slot_restore() checks, without a slot. Any thread. */
 int ssm_slot_check(const struct ssm_engine *engine, const void *buf, size_t bytes, bool *ret_exact, char *reterr);
 /* Checks magic, version, model shape, size and checksum; -EBADMSG leaves the slot as it was. *ret_exact (may be

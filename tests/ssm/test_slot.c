@@ -91,6 +91,10 @@ static void goes_on_bitwise(void **state)
         assert_true(exact);
         ssm_slot_save(b, sb, again);
         assert_memory_equal(cut, again, bytes);
+        ssm_slot_save_unsealed(b, sb, again);
+        assert_int_equal(ssm_slot_restore(b, sb, again, bytes, NULL, NULL), -EBADMSG);
+        ssm_slot_seal(again, bytes);
+        assert_memory_equal(cut, again, bytes);
         feed(b, sb, CUT, N, rest);
         assert_memory_equal(whole->forecast, rest->forecast, (N / 3 - CUT / 3) * HORIZON * Q * sizeof(float));
         assert_memory_equal(whole->anomaly, rest->anomaly, (N / 3 - CUT / 3) * 9 * sizeof(float));
