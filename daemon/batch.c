@@ -352,7 +352,7 @@ uint32_t md_batch_items(struct md_batch *b)
     for (size_t i = 0; i < b->entries.n; i++) {
         struct md_entry *e = md_batch_entry(b, i);
         uint32_t C = e->stream->channels;
-        size_t first = e->rows ? md_arena_add(&b->items, C, sizeof(struct ssm_item)) : SIZE_MAX;
+        size_t first = e->rows && !e->failed ? md_arena_add(&b->items, C, sizeof(struct ssm_item)) : SIZE_MAX;
         for (uint32_t c = 0; first != SIZE_MAX && c < C; c++) {
             struct ssm_item *item = (struct ssm_item *)b->items.p + first + c;
             *item = (struct ssm_item){
