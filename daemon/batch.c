@@ -292,6 +292,8 @@ int md_batch_end(struct md_batch *b, struct md_entry *e)
     r = keep_carried(b, e, total % patch);
     if (r == 0 && e->steps)
         r = reserve_results(b, e);
+    if (r == 0 && e->rows && md_arena_add(&b->items, e->stream->channels, sizeof(struct ssm_item)) == SIZE_MAX)
+        r = -ENOMEM;
     return r;
 }
 
@@ -349,12 +351,12 @@ static void item_inputs(const struct md_batch *b, struct md_entry *e, uint32_t c
 
 uint32_t md_batch_items(struct md_batch *b)
 {
+    b->items.n = 0; /* there is room for all of them: md_batch_end() */
     for (size_t i = 0; i < b->entries.n; i++) {
         struct md_entry *e = md_batch_entry(b, i);
         uint32_t C = e->stream->channels;
-        size_t first = e->rows ? md_arena_add(&b->items, C, sizeof(struct ssm_item)) : SIZE_MAX;
-        for (uint32_t c = 0; first != SIZE_MAX && c < C; c++) {
-            struct ssm_item *item = (struct ssm_item *)b->items.p + first + c;
+        for (uint32_t c = 0; e->rows && !e->failed && c < C; c++) {
+            struct ssm_item *item = (struct ssm_item *)b->items.p + md_arena_add(&b->items, 1, sizeof *item);
             *item = (struct ssm_item){
                 .slot = e->stream->course.slots[c],
                 .n = e->rows,

@@ -24,8 +24,10 @@ static void event(struct md_batch *b, const struct md_entry *e, const struct md_
     size_t i = md_arena_add(&b->events, 1, sizeof(struct md_event));
     struct md_event *to;
 
-    if (i == SIZE_MAX)
+    if (i == SIZE_MAX) {
+        md_add(&b->owner->publisher->notices_lost, 1);
         return;
+    }
     to = md_batch_event(b, i);
     *to = *what;
     to->at = e->carried + e->rows;
