@@ -20,6 +20,9 @@
 #include <math.h>
 #include <string.h>
 
+#include "ssm/cholesky.h"
+#include "ssm/still.h"
+
 enum { RING = 4096, DEPTH = RING - 64 }; /* samples held; how far back anything looks: a step's samples come at once */
 enum { BLOCK = 16, BLOCKS = RING / BLOCK };
 enum { KNOTS = 19, MODEL_KNOTS = 14, D = 16, TRIANGLE = D * (D + 1) / 2 };
@@ -31,7 +34,7 @@ enum { SEASONS = 14, FEW = 4, WINDOW = 64 }; /* averaged over; unit of windows w
 enum { CATCH_UP = 3 };                       /* targets learnt per sample while some are behind */
 enum { SOLVE_EACH = 2000, SOLVE_EVERY = 4 }; /* samples up to which each solves a knot's regression; later: every */
 enum { MIN_PAIRS = 8, WARM = 8 };
-enum { STILL_FAR = 2 }; /* the farthest knot that the expert STILL speaks for: beyond it, it only costs */
+enum { NEAREST = 2 }; /* knots that the expert STILL speaks for, where forecasts of every step are judged */
 enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again before it is given up */
 
 #define RIDGE_FREE 5e-3      /* prior of the regression, in parts of its features' power: all but none … */
@@ -47,15 +50,12 @@ enum { TRUST = 2, TRUST_MAX = 8 }; /* sweeps that do not find the season again b
 #define FAST 32.0 /* samples over which restlessness is averaged … */
 #define SLOW 512.0
 #define LONG 8192.0
-#define RESTLESS 0.08     /* of a size in the unit of the expert STILL … */
-#define CALMING 0.02      /* … and how much of the way to the usual one it goes back a sample */
-#define STILL_MEMORY 4096.0
-#define STILL_STEP 0.002  /* least step of its quantiles */
 #define NEAR 16.0         /* horizon to which restlessness matters */
 #define LOSS_MEMORY 100.0 /* forecasts */
 #define LOSS_MAX 20.0     /* a loss counts as at most this many usual ones */
 #define GAIN_STEP 0.15    /* of exponentiated gradient, in losses of the best expert … */
 #define GAIN_MEMORY 100.0
+#define GAIN_MEMORY_NEAREST 1000.0
 #define SLOPE_MAX 2.0
 #define SPREAD_MEMORY 100.0 /* independent errors */
 #define SPREAD_MAX 8.0      /* an error counts as at most this many usual ones */
@@ -86,7 +86,8 @@ static const uint16_t usual[] = {7,   12,  24,  30,  48,  52,  60,  72,  96,  10
 enum { USUAL = sizeof usual / sizeof *usual, USUAL_FROM = 1008 }; /* longer ones are believed only if usual */
 
 enum expert { FREE, TIED, LAST, SEASON, LEVEL, OWN, STILL = OWN, HERE, MODEL = HERE, EXPERTS };
-/* Those below OWN have a point and learn spread and shape at each knot; those below HERE are there without the model. */
+/* Those below OWN have a point and learn spread and shape at each knot; those below HERE are there without the model.
+ */
 
 struct regression {            /* at a knot */
     double a[TRIANGLE], b[D];  /* lower triangle of Σ w·φφᵀ; Σ w·φ·y */
@@ -97,6 +98,7 @@ struct regression {            /* at a knot */
 struct forecast { /* of a knot, waiting for its target */
     uint32_t target;
     float scale, point[OWN], mean, unit; /* mean and unit: of STILL */
+    bool aside;                          /* the model was not asked: only shapes and gains learn from it */
 };
 
 struct queue {
@@ -111,12 +113,6 @@ struct record { /* of the experts' accuracy at a knot */
     float shape[OWN][Q_MAX]; /* quantiles of the error in spreads */
 };
 
-/* What the expert STILL knows: noise about one level, whose size comes in bouts (GARCH(1,1), of absolute values). */
-struct still {
-    double n, mean, usual, now; /* sizes: in the long run, of late */
-    float shape[Q_MAX];         /* quantiles of the noise in units of `now` */
-};
-
 struct adapt {
     uint64_t n, step; /* samples since the first finite one; steps since the reset */
     uint64_t learnt;  /* samples that were targets of the regressions */
@@ -128,7 +124,7 @@ struct adapt {
     uint32_t season, week; /* 0: none; `week` is a longer season, a multiple of the first */
     uint32_t trust, doubt, lag, solved;
     double sums[BLOCKS]; /* cumulated over blocks of the ring */
-    struct still still;
+    struct ssm_still still;
     struct regression at[KNOTS];
     struct queue queue[KNOTS];
     struct record record[KNOTS];
@@ -381,28 +377,6 @@ static void learn_pair(struct regression *r, const double *phi, double y, double
     r->pairs += 1.0;
 }
 
-/* Cholesky of a + add·I in place of l, then x ← (l·lᵀ)⁻¹·x. */
-static void solve_in_place(const double *a, double add, double least, double *l, double *x)
-{
-    for (int i = 0, row = 0; i < D; row += ++i)
-        for (int j = 0, col = 0; j <= i; col += ++j) {
-            double sum = a[row + j] + (i == j ? add : 0.0);
-            for (int k = 0; k < j; k++)
-                sum -= l[row + k] * l[col + k];
-            l[row + j] = i == j ? sqrt(fmax(sum, least)) : sum / l[col + j];
-        }
-    for (int i = 0, row = 0; i < D; row += ++i) {
-        for (int k = 0; k < i; k++)
-            x[i] -= l[row + k] * x[k];
-        x[i] /= l[row + i];
-    }
-    for (int i = D - 1; i >= 0; i--) {
-        for (int k = i + 1; k < D; k++)
-            x[i] -= l[k * (k + 1) / 2 + i] * x[k];
-        x[i] /= l[i * (i + 3) / 2];
-    }
-}
-
 /* Ridge towards the mean of the last four seasons, or, where there is no season, the last value. */
 static void solve(const struct adapt *s, struct regression *r, uint32_t h)
 {
@@ -416,7 +390,7 @@ static void solve(const struct adapt *s, struct regression *r, uint32_t h)
         double add = ridge[e] * (1.0 + RIDGE_PAIRS * h / r->pairs) * trace / D;
         memcpy(x, r->b, sizeof x);
         x[s->season ? TARGET + 1 : NOW] += add;
-        solve_in_place(r->a, add, 1e-12 * trace, l, x);
+        ssm_cholesky_solve(D, r->a, add, 1e-12 * trace, l, x);
         for (int i = 0; i < D; i++)
             r->theta[e][i] = (float)x[i];
     }
@@ -456,26 +430,6 @@ static void learn_miss(struct adapt *s, double miss)
     s->fast += (miss - s->fast) / fmin(s->misses, FAST);
     s->slow += (miss - s->slow) / fmin(s->misses, SLOW);
     s->longest += (miss - s->longest) / fmin(s->misses, LONG);
-}
-
-static void learn_still(const struct ssm_adapt_shape *a, struct still *t, double y)
-{
-    double error = y - t->mean, size = fabs(error), young = 1.0 / ++t->n;
-    if (t->n > WARM) {
-        double z = error / fmax(t->now, 1e-30), step = SHAPE_FIRST / (t->n + SHAPE_PRIOR) + STILL_STEP;
-        for (uint32_t i = 0; i < a->n_quantiles; i++)
-            t->shape[i] += (float)(step * ((double)a->levels[i] - (z < (double)t->shape[i] ? 1.0 : 0.0)));
-        size = t->usual > 0.0 ? fmin(size, FAST * t->usual) : size;
-    }
-    t->mean += error * fmax(young, 1.0 / STILL_MEMORY);
-    t->usual += (size - t->usual) * fmax(young, 1.0 / STILL_MEMORY);
-    t->now += (size - t->now) * fmax(young, RESTLESS) + (t->usual - t->now) * CALMING;
-}
-
-/* Its unit h samples ahead: bouts pass. */
-static double still_unit(const struct still *t, double h)
-{
-    return t->usual + (t->now - t->usual) * pow(1.0 - CALMING, h - 1.0);
 }
 
 /* Sample T as the target of all knots that have an origin for it. */
@@ -836,8 +790,8 @@ static void shares(const struct record *r, bool with_model, double *share)
 
 /* Exponentiated gradient of the mixture's loss in the shares: an expert gains where more of it would have been better.
  */
-static void note_mixture(const struct ssm_adapt_shape *a, struct record *r, bool with_model, double q[EXPERTS][Q_MAX],
-                         double y)
+static void note_mixture(const struct ssm_adapt_shape *a, struct record *r, bool with_model, double memory,
+                         double q[EXPERTS][Q_MAX], double y)
 {
     double share[EXPERTS], slope[EXPERTS] = {0}, least = INFINITY;
     int n = with_model ? EXPERTS : HERE;
@@ -855,7 +809,7 @@ static void note_mixture(const struct ssm_adapt_shape *a, struct record *r, bool
         return;
     for (int e = 0; e < n; e++) {
         double earned = GAIN_STEP * fmax(-SLOPE_MAX, fmin(SLOPE_MAX, slope[e] / least));
-        r->gain[e] = (float)((double)r->gain[e] * (1.0 - 1.0 / GAIN_MEMORY) - earned);
+        r->gain[e] = (float)((double)r->gain[e] * (1.0 - 1.0 / memory) - earned);
     }
 }
 
@@ -866,7 +820,7 @@ static void note_target(const struct ssm_adapt_shape *a, struct adapt *s, int k,
     double q[EXPERTS][Q_MAX], part = fmin(1.0, 2.0 * (knots[k] / WAITING + 4.0) / knots[k]);
     double scale = (double)w->scale * phase_factor(s, s->n - 1);
     bool model = k < MODEL_KNOTS && !isnan(s->model[k][slot][0]);
-    if (r->spread[FREE] > 0.0f)
+    if (r->spread[FREE] > 0.0f && !w->aside)
         note_phase(s, s->n - 1, fabs(y - (double)w->point[FREE]) / ((double)w->scale * (double)r->spread[FREE]));
     for (int e = 0; e < OWN; e++) {
         if (r->seen[e] == 0.0f)
@@ -878,8 +832,8 @@ static void note_target(const struct ssm_adapt_shape *a, struct adapt *s, int k,
         q[STILL][i] = (double)w->mean + (double)w->unit * (double)s->still.shape[i];
     for (uint32_t i = 0; model && i < a->n_quantiles; i++)
         q[MODEL][i] = (double)s->model[k][slot][i];
-    note_mixture(a, r, model, q, y);
-    for (int e = 0; e < (model ? EXPERTS : HERE); e++)
+    note_mixture(a, r, model, k < NEAREST ? GAIN_MEMORY_NEAREST : GAIN_MEMORY, q, y);
+    for (int e = 0; !w->aside && e < (model ? EXPERTS : HERE); e++)
         note_loss(r, e, pinball(a, q[e], y));
     for (int e = 0; e < OWN; e++)
         note_error(a, r, e, limited((y - (double)w->point[e]) / scale), part);
@@ -900,24 +854,25 @@ static void note_sample(const struct ssm_adapt_shape *a, struct adapt *s, uint64
     }
 }
 
-/* Expectations of this step, to be held against what comes. */
-static void queue_forecasts(struct adapt *s)
+/* Expectations of this step at the first `n` knots, to be held against what comes. */
+static void queue_forecasts(struct adapt *s, int n, bool aside)
 {
     struct origin f;
     double scale[KNOTS], point[OWN];
     uint32_t o = (uint32_t)(s->n - 1);
     see_origin(s, s->n - 1, oldest(s->n), &f);
     scales(s, scale);
-    for (int k = 0; k < KNOTS; k++) {
+    for (int k = 0; k < n; k++) {
         struct queue *q = &s->queue[k];
         if (q->count == WAITING || (q->count > 0 && (int32_t)(o - q->next) < 0))
             continue;
         uint32_t slot = (q->begin + q->count++) % WAITING;
         expect(s, &f, knots[k], point);
         q->at[slot].target = o + knots[k];
+        q->at[slot].aside = aside;
         q->at[slot].scale = (float)scale[k];
         q->at[slot].mean = (float)s->still.mean;
-        q->at[slot].unit = (float)still_unit(&s->still, knots[k]);
+        q->at[slot].unit = (float)ssm_still_unit(&s->still, knots[k]);
         for (int e = 0; e < OWN; e++)
             q->at[slot].point[e] = (float)point[e];
         if (k < MODEL_KNOTS)
@@ -945,7 +900,7 @@ void ssm_adapt_reset(const struct ssm_adapt_shape *a, void *state)
     for (uint32_t i = 0; i < a->n_quantiles; i++)
         s->still.shape[i] = (float)(1.2533 * normal_quantile((double)a->levels[i]));
     for (int k = 0; k < KNOTS; k++) {
-        if (knots[k] > STILL_FAR)
+        if (k >= NEAREST)
             s->record[k].gain[STILL] = -INFINITY; /* no share, whatever it earns */
         s->at[k].theta[FREE][NOW] = s->at[k].theta[TIED][NOW] = 1.0f;
         for (int e = 0; e < OWN; e++)
@@ -967,7 +922,7 @@ static void learn_sample(const struct ssm_adapt_shape *a, struct adapt *s, doubl
     append(s, x);
     note_sample(a, s, s->n - 1);
     if (!is_missing(s, s->n - 1))
-        learn_still(a, &s->still, value(s, s->n - 1));
+        ssm_still_learn(&s->still, a->levels, a->n_quantiles, value(s, s->n - 1));
     learn_targets(s);
     sweep(s);
 }
@@ -980,8 +935,10 @@ void ssm_adapt_learn(const struct ssm_adapt_shape *a, void *state, uint32_t gap,
     for (uint32_t i = 0; i < a->patch; i++)
         learn_sample(a, s, x[i]);
     s->step++;
-    if (s->misses >= WARM && s->move > 0.0 && ssm_adapt_wants_model(s->step))
-        queue_forecasts(s);
+    if (s->misses >= WARM && s->move > 0.0) {
+        bool asked = ssm_adapt_wants_model(s->step);
+        queue_forecasts(s, asked ? KNOTS : NEAREST, !asked);
+    }
 }
 
 void ssm_adapt_note_model(const struct ssm_adapt_shape *a, void *state, const double *model_q)
@@ -1049,7 +1006,7 @@ bool ssm_adapt_forecast(const struct ssm_adapt_shape *a, const void *state, cons
         const double *model = model_q && h <= a->horizon_model ? model_q + (size_t)(h - 1) * Q : NULL;
         struct place p = place_of(h);
         expect(s, &f, h, point);
-        double factor = phase_factor(s, s->n - 1 + h), unit = still_unit(&s->still, h);
+        double factor = phase_factor(s, s->n - 1 + h), unit = ssm_still_unit(&s->still, h);
         for (uint32_t i = 0; i < Q; i++) {
             double y = quantile(s, &m, p, point, factor, unit, i, model);
             uint32_t k = i;

@@ -35,6 +35,10 @@ static const double span[SCALES] = {1.0, 5.0}; /* rows over which deviations are
 #define RATE_LEVEL 0.01 /* p-values below this should be that frequent; where they are not, p is raised … */
 #define RATE_MEMORY 2000.0
 #define RARE 1e-3       /* rows of an anomaly with a p below this are counted, and as many make the next one's weaker */
+#define REPEATED 1.1e-3 /* least p of a spell's row that is no news: not rarer than the rarest so far, … */
+#define NEWS 100.0      /* … from the third one on this many times */
+#define CALM 0.1        /* p of rows that, CALM_ROWS on end, part one spell from the next */
+#define CALM_ROWS 16.0
 #define RIDGE 0.01      /* added to correlations' diagonals, … */
 #define RIDGE_EARLY 1.0 /* … and this times channels per row learnt */
 #define FLOOR 1e-4      /* least scale, relative to the mean */
@@ -63,7 +67,9 @@ struct stream {
     double rate[TERMS];
     double band[BANDS]; /* share of the combined p-values in each BANDS-th of [0, 1] */
     uint64_t scored[TERMS];
-    double rare; /* rows with p ≤ RARE since the anomaly under way began */
+    double rare;       /* rows with p ≤ RARE since the anomaly under way began */
+    double told, most; /* of a spell: rows with p ≤ RARE, evidence of the rarest */
+    double calm;       /* rows on end with p > CALM */
 };
 
 /* A stream in work. */
@@ -346,18 +352,30 @@ static void learn_band(struct stream *s, double p, double share)
         s->band[i] += rate * ((i == at ? 1.0 : 0.0) - s->band[i]);
 }
 
-/* Rows of an anomaly say the same thing many times over. Single rows are as rare as their p; so that all rows are, and a
- * normal stretch that is a little strange for long does not count as many surprises, each one's evidence beyond
- * RATE_LEVEL is divided by the number of those before it. What is strange beyond doubt stays below RARE for longer. */
+/* Rows of an anomaly say the same thing many times over. Single rows are as rare as their p; so that all rows are, and
+ * a normal stretch that is a little strange for long does not count as many surprises, each one's evidence beyond
+ * RATE_LEVEL is divided by the number of those before it, and one that is not news stays above REPEATED. A spell lasts
+ * as long as an alarm that its first rare row starts (daemon/alarm.c). The second may still start one, where a crowded
+ * stream's alarm did not hear the first. */
 static double tempered(struct stream *s, double p, bool held)
 {
-    if (!held)
-        s->rare = 0.0;
-    if (p < RATE_LEVEL)
-        p = fmax(P_LEAST, RATE_LEVEL * pow(p / RATE_LEVEL, 1.0 / (1.0 + s->rare)));
-    if (held && p <= RARE)
+    const double rare = log(RATE_LEVEL / RARE);
+    s->rare = held ? s->rare : 0.0;
+    s->calm = p > CALM ? s->calm + 1.0 : 0.0;
+    if (s->calm >= CALM_ROWS)
+        s->most = s->told = 0.0;
+    if (p >= RATE_LEVEL)
+        return p;
+    double evidence = log(RATE_LEVEL / p), left = evidence / (1.0 + s->rare);
+    if (held && left >= rare)
         s->rare += 1.0;
-    return p;
+    if (s->told > 0.0 && evidence <= s->most + (s->told > 1.0 ? log(NEWS) : 0.0))
+        left = fmin(left, log(RATE_LEVEL / REPEATED));
+    if (left >= rare) {
+        s->most = fmax(s->most, evidence);
+        s->told += 1.0;
+    }
+    return fmax(P_LEAST, RATE_LEVEL * exp(-left));
 }
 
 /* Follows −ln p of the deviations; true while an anomaly is under way. */

@@ -180,7 +180,7 @@ static void a_spell_counts_as_few_rows(void **state)
     }
     printf("of 9 spells %u have a row with p < 1e-3; rows with p <= 1e-3: %u, p < 1e-2: %u of 900\n", spells, rare,
            strange);
-    assert_true(spells == 9 && rare < N * 3e-3 && strange > 700);
+    assert_true(spells == 9 && rare <= 3 * spells && strange > 700);
     stream_free(s);
 }
 
@@ -279,10 +279,14 @@ int main(void)
     rng_state = test_seed() | 1;
     printf("seed %llu\n", (unsigned long long)rng_state);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(p_is_uniform),       cmocka_unit_test(a_broken_relation_is_seen),
-        cmocka_unit_test(cuts_do_not_matter), cmocka_unit_test(a_long_anomaly_stays_one),
-        cmocka_unit_test(missing_samples),    cmocka_unit_test(wild_samples),
-        cmocka_unit_test(a_first_move),       cmocka_unit_test(a_section_fits_its_budget),
+        cmocka_unit_test(p_is_uniform),
+        cmocka_unit_test(a_broken_relation_is_seen),
+        cmocka_unit_test(cuts_do_not_matter),
+        cmocka_unit_test(a_long_anomaly_stays_one),
+        cmocka_unit_test(missing_samples),
+        cmocka_unit_test(wild_samples),
+        cmocka_unit_test(a_first_move),
+        cmocka_unit_test(a_section_fits_its_budget),
         cmocka_unit_test(a_spell_counts_as_few_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
