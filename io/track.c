@@ -259,7 +259,7 @@ static enum io_track_step begin(struct io_track *t, int64_t now_ns)
     if (readable && !t->rows)
         r = prepare(t, reterr);
     if (r) {
-        failed(t, readable ? IO_R_RATE : IO_R_FILE, reterr[0] ? reterr : strerror(-r));
+        failed(t, readable && r != -ENOMEM ? IO_R_RATE : IO_R_FILE, reterr[0] ? reterr : strerror(-r));
         return IO_TRACK_ENDED;
     }
     r = find_stream(t);

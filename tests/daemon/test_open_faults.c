@@ -123,18 +123,21 @@ static int clean_up(void **state)
 struct outcome {
     bool parsed, started;
     int code;
-    bool lost; /* some of its rows or messages, counted */
+    bool lost; /* some of its rows, messages or files, counted */
     char text[1024];
 };
 
 static bool losses(struct md_daemon *daemon)
 {
-    json_t *status = md_daemon_status(daemon), *discarded, *n;
+    json_t *status = md_daemon_status(daemon), *errors, *discarded, *n;
     json_int_t lost = 0, error = 0;
     const char *reason;
 
-    assert_int_equal(json_unpack(status, "{s:{s:{s:o}}, s:{s:{s:{s:I}}}}", "inputs", "c", "input_discarded_samples_total",
-                                 &discarded, "outputs", "j", "output_dropped_messages_total", "error", &error), 0);
+    assert_int_equal(json_unpack(status, "{s:{s:{s:o, s:o}}, s:{s:{s:{s:I}}}}", "inputs", "c", "input_errors_total", &errors,
+                                 "input_discarded_samples_total", &discarded, "outputs", "j",
+                                 "output_dropped_messages_total", "error", &error), 0);
+    json_object_foreach(errors, reason, n)
+        lost += json_integer_value(n);
     json_object_foreach(discarded, reason, n)
         lost += strcmp(reason, "tail") ? json_integer_value(n) : 0;
     json_decref(status);
