@@ -35,14 +35,14 @@ struct md_daemon {
     _Atomic bool draining;
     /* reload.c. The lock is held while the parts change places: who looks at them from another thread takes it. */
     pthread_mutex_t shape;
-    struct md_input **retired;  /* inputs that are gone; records of their streams still name them */
+    struct md_input **retired;               /* inputs that are gone; records of their streams still name them */
     struct md_served_model **retired_models; /* likewise; nothing is loaded */
-    struct md_config **configs; /* that came by reloads; inputs and outputs that stayed keep theirs */
+    struct md_config **configs;              /* that came by reloads; inputs and outputs that stayed keep theirs */
     unsigned n_retired, n_retired_models, n_configs;
-    int asked_fd;         /* eventfd: one of these was asked for */
-    _Atomic bool drain;   /* an end, as by SIGTERM */
-    uint64_t asked;       /* reloads asked for by the control socket, under `shape`, as is the rest; */
-    uint64_t answered;    /* up to which they are answered */
+    int asked_fd;       /* eventfd: one of these was asked for */
+    _Atomic bool drain; /* an end, as by SIGTERM */
+    uint64_t asked;     /* reloads asked for by the control socket, under `shape`, as is the rest; */
+    uint64_t answered;  /* up to which they are answered */
     uint64_t reloads, refused;
     char reload_text[IO_ERR]; /* why the last one was refused, or "" */
 };

@@ -37,8 +37,8 @@ void md_batch_clear(struct md_batch *b)
 
 void md_batch_done(struct md_batch *b)
 {
-    struct md_arena *all[] = {&b->entries, &b->items, &b->x, &b->tokens, &b->dt, &b->runs, &b->events,
-                              &b->out, &b->notices, &b->warm, &b->ends, &b->texts};
+    struct md_arena *all[] = {&b->entries, &b->items, &b->x,       &b->tokens, &b->dt,   &b->runs,
+                              &b->events,  &b->out,   &b->notices, &b->warm,   &b->ends, &b->texts};
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]->p);
@@ -274,8 +274,8 @@ static int reserve_results(struct md_batch *b, struct md_entry *e)
         return -ENOMEM;
     if (anomaly && p->joint && (e->joint = md_arena_add(&b->out, anomaly / C, sizeof(float))) == SIZE_MAX)
         return -ENOMEM;
-    if (e->joint != SIZE_MAX &&
-        (e->notices = md_arena_add(&b->notices, e->steps * (size_t)p->info->patch, sizeof(struct ssm_notice))) == SIZE_MAX)
+    if (e->joint != SIZE_MAX && (e->notices = md_arena_add(&b->notices, e->steps * (size_t)p->info->patch,
+                                                           sizeof(struct ssm_notice))) == SIZE_MAX)
         return -ENOMEM;
     if (e->steps && (e->warm = md_arena_add(&b->warm, e->steps * C, 1)) == SIZE_MAX)
         return -ENOMEM;

@@ -23,14 +23,14 @@ struct md_entry {
     uint64_t first_step; /* steps of the epoch before this batch */
     uint32_t steps;      /* that end in this batch */
     uint32_t first_run, n_runs, first_event, n_events;
-    int64_t interval;                          /* irregular streams */
-    size_t x, dt;                              /* into the arenas; dt SIZE_MAX: regular throughout */
+    int64_t interval;                                          /* irregular streams */
+    size_t x, dt;                                              /* into the arenas; dt SIZE_MAX: regular throughout */
     size_t forecast, embedding, anomaly, joint, notices, warm; /* of the results; SIZE_MAX: none */
     size_t logits, surprise, records, ends;                    /* likewise, of a byte stream */
     uint32_t n_records;                                        /* that ended; set by the engine */
-    const char *failed;                        /* its results are lost: why */
-    bool closing;                              /* the stream ends with this entry */
-    bool inexact;                              /* its states are not bitwise those of a run that never stopped */
+    const char *failed;                                        /* its results are lost: why */
+    bool closing;                                              /* the stream ends with this entry */
+    bool inexact; /* its states are not bitwise those of a run that never stopped */
 };
 
 struct md_arena {
@@ -42,9 +42,9 @@ struct md_batch {
     struct md_batch *next;
     struct md_scheduler *owner;
     struct md_arena entries, items, x, tokens, dt, runs, events, out, notices, warm,
-        ends; /* md_entry ssm_item double int32 int64 md_run md_event float ssm_notice u8 uint32 */
-    struct md_arena texts;           /* struct md_text *, in the order of the last items */
-    struct io_block *spent;          /* blocks whose payload events point into */
+        ends;               /* md_entry ssm_item double int32 int64 md_run md_event float ssm_notice u8 uint32 */
+    struct md_arena texts;  /* struct md_text *, in the order of the last items */
+    struct io_block *spent; /* blocks whose payload events point into */
     int64_t started_ns, advanced_ns; /* when the engine got it, and its results were there */
     bool sent;                       /* the engine has it, or had it */
     bool failed;                     /* the engine did not advance it */

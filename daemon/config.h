@@ -111,7 +111,7 @@ struct md_config {
     uint32_t state_keep;
     uint32_t state_remember;
     int64_t state_spill_bytes; /* 0: nothing is spilled */
-    char *control; /* server.control; NULL: none */
+    char *control;             /* server.control; NULL: none */
     struct md_generate_conf generate;
     int64_t shutdown_timeout_ns;
     enum md_level log_level;

@@ -52,8 +52,8 @@ static void check_no_records(struct check *k, const struct md_input_conf *input)
     const char *key = !records ? NULL : records->delimiter ? "delimiter" : records->max_record ? "max_record" : NULL;
 
     if (input->class_->only_bytes)
-        md_report(&k->report, input->where, "inputs.%s: model '%s' reads samples, and this input gives bytes", input->id,
-                  k->config->models[input->model].id);
+        md_report(&k->report, input->where, "inputs.%s: model '%s' reads samples, and this input gives bytes",
+                  input->id, k->config->models[input->model].id);
     else if (key)
         md_report(&k->report, input->where, "inputs.%s.%s: model '%s' reads samples, which make no records", input->id,
                   key, k->config->models[input->model].id);

@@ -134,11 +134,12 @@ static void print_streams(const struct md_config *c, FILE *out)
 void md_config_print(const struct md_config *c, FILE *out)
 {
     struct md_batch_keys batch = {c->max_delay_ns, c->max_streams};
-    struct md_state_keys state = {c->state_dir, c->state_interval_ns, c->state_keep, c->state_forget_after_ns,
+    struct md_state_keys state = {c->state_dir,      c->state_interval_ns, c->state_keep, c->state_forget_after_ns,
                                   c->state_remember, c->state_spill_bytes};
     const struct md_generate_conf *g = &c->generate;
-    struct md_server_keys server = {c->control,   c->shutdown_timeout_ns, g->endpoint, g->curve_key, g->curve_clients,
-                                    g->insecure,  g->requests,            g->per_client, g->prompt,  g->bytes};
+    struct md_server_keys server = {
+        c->control,  c->shutdown_timeout_ns, g->endpoint, g->curve_key, g->curve_clients, g->insecure,
+        g->requests, g->per_client,          g->prompt,   g->bytes};
     struct md_log_keys log = {(int)c->log_level, (int)c->log_format};
 
     print_entries("models", c->n_models, c, md_config_print_model, out);

@@ -103,8 +103,8 @@ const struct io_option md_server_options[] = {
 const struct io_option md_log_options[] = {
     {"level", "least important lines written", IO_OPT_ENUM, AT(md_log_keys, level), .fallback = "info",
      .names = level_names},
-    {"format", "text, json, journal, or auto: by what stderr is", IO_OPT_ENUM, AT(md_log_keys, format), .fallback = "auto",
-     .names = format_names},
+    {"format", "text, json, journal, or auto: by what stderr is", IO_OPT_ENUM, AT(md_log_keys, format),
+     .fallback = "auto", .names = format_names},
     {NULL},
 };
 
@@ -144,8 +144,8 @@ const struct io_option md_publish_every_options[] = {
 const struct io_option md_publish_options[] = {
     {"every", "publish every k-th model step", IO_OPT_INT, AT(md_publish_keys, every), .fallback = "1", .min = 1,
      .max = 1 << 30},
-    {"horizon", "samples ahead, up to 1024; default the model's", IO_OPT_INT,
-     AT(md_publish_keys, horizon), .min = 1, .max = 1 << 20},
+    {"horizon", "samples ahead, up to 1024; default the model's", IO_OPT_INT, AT(md_publish_keys, horizon), .min = 1,
+     .max = 1 << 20},
     {NULL},
 };
 

@@ -60,7 +60,16 @@ extern const struct io_option md_publish_options[], md_publish_every_options[], 
 extern const char *const md_section_names[];
 
 /* Bits of md_policy_rule.set. Those of publish follow, one per family. */
-enum md_policy_key { MD_KEY_NAN, MD_KEY_LATE, MD_KEY_SILENCE, MD_KEY_IDLE, MD_KEY_ADAPT, MD_KEY_GAP, MD_KEY_ALARM, MD_KEY_PUBLISH };
+enum md_policy_key {
+    MD_KEY_NAN,
+    MD_KEY_LATE,
+    MD_KEY_SILENCE,
+    MD_KEY_IDLE,
+    MD_KEY_ADAPT,
+    MD_KEY_GAP,
+    MD_KEY_ALARM,
+    MD_KEY_PUBLISH
+};
 
 /* What is used where no rule says otherwise. */
 void md_policy_default(struct md_policy *ret);

@@ -181,8 +181,7 @@ static void check_control(const char *endpoint, struct md_report *report, const 
         md_report(report, key_place(map, "control", where), "server.control: '%.150s': %s", endpoint, fault);
 }
 
-static void check_generate(const struct md_generate_conf *generate, struct md_report *report,
-                           const struct md_node *map)
+static void check_generate(const struct md_generate_conf *generate, struct md_report *report, const struct md_node *map)
 {
     const char *at = NULL, *fault = is_ipc(generate->endpoint) ? file_fault(generate->endpoint) : NULL;
     char key[MD_PATH] = "generate", reterr[IO_ERR];

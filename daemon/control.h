@@ -5,7 +5,8 @@
  *   {"command":"snapshot","stream":ID}            {"ok":true,"state":BASE64}: a file that holds this stream
  *   {"command":"restore","state":BASE64,"as":ID,"input":ID,"renumber":false}
  *                                                 {"ok":true,"stream":ID,"exact":true}: it waits for its source
- *   {"command":"reset","glob":"*"}                {"ok":true,"streams":n}: the next rows of n live ones begin new epochs
+ *   {"command":"reset","glob":"*"}                {"ok":true,"streams":n}: the next rows of n live ones begin new
+ * epochs
  *   {"command":"reload"}                          {"ok":true,"number":n}: done or refused when reload.answered is n
  *   {"command":"drain"}                           {"ok":true}: the daemon ends, as by SIGTERM
  *   anything else                                 {"ok":false,"error":"…"}

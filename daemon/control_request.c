@@ -80,9 +80,9 @@ static json_t *answer_export(struct md_daemon *daemon, const char *id)
         return refuse("%s", reterr);
     if (n <= MD_STATE_MAX)
         text = md_base64_encode(state, n);
-    reply = text            ? json_pack("{s:b, s:s}", "ok", 1, "state", text)
+    reply = text               ? json_pack("{s:b, s:s}", "ok", 1, "state", text)
             : n > MD_STATE_MAX ? refuse("%s: its state is larger than the control socket carries", id)
-                            : NULL;
+                               : NULL;
     free(text);
     free(state);
     return reply ? reply : refuse("out of memory%s", "");
@@ -173,7 +173,8 @@ static json_t *answer_command(struct md_daemon *daemon, const char *command, jso
         return answer_asked(daemon, command, request);
     if (!strcmp(command, "restore"))
         return answer_restore(daemon, request);
-    return refuse("unknown command '%.100s' (valid: status, streams, snapshot, restore, reset, reload, drain)", command);
+    return refuse("unknown command '%.100s' (valid: status, streams, snapshot, restore, reset, reload, drain)",
+                  command);
 }
 
 json_t *md_control_answer(struct md_daemon *daemon, const char *request, size_t len)

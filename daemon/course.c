@@ -98,8 +98,8 @@ static int take_slots(struct md_scheduler *sch, struct io_stream *s)
     return -ENOMEM;
 }
 
-/* What waits of a stream that cannot be opened is discarded; it is tried again with its next block. Returns how many rows;
- * *ret_end: its end was among it. */
+/* What waits of a stream that cannot be opened is discarded; it is tried again with its next block. Returns how many
+ * rows; *ret_end: its end was among it. */
 static uint32_t discard_waiting(struct md_scheduler *sch, struct io_stream *s, enum io_reason why, bool *ret_end)
 {
     struct md_course *c = &s->course;
@@ -530,7 +530,8 @@ static void finish(struct md_scheduler *sch, struct md_batch *b, struct md_entry
     hand_over(e);
 }
 
-int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, const uint8_t *bytes, size_t stride)
+int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, const uint8_t *bytes,
+                   size_t stride)
 {
     struct md_course *c = &s->course;
     char reterr[SSM_ERR] = "";

@@ -6,7 +6,7 @@
 #include "daemon/scheduler.h"
 
 enum {
-    MD_ROWS_MAX = 2048,  /* of one stream in one batch */
+    MD_ROWS_MAX = 2048,     /* of one stream in one batch */
     MD_OUT_MAX = 1 << 20,   /* floats of results of one stream in one batch, a patch's rows excepted; … */
     MD_LOGITS_MAX = 1 << 17 /* … of a byte stream, which has many whatever it publishes */
 };
@@ -22,15 +22,18 @@ int64_t md_course_timers(struct md_scheduler *sch, struct md_batch *b, struct io
 int md_course_anew(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s);
 /* For streams without slots (spill.h). 0; −ENOMEM: none can be had. */
 int md_course_open(struct md_scheduler *sch, struct io_stream *s);
-/* What waits of a stream that can have no slots is discarded, counted, announced; it is tried again with its next block. */
+/* What waits of a stream that can have no slots is discarded, counted, announced; it is tried again with its next
+ * block. */
 void md_course_refuse(struct md_scheduler *sch, struct io_stream *s);
 /* It ran: the others have been quiet for longer. */
 void md_course_ran(struct md_scheduler *sch, struct io_stream *s);
 /* Its slots have been written to the cells and are given back. */
 void md_course_away(struct md_scheduler *sch, struct io_stream *s, uint32_t *cells);
 /* Takes slots and goes on with what was read from its cells, where it has some, `stride` bytes a channel. Whatever else
- * than 0 or −ENOMEM (no slots, nothing was done): the state is lost (bytes NULL: it could not be read), a new epoch begins. */
-int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, const uint8_t *bytes, size_t stride);
+ * than 0 or −ENOMEM (no slots, nothing was done): the state is lost (bytes NULL: it could not be read), a new epoch
+ * begins. */
+int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s, const uint8_t *bytes,
+                   size_t stride);
 
 /* After the batch was advanced: gives the slots of a closing entry's stream back. */
 void md_course_close(struct md_scheduler *sch, struct io_stream *s);

@@ -1,6 +1,6 @@
 /* cut.c: streams into records. Trap: a stream that a batch touches first is copied there and then, however much waits
- * to be written: it must not wait for a disk. The portions in between do wait, and leave most of the stock to those. Each
- * such copy holds up a batch: so its memory is there already, and its checksums are the writer's. */
+ * to be written: it must not wait for a disk. The portions in between do wait, and leave most of the stock to those.
+ * Each such copy holds up a batch: so its memory is there already, and its checksums are the writer's. */
 #include "daemon/cut.h"
 
 #include <errno.h>

@@ -6,9 +6,9 @@
  * before the last engine's line has come by; there it copies what it keeps of each stream (voice) and hands every
  * output a mark. So states, positions, numbers and what the outputs hold belong together.
  *
- * Engine threads copy, the snapshot's own thread writes, and reads what of a stream is away on the disk. A stream that is
- * not open (ended, or restored and not yet begun again) is guarded by the registry's lock, all others belong to their
- * engine. */
+ * Engine threads copy, the snapshot's own thread writes, and reads what of a stream is away on the disk. A stream that
+ * is not open (ended, or restored and not yet begun again) is guarded by the registry's lock, all others belong to
+ * their engine. */
 #ifndef MD_CUT_H
 #define MD_CUT_H
 
@@ -26,8 +26,8 @@ struct md_saved_stream {
     uint32_t channels, n_runs, input_len, model_len;
     uint8_t irregular, open, inexact, pad;
     double rate;
-    int64_t judged;      /* row behind the last one that was taken or refused, by the source's numbers; IO_SEQ_NONE */
-    int64_t origin;      /* as in md_trail, like those that follow */
+    int64_t judged; /* row behind the last one that was taken or refused, by the source's numbers; IO_SEQ_NONE */
+    int64_t origin; /* as in md_trail, like those that follow */
     uint64_t mark;
     uint8_t last[MD_TRAIL];
     uint32_t rows, pad2;
@@ -88,8 +88,8 @@ bool md_is_marked(struct io_block *b, uint32_t n, uint64_t mark, uint32_t rows);
 /* Row that a sender is to go on with after a restart from this record, or IO_SEQ_NONE. */
 int64_t md_saved_next(const struct md_saved_stream *saved);
 
-/* The stream's record as it is now, of one with slots while the engine is idle; NULL: out of memory. sch NULL: it is not
- * open. In `stock` where that is given and has room. */
+/* The stream's record as it is now, of one with slots while the engine is idle; NULL: out of memory. sch NULL: it is
+ * not open. In `stock` where that is given and has room. */
 struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct io_stream *s, struct md_stock *stock);
 /* The same for a snapshot, after which the stream's sender need not keep what the record covers. */
 struct md_piece *md_cut_save(struct md_scheduler *sch, const char *model, struct io_stream *s, struct md_stock *stock);

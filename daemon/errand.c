@@ -1,5 +1,5 @@
-/* errand.c: see errand.h. Trap: who asked may have given up meanwhile, or ask for another stream; the answer is only for
- * the one that is still asked for. */
+/* errand.c: see errand.h. Trap: who asked may have given up meanwhile, or ask for another stream; the answer is only
+ * for the one that is still asked for. */
 #include "daemon/errand.h"
 
 #include <errno.h>

@@ -36,8 +36,8 @@ void md_inbox_done(struct md_inbox *in)
 
 /* ---- source side ------------------------------------------------------------------------------------------------- */
 
-/* With streams on the disk, room for two of the widest stays free there: a stream that comes back can always change places
- * with others. */
+/* With streams on the disk, room for two of the widest stays free there: a stream that comes back can always change
+ * places with others. */
 static bool has_room(const struct md_inbox *in, uint32_t channels)
 {
     uint64_t want = (uint64_t)in->taken + channels, widest = channels > in->widest ? channels : in->widest;
@@ -327,8 +327,8 @@ void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int
         sleep_until(in, due < until_ns ? due : until_ns);
     }
     in->called = false;
-    *ret = (struct md_wake){cut < MD_CUTS ? cut : MD_CUT_IDLE, cut < MD_CUTS, in->n_ready, in->draining, in->stopping,
-                            in->cut, in->errand};
+    *ret = (struct md_wake){
+        cut < MD_CUTS ? cut : MD_CUT_IDLE, cut < MD_CUTS, in->n_ready, in->draining, in->stopping, in->cut, in->errand};
     pthread_mutex_unlock(&in->lock);
 }
 

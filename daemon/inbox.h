@@ -13,15 +13,15 @@ struct md_inbox {
     struct io_pool *pool;
     int64_t oldest_ns; /* when the head became ready */
     uint32_t n_ready, n_live;
-    uint32_t slots, cells; /* channels that the engine has room for, and the disk beside it (spill.h) */
-    uint32_t taken;        /* channels of live streams */
-    uint32_t widest;       /* channels of one, of all so far */
-    uint32_t wake_at; /* ready streams that the sleeping engine waits for; UINT32_MAX: it does not wait */
-    bool pressed;     /* a queue is full: do not wait for more */
-    bool draining;    /* no more pushes; the engine stops when all is done */
-    bool stopping;    /* give up what is queued */
-    bool called;      /* the engine is to look, though not for rows */
-    uint32_t cut;     /* number of the cut that is asked for */
+    uint32_t slots, cells;          /* channels that the engine has room for, and the disk beside it (spill.h) */
+    uint32_t taken;                 /* channels of live streams */
+    uint32_t widest;                /* channels of one, of all so far */
+    uint32_t wake_at;               /* ready streams that the sleeping engine waits for; UINT32_MAX: it does not wait */
+    bool pressed;                   /* a queue is full: do not wait for more */
+    bool draining;                  /* no more pushes; the engine stops when all is done */
+    bool stopping;                  /* give up what is queued */
+    bool called;                    /* the engine is to look, though not for rows */
+    uint32_t cut;                   /* number of the cut that is asked for */
     const struct io_stream *errand; /* errand.h: whose state is asked for; NULL: nobody's */
 };
 
@@ -34,7 +34,8 @@ int md_inbox_enter(struct md_inbox *in, struct io_stream *s);
 int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);
 /* Rows that the input's limit turned away. The flags pass to the stream's next block. */
 void md_inbox_drop(struct md_inbox *in, struct io_stream *s, uint32_t rows, uint32_t flags);
-/* Rows that were dropped last stand before no block: an empty one tells of them. Also once no source pushes any more. */
+/* Rows that were dropped last stand before no block: an empty one tells of them. Also once no source pushes any more.
+ */
 void md_inbox_tell_lost(struct md_inbox *in, struct io_stream *s);
 void md_inbox_end(struct md_inbox *in, struct io_stream *s);
 
@@ -45,7 +46,7 @@ struct md_wake {
     bool due;        /* it is to be closed: the wait did not end by its time or for a cut */
     uint32_t ready;  /* streams, now */
     bool draining, stopping;
-    uint32_t line; /* number of the snapshot's cut that is asked for; in: the last one drawn */
+    uint32_t line;                  /* number of the snapshot's cut that is asked for; in: the last one drawn */
     const struct io_stream *errand; /* is asked for; in: is known to be */
 };
 void md_inbox_wait(struct md_inbox *in, uint32_t full, int64_t max_delay_ns, int64_t until_ns, struct md_wake *ret);

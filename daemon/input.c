@@ -58,7 +58,8 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
 
     md_bump(&in->counters.errors[why], 1);
     md_add(&in->counters.discarded[why], samples);
-    if ((why == IO_R_RATE || why == IO_R_SIZE) && id) /* rows without numbers of their own leave no hole that would show */
+    if ((why == IO_R_RATE || why == IO_R_SIZE) &&
+        id) /* rows without numbers of their own leave no hole that would show */
         announce(in, why, id);
     if (why == IO_R_FILE)
         atomic_compare_exchange_strong(in->code, &(int){0}, EX_DATAERR);
@@ -264,7 +265,8 @@ static int64_t host_known(void *self, struct io_stream *s, struct io_block *b)
 
     if (from == IO_SEQ_NONE || from == 0)
         return IO_SEQ_NONE;
-    r->met = b && from > b->seq && from - b->seq <= b->n && md_is_marked(b, (uint32_t)(from - b->seq), r->mark, r->rows);
+    r->met =
+        b && from > b->seq && from - b->seq <= b->n && md_is_marked(b, (uint32_t)(from - b->seq), r->mark, r->rows);
     if (r->met)
         return IO_SEQ_NONE;
     *r = (struct md_replay){.from = IO_SEQ_NONE};

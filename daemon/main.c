@@ -36,7 +36,8 @@ static const char help[] =
     "      --help              print this text and end\n"
     "\n"
     "Signals: SIGTERM and SIGINT drain what is queued and end within server.shutdown_timeout, a second one ends at\n"
-    "once. SIGUSR1 makes a snapshot. SIGHUP reads the configuration again: what it leaves as it is goes on undisturbed; an\n"
+    "once. SIGUSR1 makes a snapshot. SIGHUP reads the configuration again: what it leaves as it is goes on "
+    "undisturbed; an\n"
     "invalid one changes nothing.\n"
     "\n"
     "Exit codes: 0 done, 64 usage, 65 bad input data, 66 no configuration or input file, 69 device, socket or address\n"
@@ -155,7 +156,8 @@ struct running {
     int signals;
 };
 
-/* Reads and checks the file; 0, or a text of what is wrong with it (the caller's), whose errors the log has one by one. */
+/* Reads and checks the file; 0, or a text of what is wrong with it (the caller's), whose errors the log has one by one.
+ */
 static int load_again(const struct options *o, struct md_config **ret, char **ret_text)
 {
     size_t n = 0;
@@ -179,7 +181,7 @@ static int load_again(const struct options *o, struct md_config **ret, char **re
     md_config_free(ret);
     rest = *ret_text;
     while ((line = strsep(&rest, "\n"))) /* the first of them stays as *ret_text */
-        if (strstr(line, ": error: "))    /* not the line that it points into */
+        if (strstr(line, ": error: "))   /* not the line that it points into */
             md_log(MD_ERROR, NULL, "reload: %s", line);
     return rc;
 }

@@ -80,8 +80,8 @@ static void publish_predictions(struct md_view *v, uint32_t from, uint32_t to)
         int64_t seq = r->seq + (last - at.row) + 1, t = v->s->irregular ? md_view_ahead(r) : md_view_time(v, r, seq);
         size_t i = md_chosen(v->e->first_step, k, every);
         md_group_add(v, &g, &arrived,
-                 &(struct md_rows){md_batch_out(v->b, v->e->forecast + i * g.row_floats), seq, t, r->arrived_ns, 1,
-                                md_view_warming(v, k)});
+                     &(struct md_rows){md_batch_out(v->b, v->e->forecast + i * g.row_floats), seq, t, r->arrived_ns, 1,
+                                       md_view_warming(v, k)});
     }
     md_group_send(v, &g, arrived);
 }
@@ -105,8 +105,9 @@ static void publish_embeddings(struct md_view *v, uint32_t from, uint32_t to)
         int64_t seq = r->seq + (k * patch - first.row);
         size_t i = md_chosen(v->e->first_step, k, every);
         md_group_add(v, &g, &arrived,
-                 &(struct md_rows){md_batch_out(v->b, v->e->embedding + i * g.row_floats), seq, md_view_time(v, r, seq),
-                                md_view_run(v, &last, (k + 1) * patch - 1)->arrived_ns, 1, md_view_warming(v, k)});
+                     &(struct md_rows){md_batch_out(v->b, v->e->embedding + i * g.row_floats), seq,
+                                       md_view_time(v, r, seq), md_view_run(v, &last, (k + 1) * patch - 1)->arrived_ns,
+                                       1, md_view_warming(v, k)});
     }
     md_group_send(v, &g, arrived);
 }
@@ -131,8 +132,8 @@ static void publish_samples(struct md_view *v, struct md_group *g, const float *
             uint32_t run_left = at.row + r->n - row, patch_left = (k + 1) * patch - row;
             n = run_left < patch_left ? run_left : patch_left;
             md_group_add(v, g, &arrived,
-                     &(struct md_rows){step + (size_t)(row - k * patch) * g->row_floats, seq, md_view_time(v, r, seq),
-                                    arrived_k, n, warm});
+                         &(struct md_rows){step + (size_t)(row - k * patch) * g->row_floats, seq,
+                                           md_view_time(v, r, seq), arrived_k, n, warm});
         }
     }
     md_group_send(v, g, arrived);
@@ -174,7 +175,8 @@ void md_publish_alarm(struct md_view *v, bool start, uint32_t epoch, const char 
 }
 
 /* from_seq as if none of the rows were missing. */
-static void publish_notice(struct md_view *v, const char *event, const char *reason, uint32_t rows, int64_t seq, int64_t t_ns)
+static void publish_notice(struct md_view *v, const char *event, const char *reason, uint32_t rows, int64_t seq,
+                           int64_t t_ns)
 {
     if (rows)
         publish_event(v, &(struct md_event){.epoch = v->e->epoch,
@@ -212,7 +214,8 @@ static void watch(struct md_view *v, const float *rows, uint32_t from, uint32_t 
         enum md_alarm_turn turn = MD_ALARM_NONE;
         n = left < end - row ? left : end - row;
         if (v->plan->alarm)
-            n = md_alarm_rows(&v->s->voice.alarm, v->plan->policy.alarm_p, seq, rows + (size_t)row * 3 + 1, 3, n, &turn);
+            n = md_alarm_rows(&v->s->voice.alarm, v->plan->policy.alarm_p, seq, rows + (size_t)row * 3 + 1, 3, n,
+                              &turn);
         publish_notices(v, r, seq, md_batch_notices(v->b, v->e->notices) + row, n);
         if (turn != MD_ALARM_NONE)
             md_publish_alarm(v, turn == MD_ALARM_START, v->e->epoch, NULL, md_view_time(v, r, seq + n - 1));

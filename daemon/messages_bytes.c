@@ -7,7 +7,8 @@
 
 /* Rows of the chosen bytes, `data` holding one of every byte: those chosen move together. Row k is about the byte
  * `ahead` of byte k. */
-static void publish_bytes(struct md_view *v, struct md_group *g, float *data, uint32_t from, uint32_t to, uint32_t ahead)
+static void publish_bytes(struct md_view *v, struct md_group *g, float *data, uint32_t from, uint32_t to,
+                          uint32_t ahead)
 {
     uint32_t every = v->plan->every[g->family];
     struct md_cursor at = {0};
@@ -86,7 +87,8 @@ static void publish_record(struct md_view *v, struct md_group *g, uint64_t *arri
     if (every && ++voice->records % every == 0) {
         if (g->m.shape[0] == MD_MESSAGE_RECORDS)
             md_group_send(v, g, *arrived);
-        md_group_add(v, g, arrived, &(struct md_rows){columns, voice->record_seq, voice->record_t, r->arrived_ns, 1, warm});
+        md_group_add(v, g, arrived,
+                     &(struct md_rows){columns, voice->record_seq, voice->record_t, r->arrived_ns, 1, warm});
         v->p->spans[g->m.shape[0] - 1] = (uint32_t)span;
         g->next_seq = last + 1;
     }

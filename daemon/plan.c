@@ -7,7 +7,8 @@
 
 static bool publish_equal(const struct md_publish *a, const struct md_publish *b)
 {
-    bool equal = a->on == b->on && a->named == b->named && a->every == b->every && a->horizon == b->horizon && a->n_quantiles == b->n_quantiles;
+    bool equal = a->on == b->on && a->named == b->named && a->every == b->every && a->horizon == b->horizon &&
+                 a->n_quantiles == b->n_quantiles;
 
     for (uint32_t i = 0; equal && i < a->n_quantiles; i++)
         equal = a->quantiles[i] == b->quantiles[i];

@@ -17,7 +17,7 @@ struct md_plan {
     uint8_t q[SSM_QUANTILES_MAX]; /* into info->quantiles */
     float quantiles[SSM_QUANTILES_MAX];
     bool alarm;
-    bool joint;             /* rows of the stream as a whole are asked for, which takes those of all steps; of signals */
+    bool joint; /* rows of the stream as a whole are asked for, which takes those of all steps; of signals */
     uint32_t anomaly_every; /* steps whose anomaly rows the engine is asked for; 0: none */
 };
 

@@ -70,8 +70,9 @@ static void forget(struct md_publisher *p, int64_t now)
 
     md_bump(&p->forgotten, early);
     if (early)
-        md_log(MD_WARN, NULL, "%" PRIu64 " ended streams are forgotten before their time: no more than %u are remembered",
-               early, p->remember);
+        md_log(MD_WARN, NULL,
+               "%" PRIu64 " ended streams are forgotten before their time: no more than %u are remembered", early,
+               p->remember);
 }
 
 static void beat(struct md_publisher *p, int64_t now)

@@ -23,7 +23,7 @@ struct md_publisher {
     struct md_registry *registry;
     struct md_snapshot_cut *cut; /* NULL: no snapshots are made */
     int64_t forget_ns;
-    uint32_t remember; /* ended streams */
+    uint32_t remember;  /* ended streams */
     unsigned n_engines; /* that will say their last batch */
     int finished_fd;    /* eventfd: all engines have drained and all is flushed */
     /* queue of batches, and of notices */
@@ -40,14 +40,14 @@ struct md_publisher {
     _Atomic bool finished;
     int64_t beat_ns; /* of the next heartbeat */
     uint64_t beats;
-    uint64_t totals[IO_FAMILIES]; /* rows published */
+    uint64_t totals[IO_FAMILIES];       /* rows published */
     struct md_batch *held, **held_last; /* behind the line of a cut that other engines have not drawn yet */
     unsigned lines;                     /* engines that have */
     unsigned all_engines;               /* n_engines at the start */
-    int64_t *times;               /* [MD_MESSAGE_FLOATS] of the rows of an irregular stream's message */
+    int64_t *times;                     /* [MD_MESSAGE_FLOATS] of the rows of an irregular stream's message */
     uint32_t spans[MD_MESSAGE_RECORDS];
     md_count notices_lost;
-    md_count forgotten; /* streams, for want of room */
+    md_count forgotten;     /* streams, for want of room */
     struct md_hist latency; /* arrival of a message's first row's last sample to hand-over */
 };
 

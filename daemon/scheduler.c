@@ -1,10 +1,10 @@
 /* scheduler.c: the loop of an engine thread: sleep, fill, start, land. Owns its batches in turn with the publisher.
  *
- * A device works by itself: while a batch is under way on it (`flying`), the next one is filled when it is due, in small
- * portions, so that the batch lands and is published as soon as it is done. If it is not by then, the next one is sent
- * after it first, so that the device has work while the host makes rows of its results. A device that is quick does not
- * get smaller batches for that: they are closed as without one. On the CPU a batch is done when it has
- * been started.
+ * A device works by itself: while a batch is under way on it (`flying`), the next one is filled when it is due, in
+ * small portions, so that the batch lands and is published as soon as it is done. If it is not by then, the next one is
+ * sent after it first, so that the device has work while the host makes rows of its results. A device that is quick
+ * does not get smaller batches for that: they are closed as without one. On the CPU a batch is done when it has been
+ * started.
  *
  * Trap: a batch may be filled, and sent, on top of one that then fails. Its streams have been reset meanwhile, so it
  * fails too. */
@@ -23,7 +23,7 @@ enum {
     BATCH_OUT = 1 << 23,     /* floats of results of all streams */
     SWEEP_STREAM_NS = 10000, /* least time between sweeps per open stream: they cost at most 1 % of a core */
     SWEEP_MIN_NS = 5000000,
-    LOOK_NS = 100000,        /* between looks at a device that is at work, while no batch is due */
+    LOOK_NS = 100000,       /* between looks at a device that is at work, while no batch is due */
     SWEEP_PAUSE_NS = 200000 /* between portions of a cut's copies while nothing else is to do */
 };
 
@@ -310,7 +310,8 @@ static void *run(void *arg)
                 md_errand_run(s);
             if (spills)
                 md_spill_step(s, b);
-            last = wake.stopping || (wake.draining && wake.ready == 0 && idle && swept && !spills && wake.line == s->cut_number);
+            last = wake.stopping ||
+                   (wake.draining && wake.ready == 0 && idle && swept && !spills && wake.line == s->cut_number);
             if (last)
                 md_spill_settle(s, b);
         } while (is_empty(b) && !last && !b->cut);

@@ -32,13 +32,13 @@ struct md_scheduler {
     struct md_composer composer;
     struct md_engine_counters counters;
     _Atomic uint32_t open_streams, slots_used;
-    _Atomic uint64_t rounds; /* how often the thread has rested, or gone on from that, or a batch has landed */
-    _Atomic bool resting;    /* waits for rows, or for the publisher */
+    _Atomic uint64_t rounds;    /* how often the thread has rested, or gone on from that, or a batch has landed */
+    _Atomic bool resting;       /* waits for rows, or for the publisher */
     struct md_stream_list open; /* streams with slots; those that ran last first where some may be away: */
     struct md_stream_list away; /* open ones without */
     struct md_spill spill;
-    int64_t next_sweep_ns;  /* when a timer or a hold of some stream may be due */
-    uint32_t holding;       /* streams that wait for late rows */
+    int64_t next_sweep_ns;   /* when a timer or a hold of some stream may be due */
+    uint32_t holding;        /* streams that wait for late rows */
     uint64_t busy_before_ns; /* of the devices that were exchanged for this one */
     bool anew;               /* streams of the list begin new epochs, which is still to be said */
     bool draining;
@@ -46,10 +46,10 @@ struct md_scheduler {
     struct md_batch *flying; /* under way on the device */
     uint32_t cut_number;     /* of the last cut drawn here */
     struct io_stream *sweep_at, *sweep_away;
-    bool sweeping;   /* streams from sweep_at on, then those from sweep_away on, are still to be copied for it */
+    bool sweeping; /* streams from sweep_at on, then those from sweep_away on, are still to be copied for it */
     struct md_errand errand;
     const struct io_stream *asked_for; /* by the errand; it stays out of batches until that is done */
-    bool past_line;  /* the publisher's: batches come from behind the line of the cut that it waits for */
+    bool past_line; /* the publisher's: batches come from behind the line of the cut that it waits for */
     pthread_t thread;
     bool running;
     /* batches that the publisher has given back */

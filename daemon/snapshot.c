@@ -123,8 +123,8 @@ static int append_models(struct md_snapshots *s, char *reterr)
     int r = 0;
 
     for (unsigned i = 0; i < d->n_models && r == 0; i++)
-        r = append_one(s, MD_RECORD_MODEL, d->config->models[i].id, &d->models[i]->loaded.hash, sizeof d->models[i]->loaded.hash,
-                       reterr);
+        r = append_one(s, MD_RECORD_MODEL, d->config->models[i].id, &d->models[i]->loaded.hash,
+                       sizeof d->models[i]->loaded.hash, reterr);
     return r;
 }
 

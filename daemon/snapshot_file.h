@@ -71,8 +71,8 @@ int md_snapshot_append(struct md_snapshot_writer *w, void *records, size_t bytes
 int md_snapshot_commit(struct md_snapshot_writer *w, unsigned keep, char *reterr);
 void md_snapshot_abandon(struct md_snapshot_writer *w); /* removes the part; after a failed begin too */
 
-/* The same in memory: n whole records of `bytes` bytes together, whose checksums it fills in, behind a header. Bytes for
- * free(); NULL: out of memory. */
+/* The same in memory: n whole records of `bytes` bytes together, whose checksums it fills in, behind a header. Bytes
+ * for free(); NULL: out of memory. */
 void *md_snapshot_image(const struct md_snapshot_head *head, const void *records, size_t bytes, uint64_t n,
                         size_t *ret_bytes);
 

@@ -1,9 +1,10 @@
 /* spill.c: see spill.h. Who leaves is found at the end of the list of resident streams, which is kept in the order in
  * which they ran last.
  *
- * Traps: a stream that leaves is copied for a snapshot under way first; cells are not written again while a snapshot has
- * yet to read them; and when nobody is quiet, streams take turns: one that has had its slots for a while gives them up
- * with rows still queued, so that no stream waits for ever, and no faster than that, so that work is not all disk. */
+ * Traps: a stream that leaves is copied for a snapshot under way first; cells are not written again while a snapshot
+ * has yet to read them; and when nobody is quiet, streams take turns: one that has had its slots for a while gives them
+ * up with rows still queued, so that no stream waits for ever, and no faster than that, so that work is not all disk.
+ */
 #include "daemon/spill.h"
 
 #include <errno.h>
@@ -105,7 +106,8 @@ static struct io_stream *next_waiting(struct md_spill *sp)
 
 static uint32_t free_slots(const struct md_scheduler *sch)
 {
-    uint32_t taken = sch->spill.resident + sch->spill.promised; /* what else the engine has slots for are none of these */
+    uint32_t taken =
+        sch->spill.resident + sch->spill.promised; /* what else the engine has slots for are none of these */
 
     return taken < sch->spill.slots ? sch->spill.slots - taken : 0;
 }
@@ -159,8 +161,8 @@ static bool may_leave(const struct md_scheduler *sch, const struct io_stream *s)
     return !s->course.held && !s->course.to_leave && s != sch->asked_for;
 }
 
-/* Makes streams leave until `want` slots are free or about to be, or nobody can now: those that have nothing in the inbox,
- * else one whose turn is over. */
+/* Makes streams leave until `want` slots are free or about to be, or nobody can now: those that have nothing in the
+ * inbox, else one whose turn is over. */
 static void free_up(struct md_scheduler *sch, uint32_t want)
 {
     struct md_spill *sp = &sch->spill;

@@ -1,7 +1,7 @@
-/* spill.h: more live streams than slots. Where every slot is taken and a stream without any has rows, the stream that has
- * been quiet for longest leaves: its slots are written to the disk and given to the other; when rows of its own come, it
- * takes slots again and goes on with the same bits. Engine thread, but for what says otherwise; the disk's work is done by
- * spill_file.h's thread, meanwhile the stream waits and others go on.
+/* spill.h: more live streams than slots. Where every slot is taken and a stream without any has rows, the stream that
+ * has been quiet for longest leaves: its slots are written to the disk and given to the other; when rows of its own
+ * come, it takes slots again and goes on with the same bits. Engine thread, but for what says otherwise; the disk's
+ * work is done by spill_file.h's thread, meanwhile the stream waits and others go on.
  *
  * A live stream is in one of these places, all but the first two in the engine's hands (never ready in the inbox):
  *   resident   has slots (course.slots)                         away   has cells, or is fresh, or has not begun
@@ -20,8 +20,8 @@ struct md_batch;
 struct md_scheduler;
 
 struct md_spill_counters {
-    md_count written, read;      /* streams that left, and that came back */
-    md_count refused, lost;      /* that got no slots, for the others could not be written; whose state could not be read */
+    md_count written, read; /* streams that left, and that came back */
+    md_count refused, lost; /* that got no slots, for the others could not be written; whose state could not be read */
     _Atomic uint32_t waiting, cells; /* streams; in use */
 };
 
@@ -57,8 +57,8 @@ void md_spill_done(struct md_spill *sp);
 /* For slots of that size; nothing is on the disk. Nothing runs. */
 void md_spill_fit(struct md_spill *sp, size_t slot_bytes);
 
-/* A stream is about to run: whether it has to wait for slots first, or has to leave. Then it stays in the engine's hands
- * (spill.c gives it back to the inbox). */
+/* A stream is about to run: whether it has to wait for slots first, or has to leave. Then it stays in the engine's
+ * hands (spill.c gives it back to the inbox). */
 bool md_spill_parks(struct md_scheduler *sch, struct io_stream *s);
 /* What is due. No batch is under way; `b` takes what is to be said of states that are lost. */
 void md_spill_step(struct md_scheduler *sch, struct md_batch *b);

@@ -2,8 +2,8 @@
  * writes and reads it, so that no engine waits for a disk. The file has no name: what is in it means nothing once the
  * daemon is gone (snapshots have copies), and no crash leaves it lying about.
  *
- * Jobs are a fixed number; who takes one fills it in, submits it, and gets it back when it is done. Which cell is whose is
- * the engine's business (spill.h). */
+ * Jobs are a fixed number; who takes one fills it in, submits it, and gets it back when it is done. Which cell is whose
+ * is the engine's business (spill.h). */
 #ifndef MD_SPILL_FILE_H
 #define MD_SPILL_FILE_H
 
@@ -32,7 +32,7 @@ struct md_spill_job {
 
 struct md_spill_file {
     const char *dir; /* the owner's */
-    int fd; /* -1: it was not needed yet; the thread's, like what it is told of by jobs */
+    int fd;          /* -1: it was not needed yet; the thread's, like what it is told of by jobs */
     size_t cell;
     uint32_t made;         /* cells that the disk has room for; the thread's */
     _Atomic uint32_t pins; /* who may yet read cells that their streams have left: nothing is to be written there */

@@ -1,5 +1,5 @@
-/* stock.c: see stock.h. A piece has a head that knows its chunk. Trap: the current chunk may come back whole while it is
- * current; then it is cut from its beginning again. */
+/* stock.c: see stock.h. A piece has a head that knows its chunk. Trap: the current chunk may come back whole while it
+ * is current; then it is cut from its beginning again. */
 #include "daemon/stock.h"
 
 #include <assert.h>

@@ -1,6 +1,6 @@
-/* stock.h: memory that is there beforehand, for what must not wait for any: taking some neither allocates nor meets a page
- * for the first time, which costs several times what filling it does. What came back last is taken first, so that as long as
- * little is out, all of it stays in the processor's cache. Any thread. */
+/* stock.h: memory that is there beforehand, for what must not wait for any: taking some neither allocates nor meets a
+ * page for the first time, which costs several times what filling it does. What came back last is taken first, so that
+ * as long as little is out, all of it stays in the processor's cache. Any thread. */
 #ifndef MD_STOCK_H
 #define MD_STOCK_H
 
@@ -12,8 +12,8 @@ enum { MD_STOCK_CHUNK = 2 << 20 }; /* what is taken at a time is smaller than th
 struct md_chunk { /* pieces are cut off it until it is full; when all have come back it is whole again */
     struct md_chunk *next;
     unsigned char *bytes;
-    size_t cut;    /* bytes of it that were cut off */
-    unsigned out;  /* pieces */
+    size_t cut;   /* bytes of it that were cut off */
+    unsigned out; /* pieces */
 };
 
 struct md_stock {

@@ -211,7 +211,7 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
         return -EINVAL;
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
-    md_restored_drop(&s->course.restored); /* it is not what it was */
+    md_restored_drop(&s->course.restored);            /* it is not what it was */
     if (s->input != input) {
         s->course.trail = (struct md_trail){.next = IO_SEQ_NONE};
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
@@ -360,8 +360,8 @@ static int earlier(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* When the oldest of `most` that may be forgotten was heard last; INT64_MIN: there are no more than that, or no memory to
- * find out. Those that wait with their states do not count. */
+/* When the oldest of `most` that may be forgotten was heard last; INT64_MIN: there are no more than that, or no memory
+ * to find out. Those that wait with their states do not count. */
 static int64_t oldest_kept(const struct md_registry *r, uint32_t most)
 {
     int64_t *times = r->n > most ? malloc(r->n * sizeof *times) : NULL, oldest = INT64_MIN;

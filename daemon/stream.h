@@ -49,9 +49,9 @@ struct md_run {
  * bytes the last MD_TRAIL in a row. */
 enum { MD_TRAIL = 32 };
 struct md_trail {
-    int64_t next;  /* the row behind the last one, by the source's numbers, or IO_SEQ_NONE; */
+    int64_t next;   /* the row behind the last one, by the source's numbers, or IO_SEQ_NONE; */
     int64_t origin; /* the first one of its file */
-    uint64_t mark; /* of the last `rows` */
+    uint64_t mark;  /* of the last `rows` */
     uint32_t rows;
     uint8_t last[MD_TRAIL]; /* of a byte stream: those */
 };
@@ -60,8 +60,8 @@ struct md_trail {
 struct md_restored {
     const struct md_saved_stream *saved; /* cut.h; NULL: nothing */
     size_t bytes;
-    bool open; /* its slots go on where they were; false: what is remembered of an ended stream */
-    void *own; /* for free(); NULL: the map's */
+    bool open;    /* its slots go on where they were; false: what is remembered of an ended stream */
+    void *own;    /* for free(); NULL: the map's */
     bool inexact; /* under other weights */
 };
 
@@ -79,10 +79,10 @@ struct md_course {
     struct md_run *runs;                     /* rows of the unfinished patch */
     int64_t last_ns;                         /* when the last block came */
     struct md_restored restored;
-    int64_t lost;   /* a snapshot that ends here could not be gone on from: that is said as a gap; or IO_SEQ_NONE */
+    int64_t lost; /* a snapshot that ends here could not be gone on from: that is said as a gap; or IO_SEQ_NONE */
     struct md_trail trail; /* of finished blocks */
     uint32_t at, held_rows, n_runs, cap_runs;
-    uint32_t cut; /* number of the last cut that this stream was copied for */
+    uint32_t cut;  /* number of the last cut that this stream was copied for */
     uint32_t anew; /* 1 + rows of the unfinished patch of the epoch that a reload ended, which is still to be said */
     bool silent;
     bool end_due;   /* after what is in `mine` */
@@ -108,8 +108,8 @@ struct md_replay {
     int64_t origin; /* of its file */
     uint64_t mark;  /* of the `rows` before `from` */
     uint32_t rows;
-    bool met;       /* they were there */
-    bool quiet;     /* the stream had ended; unless more rows come its end is none */
+    bool met;   /* they were there */
+    bool quiet; /* the stream had ended; unless more rows come its end is none */
 };
 
 static inline struct md_replay md_replay_from(const struct md_trail *t, bool quiet)
@@ -156,9 +156,9 @@ struct io_stream {
     double rate;
     uint32_t channels;
     bool irregular;
-    int32_t delimiter;   /* of a byte stream's records; −1: none; */
-    uint32_t record_max; /* the most bytes of one */
-    bool replan; /* part of its policy waits until it begins anew */
+    int32_t delimiter;          /* of a byte stream's records; −1: none; */
+    uint32_t record_max;        /* the most bytes of one */
+    bool replan;                /* part of its policy waits until it begins anew */
     _Atomic uint32_t in_flight; /* batch entries not yet published */
 
     struct md_queue queue;
@@ -196,8 +196,8 @@ int md_registry_restore(struct md_registry *r, struct md_input *input, const str
 /* Or NULL. Before the threads, or under the lock. */
 struct io_stream *md_registry_find(struct md_registry *r, const char *id, uint32_t len);
 
-/* What a stream that is not live is from now on; nothing of it is remembered. Under the lock. −EBUSY: it is live, or the
- * last of it is on its way; −EINVAL; −ENOMEM. */
+/* What a stream that is not live is from now on; nothing of it is remembered. Under the lock. −EBUSY: it is live, or
+ * the last of it is on its way; −EINVAL; −ENOMEM. */
 int md_registry_turn(struct md_registry *r, struct io_stream *s, struct md_input *input,
                      const struct io_stream_desc *desc);
 
@@ -207,8 +207,8 @@ int md_registry_plans(const struct md_registry *r, const struct md_config *confi
  * anew. While no thread runs. */
 void md_registry_replan(struct md_registry *r, const struct md_config *config, struct md_plan *plans);
 
-/* Frees the records of streams that ended before that time and that no source holds; and of more than `most` that ended, but
- * for those that wait with their states, those that ended first: returns how many. */
+/* Frees the records of streams that ended before that time and that no source holds; and of more than `most` that
+ * ended, but for those that wait with their states, those that ended first: returns how many. */
 uint64_t md_registry_forget(struct md_registry *r, int64_t before_ns, uint32_t most);
 /* Whether there may be more than `most`: many have come since the last time. */
 bool md_registry_crowded(struct md_registry *r, uint32_t most);

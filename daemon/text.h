@@ -21,9 +21,9 @@ struct md_text {
     uint64_t n;      /* bytes wanted, ≥ 1 */
     uint8_t *prompt; /* owned; [prompt_n] */
     size_t prompt_n; /* 0: it begins behind the stream's last byte */
-    char *stop;   /* owned; "" : none */
-    char *stream; /* owned; the live stream whose state it goes on from; NULL: a fresh one */
-    int notify;   /* eventfd of the service: something has come */
+    char *stop;      /* owned; "" : none */
+    char *stream;    /* owned; the live stream whose state it goes on from; NULL: a fresh one */
+    int notify;      /* eventfd of the service: something has come */
 
     /* between the two */
     pthread_mutex_t lock;

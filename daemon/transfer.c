@@ -61,10 +61,10 @@ static void *pack(struct md_daemon *d, struct md_served_model *m, const char *id
 
 static const char *why_not(int err)
 {
-    return err == -ENOENT       ? "nothing of it has been taken yet"
-           : err == -ETIMEDOUT  ? "no answer: the device or an output hangs"
-           : err == -ESHUTDOWN  ? "the daemon is ending"
-                                : "out of memory, or a device that failed";
+    return err == -ENOENT      ? "nothing of it has been taken yet"
+           : err == -ETIMEDOUT ? "no answer: the device or an output hangs"
+           : err == -ESHUTDOWN ? "the daemon is ending"
+                               : "out of memory, or a device that failed";
 }
 
 int md_daemon_export(struct md_daemon *d, const char *id, void **ret, size_t *ret_bytes, char *reterr)
@@ -174,7 +174,8 @@ static int adopt(const struct state *st, const struct md_input *in, bool anew, s
 {
     const struct md_saved_stream *had = st->restored.saved;
     uint32_t input_len = (uint32_t)strlen(in->conf->id), model_len = (uint32_t)strlen(in->model);
-    size_t names = md_record_padded(input_len) + md_record_padded(model_len), runs = had->n_runs * sizeof(struct md_run);
+    size_t names = md_record_padded(input_len) + md_record_padded(model_len),
+           runs = had->n_runs * sizeof(struct md_run);
     size_t slots = had->channels * st->parts.slot_stride, bytes = sizeof *had + names + runs + slots;
     struct md_saved_stream *saved = malloc(bytes);
     uint8_t *to = (uint8_t *)(saved + 1);

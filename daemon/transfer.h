@@ -1,5 +1,5 @@
-/* transfer.h: one stream's state out of a running daemon, and into one: to move a stream, to fork it, to begin one with a
- * state. It travels as the bytes of a snapshot that holds this stream only (snapshot_file.h). Any thread but the
+/* transfer.h: one stream's state out of a running daemon, and into one: to move a stream, to fork it, to begin one with
+ * a state. It travels as the bytes of a snapshot that holds this stream only (snapshot_file.h). Any thread but the
  * engines' and the sources'. */
 #ifndef MD_TRANSFER_H
 #define MD_TRANSFER_H

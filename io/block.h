@@ -20,26 +20,27 @@ static inline size_t io_sample_bytes(enum io_sample t)
 #define IO_T_NONE INT64_MIN /* no time known */
 #define IO_SEQ_NONE INT64_MIN
 
-enum { /* block flags */
-    IO_START = 1, /* the sender says: first samples of the stream */
-    IO_END = 2,   /* last samples (n may be 0) */
-    IO_RESET = 4, /* the stream's state is to be reset before these samples */
-    IO_GAP = 8    /* the sender says that samples before these are lost */
+enum {               /* block flags */
+       IO_START = 1, /* the sender says: first samples of the stream */
+       IO_END = 2,   /* last samples (n may be 0) */
+       IO_RESET = 4, /* the stream's state is to be reset before these samples */
+       IO_GAP = 8    /* the sender says that samples before these are lost */
 };
 
 struct io_block {
     struct io_block *next;
-    int64_t seq;         /* of the first row, as the sender or the file has it; IO_SEQ_NONE: count on */
-    int64_t t_ns;        /* of the first row, ns since the Unix epoch, or IO_T_NONE */
-    uint64_t arrived_ns; /* CLOCK_MONOTONIC when the source had it */
+    int64_t seq;          /* of the first row, as the sender or the file has it; IO_SEQ_NONE: count on */
+    int64_t t_ns;         /* of the first row, ns since the Unix epoch, or IO_T_NONE */
+    uint64_t arrived_ns;  /* CLOCK_MONOTONIC when the source had it */
     uint32_t n, channels; /* rows, and samples per row */
     uint32_t flags;
     enum io_sample type;
-    bool timed;          /* int64 ns per row at io_block_times() */
-    uint32_t class_;     /* of the pool */
-    uint32_t capacity;   /* bytes of payload */
-    int64_t origin;      /* number of the first row of the file that these are from */
-    int64_t lost, over;  /* the daemon's: rows that it dropped just before these, and how many of them for the input's limit */
+    bool timed;        /* int64 ns per row at io_block_times() */
+    uint32_t class_;   /* of the pool */
+    uint32_t capacity; /* bytes of payload */
+    int64_t origin;    /* number of the first row of the file that these are from */
+    int64_t lost,
+        over; /* the daemon's: rows that it dropped just before these, and how many of them for the input's limit */
     unsigned char data[]; /* rows [n][channels], then, 8-aligned, int64 t_ns[n] where timed */
 };
 
@@ -61,7 +62,8 @@ enum { IO_BLOCK_MAX = 1 << 20 }; /* bytes of payload of the largest block; longe
 struct io_pool;
 int io_pool_new(size_t limit, struct io_pool **ret);
 void io_pool_free(struct io_pool **pool);
-struct io_block *io_block_get(struct io_pool *pool, size_t payload); /* header zeroed but for next/class; NULL: pool at its limit */
+struct io_block *io_block_get(struct io_pool *pool,
+                              size_t payload); /* header zeroed but for next/class; NULL: pool at its limit */
 void io_block_put(struct io_pool *pool, struct io_block *block);
 void io_pool_usage(struct io_pool *pool, size_t *ret_used, size_t *ret_held, size_t *ret_peak);
 

@@ -1,9 +1,9 @@
-/* bytes.c: `type: bytes`: files, FIFOs and standard input as streams of bytes: logs, text, anything. Runs on the input's
- * thread; owns its tails (files).
+/* bytes.c: `type: bytes`: files, FIFOs and standard input as streams of bytes: logs, text, anything. Runs on the
+ * input's thread; owns its tails (files).
  *
  * Finite input: every file is opened once at the start, so that a missing one is an error there, then read WINDOW at a
- * time. Followed input: every file is kept open, and the globs are looked at again for new ones. Trap: a tail that waits
- * for room in the daemon may get it at any turn, whatever its own time says. */
+ * time. Followed input: every file is kept open, and the globs are looked at again for new ones. Trap: a tail that
+ * waits for room in the daemon may get it at any turn, whatever its own time says. */
 #include <errno.h>
 #include <search.h>
 #include <stdio.h>
@@ -30,7 +30,8 @@ struct source {
 #define AT(field) offsetof(struct io_bytes_conf, field)
 static const char *const from_names[] = {"resume", "start", "end", NULL};
 static const struct io_option options[] = {
-    {"files", "files, FIFOs and globs, each a stream; - is standard input", IO_OPT_STRINGS, AT(files), .required = true},
+    {"files", "files, FIFOs and globs, each a stream; - is standard input", IO_OPT_STRINGS, AT(files),
+     .required = true},
     {"follow", "go on as the files grow, are rotated, or appear", IO_OPT_BOOL, AT(follow), "false"},
     {"from", "where to begin", IO_OPT_ENUM, AT(from), "resume", .names = from_names},
     {"poll", "longest wait before a followed file is looked at again", IO_OPT_DURATION, AT(poll_ns), "100ms"},

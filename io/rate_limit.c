@@ -1,5 +1,5 @@
-/* rate_limit.c: see rate_limit.h. The whole bucket is one time: it is full while that has passed, and each thing that is
- * taken moves it on by its share of a second. Pure functions. */
+/* rate_limit.c: see rate_limit.h. The whole bucket is one time: it is full while that has passed, and each thing that
+ * is taken moves it on by its share of a second. Pure functions. */
 #include "io/rate_limit.h"
 
 static const int64_t second_ns = 1000000000;

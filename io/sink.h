@@ -31,8 +31,8 @@ struct io_message {
     int64_t seq, stride, span;
     const uint32_t *spans; /* anomaly rows of byte streams, one a record: row i is about the spans[i] bytes behind those
                               of the rows before; stride and span say nothing. Else NULL */
-    int64_t t_ns;         /* IO_T_NONE: null */
-    const int64_t *times; /* of each row, where t_ns and rate do not tell them (irregular streams); else NULL */
+    int64_t t_ns;          /* IO_T_NONE: null */
+    const int64_t *times;  /* of each row, where t_ns and rate do not tell them (irregular streams); else NULL */
     double rate;
     bool warmup, exact;
     int64_t latency_us;
@@ -61,7 +61,7 @@ struct io_position {
 struct io_sink_env {
     uint64_t run;
     uint32_t horizon_max, quantiles_max, embedding_max;
-    const float *quantiles;             /* [n_quantiles] of the widest forecast */
+    const float *quantiles; /* [n_quantiles] of the widest forecast */
     uint32_t n_quantiles;
     struct io_door door;
     bool resumes;                       /* a restart will go on with it */

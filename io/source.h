@@ -35,11 +35,11 @@ struct io_strings {
 struct io_option {
     const char *name, *help;
     enum io_option_kind kind;
-    size_t offset;             /* into the adapter's config struct */
-    const char *fallback;      /* default, in config syntax; NULL: left zero (durations -1) */
+    size_t offset;        /* into the adapter's config struct */
+    const char *fallback; /* default, in config syntax; NULL: left zero (durations -1) */
     bool required;
-    double min, max;           /* numbers; min == max: unchecked */
-    const char *const *names;  /* enums: NULL-terminated */
+    double min, max;          /* numbers; min == max: unchecked */
+    const char *const *names; /* enums: NULL-terminated */
 };
 
 /* Keys that every input has; first member of every source's config struct. Their options are io_common_options[]
@@ -49,7 +49,7 @@ struct io_common {
     int64_t interval_ns;  /* reference step of an irregular input; −1: the stream's first positive time difference */
     bool resample;        /* to the model's rate, or to `rate` where the model names none */
     double scale, offset; /* x·scale + offset */
-    char *stream;         /* id template: {input} {path} {stem} {dataset} {topic} {stream}; NULL: the adapter's default */
+    char *stream; /* id template: {input} {path} {stem} {dataset} {topic} {stream}; NULL: the adapter's default */
 };
 extern const struct io_option io_common_options[];
 
@@ -57,20 +57,26 @@ extern const struct io_option io_common_options[];
 
 /* Why samples or messages were not taken. Names are those of the metrics; io_reason_name(). */
 enum io_reason {
-    IO_R_MALFORMED,  /* a message of the wrong shape, header or size */
-    IO_R_DTYPE,      /* unknown or unusable dtype */
-    IO_R_SHAPE,      /* shape against payload, or channels unlike the stream's */
-    IO_R_RATE,       /* a rate unlike the input's or the model's without resample: true */
-    IO_R_ID,         /* not a valid stream id */
+    IO_R_MALFORMED,        /* a message of the wrong shape, header or size */
+    IO_R_DTYPE,            /* unknown or unusable dtype */
+    IO_R_SHAPE,            /* shape against payload, or channels unlike the stream's */
+    IO_R_RATE,             /* a rate unlike the input's or the model's without resample: true */
+    IO_R_ID,               /* not a valid stream id */
     IO_R_DUPLICATE_STREAM, /* another live source has this id */
-    IO_R_STREAMS,    /* no slot left, or the limit on streams is reached */
-    IO_R_QUEUE_FULL, /* when_full dropped it */
-    IO_R_NAN, IO_R_LATE, IO_R_DUPLICATE, IO_R_CLOCK, IO_R_GAP, IO_R_TAIL, IO_R_RESET,
-    IO_R_FILE,       /* a file that cannot be opened or read on */
-    IO_R_MEMORY,     /* block pool at its limit */
-    IO_R_SIZE,       /* a frame or header longer than it may be */
-    IO_R_LIMIT,      /* more than the input takes a second */
-    IO_R_AHEAD,      /* beyond missing rows that the sender is asked for again; these come again too */
+    IO_R_STREAMS,          /* no slot left, or the limit on streams is reached */
+    IO_R_QUEUE_FULL,       /* when_full dropped it */
+    IO_R_NAN,
+    IO_R_LATE,
+    IO_R_DUPLICATE,
+    IO_R_CLOCK,
+    IO_R_GAP,
+    IO_R_TAIL,
+    IO_R_RESET,
+    IO_R_FILE,   /* a file that cannot be opened or read on */
+    IO_R_MEMORY, /* block pool at its limit */
+    IO_R_SIZE,   /* a frame or header longer than it may be */
+    IO_R_LIMIT,  /* more than the input takes a second */
+    IO_R_AHEAD,  /* beyond missing rows that the sender is asked for again; these come again too */
     IO_R_COUNT
 };
 const char *io_reason_name(enum io_reason r);
@@ -94,19 +100,19 @@ struct io_stream;  /* the daemon's; opaque to adapters */
 struct io_records; /* io/records.h */
 
 struct io_stream_desc {
-    const char *id;    /* final id, IO_ID_MAX bytes at most */
+    const char *id; /* final id, IO_ID_MAX bytes at most */
     uint32_t channels;
-    double rate;       /* Hz after resampling; 0 irregular or unknown */
-    bool irregular;    /* every row has its own time */
-    bool anew;         /* its rows cannot be had again, or are not wanted: not to be gone on with from a snapshot */
-    uint64_t samples;  /* at hand, and lost where the stream is refused; 0: it will be asked for again */
+    double rate;      /* Hz after resampling; 0 irregular or unknown */
+    bool irregular;   /* every row has its own time */
+    bool anew;        /* its rows cannot be had again, or are not wanted: not to be gone on with from a snapshot */
+    uint64_t samples; /* at hand, and lost where the stream is refused; 0: it will be asked for again */
 };
 
 /* How far a stream has come, for senders that can send again. By the sender's numbers. */
 struct io_place {
     int64_t next;    /* behind the last row taken, or IO_SEQ_NONE */
-    int64_t durable; /* first row that would have to be sent again if the daemon died now; where `ended`, `next` only once
-                        the end would not have to be */
+    int64_t durable; /* first row that would have to be sent again if the daemon died now; where `ended`, `next` only
+                        once the end would not have to be */
     bool ended;      /* and not begun again */
     uint32_t channels;
     double rate;
@@ -116,10 +122,10 @@ struct io_place {
 struct io_host {
     void *self;
     struct io_pool *pool;
-    double model_rate;     /* Hz the input's model takes; 0: any */
-    bool bytes;            /* the model takes bytes: blocks of IO_U8, one channel, as they come */
-    const char *input;     /* the input's id */
-    bool blocks;           /* when_full: block */
+    double model_rate; /* Hz the input's model takes; 0: any */
+    bool bytes;        /* the model takes bytes: blocks of IO_U8, one channel, as they come */
+    const char *input; /* the input's id */
+    bool blocks;       /* when_full: block */
     /* Finds the input's live stream of this id or starts it. -EEXIST: another live source has the id; -ENOSPC: no
      * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted, with desc->samples, and announced
      * by the daemon). */
@@ -142,17 +148,19 @@ struct io_host {
     void (*note)(void *self, struct io_stream *stream, const char *event, const char *reason, int64_t from, int64_t to);
     void (*received)(void *self, uint64_t messages, uint64_t bytes);
     /* First row that is to be pushed of a stream that stream() has just given: the last one that was taken before a
-     * restart (of bytes: of some dozen), by which the file is known again. What was taken is let through unseen. 0: all.
-     * A source that can go there at once may; the others begin at row 0. *ret_origin: the number of its file's first. */
+     * restart (of bytes: of some dozen), by which the file is known again. What was taken is let through unseen. 0:
+     * all. A source that can go there at once may; the others begin at row 0. *ret_origin: the number of its file's
+     * first. */
     int64_t (*resume)(void *self, struct io_stream *stream, int64_t *ret_origin);
-    /* The block that begins there, or NULL where the file ends before that: IO_SEQ_NONE where it is of the file that was
-     * known. If not, nothing is held back any more, and a source that went there may begin at the file's first row, with
-     * the number that is returned. Of one that does not ask, the rows that it passed over are said to be lost. */
+    /* The block that begins there, or NULL where the file ends before that: IO_SEQ_NONE where it is of the file that
+     * was known. If not, nothing is held back any more, and a source that went there may begin at the file's first row,
+     * with the number that is returned. Of one that does not ask, the rows that it passed over are said to be lost. */
     int64_t (*known)(void *self, struct io_stream *stream, struct io_block *block);
     /* Of a stream that stream() has given; and of any of the input's by its id, live or not (false: never seen). */
     void (*place)(void *self, struct io_stream *stream, struct io_place *ret);
     bool (*recall)(void *self, const char *id, struct io_place *ret);
-    void (*answered)(void *self, uint64_t sent, uint64_t dropped); /* acks to senders; dropped: they did not read them */
+    void (*answered)(void *self, uint64_t sent,
+                     uint64_t dropped); /* acks to senders; dropped: they did not read them */
     struct io_door door;
 };
 
@@ -169,9 +177,9 @@ struct io_source_class {
     const char *type, *help;
     const struct io_option *options; /* ends with name NULL */
     size_t conf_bytes;
-    const char *thread;   /* NULL: a thread of its own */
-    bool replayable;      /* default of when_full is block */
-    bool only_bytes;      /* it gives nothing else */
+    const char *thread; /* NULL: a thread of its own */
+    bool replayable;    /* default of when_full is block */
+    bool only_bytes;    /* it gives nothing else */
     /* Checks what the options alone cannot; no file or socket is touched. *ret_key names the key at fault. */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
     /* -ENOENT: an input file is missing (exit 66); -EACCES/-EADDRINUSE … (69); -EBADMSG: unreadable (65);
@@ -180,9 +188,9 @@ struct io_source_class {
     enum io_turn (*turn)(void *self, int64_t now_ns, int64_t *ret_wake_ns); /* CLOCK_MONOTONIC ns */
     void (*close)(void *self);
     /* optional: NULL means none */
-    int (*fd)(void *self); /* readable when a turn is worthwhile */
+    int (*fd)(void *self);             /* readable when a turn is worthwhile */
     bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it */
-    int (*keys)(const void *conf, char *reterr); /* reads the key files that it names: 0 or -EKEYREJECTED */
+    int (*keys)(const void *conf, char *reterr);           /* reads the key files that it names: 0 or -EKEYREJECTED */
     const struct io_records *(*records)(const void *conf); /* how bytes fall into records (io/records.h); NULL, also
                                                               under this config: it cannot give a model bytes */
     bool (*blocks)(const void *conf); /* default of when_full is block under this config; NULL: as `replayable` */

@@ -1,10 +1,10 @@
-/* tail.c: see tail.h. Rows are bytes, numbered from the first file's beginning: what has its name later goes on with the
- * numbers, and with the stream.
+/* tail.c: see tail.h. Rows are bytes, numbered from the first file's beginning: what has its name later goes on with
+ * the numbers, and with the stream.
  *
  * A file that is followed may become another between two looks. It is held open, so that one that was renamed is read
  * to its end; the change-over waits until the new one has something, for until then its writer may be at the old one.
- * One that was cut off and written anew may have grown past where reading stopped: with every read the last bytes before
- * it are read again, and have to be the same.
+ * One that was cut off and written anew may have grown past where reading stopped: with every read the last bytes
+ * before it are read again, and have to be the same.
  *
  * Trap: "nothing more, and replaced" is only the end if the look for bytes came after the replacement was seen. */
 #include "io/tail.h"
@@ -22,7 +22,7 @@
 
 enum { BLOCK_BYTES = 64 << 10 };
 static const int64_t wait_first_ns = 1000000, pool_retry_ns = 5000000, slot_retry_ns = 100000000;
-static const int64_t pause_ns = 1000000000; /* of a file that is not there, before it is said */
+static const int64_t pause_ns = 1000000000;     /* of a file that is not there, before it is said */
 static const int64_t patience_ns = 60000000000; /* for a slot */
 
 int io_tail_init(struct io_tail *t, const struct io_bytes_input *in, const struct io_file *file, char *reterr)
@@ -133,7 +133,8 @@ static size_t wait_for_file(struct io_tail *t, const struct io_bytes_input *in, 
 static size_t wait_for_bytes(struct io_tail *t, const struct io_bytes_input *in, int64_t now_ns)
 {
     struct epoll_event e = {.events = EPOLLIN | EPOLLONESHOT};
-    bool armed = epoll_ctl(in->epoll, EPOLL_CTL_MOD, t->fd, &e) == 0 || epoll_ctl(in->epoll, EPOLL_CTL_ADD, t->fd, &e) == 0;
+    bool armed =
+        epoll_ctl(in->epoll, EPOLL_CTL_MOD, t->fd, &e) == 0 || epoll_ctl(in->epoll, EPOLL_CTL_ADD, t->fd, &e) == 0;
 
     t->wake_ns = armed ? INT64_MAX : now_ns + pool_retry_ns;
     return 0;

@@ -36,16 +36,16 @@ struct io_tail {
     struct stat seen;
     struct io_stream *stream;
     struct io_block *pending;
-    int64_t next;                /* number of the byte that is read next, … */
-    int64_t origin;              /* … and of the file's first */
-    uint8_t last[IO_TAIL_MARK];  /* those before it, … */
-    uint32_t n_last;             /* … so many */
-    bool from_end;               /* it is to begin where the file ends when it is first opened */
-    bool placed;                 /* where to begin is settled */
-    bool moved;                  /* the name stands for another file */
-    int64_t wake_ns, wait_ns;    /* when it wants its next turn; how long it waited for the last */
-    int64_t waiting_ns;          /* since when the file is not there, or no slot free for it; 0: not so */
-    bool said;                   /* that it is not there */
+    int64_t next;               /* number of the byte that is read next, … */
+    int64_t origin;             /* … and of the file's first */
+    uint8_t last[IO_TAIL_MARK]; /* those before it, … */
+    uint32_t n_last;            /* … so many */
+    bool from_end;              /* it is to begin where the file ends when it is first opened */
+    bool placed;                /* where to begin is settled */
+    bool moved;                 /* the name stands for another file */
+    int64_t wake_ns, wait_ns;   /* when it wants its next turn; how long it waited for the last */
+    int64_t waiting_ns;         /* since when the file is not there, or no slot free for it; 0: not so */
+    bool said;                  /* that it is not there */
 };
 
 /* Of the daemon's list. -ENOMEM, or what is wrong with its id, in reterr. */

@@ -266,7 +266,8 @@ static enum io_track_step begin(struct io_track *t, int64_t now_ns)
     int64_t origin;
     t->began_ns = now_ns;
     if (r == 0 && t->shared->conf.realtime && t->shared->host.resume) /* what was played before a restart */
-        t->began_ns -= (int64_t)((double)t->shared->host.resume(t->shared->host.self, t->stream, &origin) / t->rate * 1e9);
+        t->began_ns -=
+            (int64_t)((double)t->shared->host.resume(t->shared->host.self, t->stream, &origin) / t->rate * 1e9);
     if (r && r != -ENOSPC)
         io_track_leave_out(t->shared,
                            r == -EEXIST   ? IO_R_DUPLICATE_STREAM

@@ -24,7 +24,8 @@ enum { IO_HEADER_MAX = 65536 }; /* bytes of its text that are looked at */
 
 /* Checks everything about the text: JSON syntax to the end, depth, types, ranges, UTF-8. Unknown keys are skipped. On
  * failure *ret_why says which and `out` is undefined. */
-int io_header_parse(const char *text, size_t len, struct io_header *out, enum io_reason *ret_why, const char **ret_text);
+int io_header_parse(const char *text, size_t len, struct io_header *out, enum io_reason *ret_why,
+                    const char **ret_text);
 
 /* Valid stream id: 1–200 bytes of UTF-8 without control characters. */
 bool io_id_valid(const char *id, size_t len);
@@ -33,7 +34,8 @@ bool io_id_valid(const char *id, size_t len);
 enum { IO_TOPIC_MAX = 3 * IO_ID_MAX + 32, IO_JSON_MAX = 4096 };
 size_t io_topic_write(char *buf, enum io_family family, const char *id);
 
-/* The header of a published message, without the closing brace's newline; returns its length, or 0 if cap is too small. */
+/* The header of a published message, without the closing brace's newline; returns its length, or 0 if cap is too small.
+ */
 size_t io_message_json(char *buf, size_t cap, const struct io_message *m);
 
 /* %.9g, shortest float text that keeps every float32; NaN and infinities become null. Returns its length (≤ 24). */

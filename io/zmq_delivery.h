@@ -12,7 +12,7 @@ struct io_zmq_delivery {
     const struct io_host *host;
     struct io_zmq_layout layout;
     size_t max_frame; /* bytes */
-    bool resent; /* what is not taken comes again, and so is not lost */
+    bool resent;      /* what is not taken comes again, and so is not lost */
     struct io_zmq_plans plans;
     struct io_stream_cache cache;
     /* the message at hand; handed over piece by piece while `busy` */
@@ -35,8 +35,8 @@ void io_zmq_delivery_done(struct io_zmq_delivery *d); /* what is still at hand i
 void io_zmq_accept(struct io_zmq_delivery *d);
 /* Instead: it is over the input's limit. Its rows go, counted; an end does not. */
 void io_zmq_turn_away(struct io_zmq_delivery *d);
-/* io_zmq_accept() in two steps: what the message says, with d->id; and its rows from `row` on to its stream. Negative errno:
- * refused, counted; d->why and d->text say it. */
+/* io_zmq_accept() in two steps: what the message says, with d->id; and its rows from `row` on to its stream. Negative
+ * errno: refused, counted; d->why and d->text say it. */
 int io_zmq_read(struct io_zmq_delivery *d);
 int io_zmq_admit(struct io_zmq_delivery *d, uint64_t row);
 

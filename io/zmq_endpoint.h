@@ -11,7 +11,7 @@ struct io_zmq_ends {
     /* CURVE; NULL: not encrypted. Files: this end's secret key; of who binds the keys that are let in, of who connects
      * the key of the other end. */
     char *curve_key, *curve_clients, *curve_server;
-    int64_t hwm;   /* messages per peer */
+    int64_t hwm; /* messages per peer */
 };
 
 #define IO_ZMQ_ENDS_OPTIONS(conf, ends, hwm_default)                                                                   \

@@ -20,7 +20,7 @@ struct io_zmq_layout { /* the input's, fixed */
 
 struct io_zmq_message {
     zmq_msg_t frames[IO_ZMQ_FRAMES];
-    unsigned n_frames; /* as received; those beyond IO_ZMQ_FRAMES are dropped */
+    unsigned n_frames;     /* as received; those beyond IO_ZMQ_FRAMES are dropped */
     size_t bytes, longest; /* of all frames; of one */
     /* filled in by io_zmq_message_read(); points into the frames */
     struct io_header header;

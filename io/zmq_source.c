@@ -20,7 +20,9 @@
 
 enum { PULL, SUB, ROUTER };
 enum { TURN_MESSAGES = 256, MEMORY_RETRY_NS = 2000000 };
-enum { REFUSABLE = 8 }; /* libzmq hangs up at a longer frame, and tells nobody: up to so many times as long it is let in, and refused */
+enum {
+    REFUSABLE = 8
+}; /* libzmq hangs up at a longer frame, and tells nobody: up to so many times as long it is let in, and refused */
 
 struct conf {
     struct io_common common; /* first */

@@ -31,8 +31,8 @@ struct ssm_backend {
     int (*save)(void *self, uint32_t slot, void *buf);
     int (*restore)(void *self, uint32_t slot, const void *buf);
     /* optional: NULL means that start does everything */
-    int (*wait)(void *self);   /* until the outputs of the oldest batch under way are written; 0 or -EIO */
-    bool (*done)(void *self);  /* wait would not have to wait for the device */
+    int (*wait)(void *self);    /* until the outputs of the oldest batch under way are written; 0 or -EIO */
+    bool (*done)(void *self);   /* wait would not have to wait for the device */
     double (*busy)(void *self); /* seconds that the device has worked on batches since open, by its own clock */
     /* optional: fn(ctx, part, parts) once for every part, on the backend's worker threads where about `ns` of work are
      * worth it; returns when all parts have ended. Work beside the model; a device may be at a batch meanwhile. */

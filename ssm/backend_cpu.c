@@ -19,10 +19,10 @@
 #include "ssm/pool.h"
 
 enum { THREADS_MAX = 256 };
-#define SMALL_BYTES (4u << 20) /* weights up to this stay in a core's own cache */
+#define SMALL_BYTES (4u << 20)       /* weights up to this stay in a core's own cache */
 enum { WAKE_NS = 40000, PARTS = 4 }; /* of other work: worth waking a worker for; parts a worker */
-#define WAKE_WORK (1u << 20)   /* multiply-adds worth waking a worker for, … */
-#define MEET_WORK (4u << 20)   /* … and, per tile, for meeting four times a layer */
+#define WAKE_WORK (1u << 20)         /* multiply-adds worth waking a worker for, … */
+#define MEET_WORK (4u << 20)         /* … and, per tile, for meeting four times a layer */
 
 struct worker {
     struct ssm_tile tile;
@@ -137,8 +137,8 @@ static int cpu_open(const struct ssm_model *model, const struct ssm_engine_opts 
     if (err)
         goto fail;
     c->model = model;
-    if ((err = ssm_weights_pack(model, ops, opts->weights, &c->w, reterr)) ||
-        (err = open_slab(c, opts, reterr)) || (err = open_workers(c, opts->threads, reterr)))
+    if ((err = ssm_weights_pack(model, ops, opts->weights, &c->w, reterr)) || (err = open_slab(c, opts, reterr)) ||
+        (err = open_workers(c, opts->threads, reterr)))
         goto fail;
     c->work = ssm_model_info(model)->n_params;
     *ret_self = c;

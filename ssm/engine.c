@@ -37,8 +37,8 @@ struct ssm_engine {
     unsigned n_sections;
     size_t slot_bytes;
     char note[SSM_ERR];
-    uint8_t *host;     /* [capacity][host_bytes], beside the backend's slab: what no device computes: */
-    size_t host_bytes; /* section "joint" where the model has an anomaly head, "bytes" where it reads them; else 0 */
+    uint8_t *host;      /* [capacity][host_bytes], beside the backend's slab: what no device computes: */
+    size_t host_bytes;  /* section "joint" where the model has an anomaly head, "bytes" where it reads them; else 0 */
     unsigned under_way; /* batches that the backend has, … */
     struct batch batches[UNDER_WAY_MAX]; /* … oldest first */
     int codes[UNDER_WAY_MAX];            /* of batches that were completed before they were waited for, oldest first */

@@ -9,8 +9,8 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "saved slots are little-endian memory images");
 
-static const char *const names[SSM_PARTS] = {"steps", "normaliser", "patch", "forecast", "calibrator",
-                                         "adapt", "conv", "ssm"};
+static const char *const names[SSM_PARTS] = {"steps",      "normaliser", "patch", "forecast",
+                                             "calibrator", "adapt",      "conv",  "ssm"};
 
 /* Rows of D channels in a part: the padded ones. 0: plain bytes. */
 static size_t rows_of(const struct ssm_config *c, enum ssm_part part)

@@ -1,6 +1,6 @@
 /* slot.h: the bytes of a slot on the CPU, live and saved. A live slot is one contiguous stretch of the engine's slab,
- * without the last two parts where a device has them; saved, it is the non-empty sections back to back, without the padding of the live form, in a layout that every
- * backend shares:
+ * without the last two parts where a device has them; saved, it is the non-empty sections back to back, without the
+ * padding of the live form, in a layout that every backend shares:
  *
  *   steps       u64, model steps since the reset           forecast    what the next patch is scored under
  *   normaliser  running statistics                         calibrator  the tail estimate

@@ -29,7 +29,7 @@ extern "C" {
 #endif
 
 enum { SSM_ERR = 512, SSM_QUANTILES_MAX = 32, SSM_CHANNELS_MAX = 1024 };
-enum { SSM_HORIZON_MAX = 1024 };  /* samples ahead that every model with a forecast head can be asked for */
+enum { SSM_HORIZON_MAX = 1024 };   /* samples ahead that every model with a forecast head can be asked for */
 enum { SSM_ADAPT_QUANTILES = 12 }; /* of forecasts with online adaptation */
 
 enum ssm_dtype { SSM_F32, SSM_BF16, SSM_F16 };
@@ -137,14 +137,15 @@ uint32_t ssm_slots_used(const struct ssm_engine *engine);
 
 /* One named part of a slot's saved bytes. Sizes are fixed at open. */
 struct ssm_section {
-    const char
-        *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "adapt", "conv", "ssm", "joint", "bytes" */
+    const char *name; /* "header", "steps", "normaliser", "patch", "forecast", "calibrator", "adapt", "conv", "ssm",
+                         "joint", "bytes" */
     size_t offset, bytes;
 };
 size_t ssm_slot_bytes(const struct ssm_engine *engine); /* of a saved slot */
 const struct ssm_section *ssm_slot_sections(const struct ssm_engine *engine, unsigned *ret_n);
 int ssm_slot_save(struct ssm_engine *engine, struct ssm_slot slot, void *buf); /* 0; -EIO: the device failed */
-/* The same in two steps, for who has no time: the copy lacks its checksum, which any thread puts in. What has one keeps it. */
+/* The same in two steps, for who has no time: the copy lacks its checksum, which any thread puts in. What has one keeps
+ * it. */
 int ssm_slot_save_unsealed(struct ssm_engine *engine, struct ssm_slot slot, void *buf);
 void ssm_slot_seal(void *saved, size_t bytes);
 /* What ssm_slot_restore() checks, without a slot. Any thread. */
@@ -202,7 +203,8 @@ struct ssm_scored {
     uint32_t *n_records;
 };
 
-/* What a row brings to light about a stream's channels: for how many rows, with this one, it has been so; 0: nothing. */
+/* What a row brings to light about a stream's channels: for how many rows, with this one, it has been so; 0: nothing.
+ */
 struct ssm_notice {
     uint32_t flatline;             /* a channel has been constant far longer than ever before */
     uint32_t level_up, level_down; /* a channel has left its level for another one */
@@ -221,9 +223,9 @@ struct ssm_item {
     uint32_t n;      /* samples or tokens, ≥ 1 */
     const double *x; /* SSM_SAMPLES: sample i at x[i*x_stride]; NaN = missing */
     size_t x_stride;
-    const int32_t *tokens; /* SSM_TOKENS: each in [0, vocab) */
+    const int32_t *tokens;    /* SSM_TOKENS: each in [0, vocab) */
     struct ssm_scored scored; /* info.bytes; needs out.logits */
-    const int64_t *dt;     /* [n] or NULL */
+    const int64_t *dt;        /* [n] or NULL */
     int64_t interval;
     enum ssm_nan nan;
     bool adapt; /* forecasts are combined with an online linear one; the same for all items of a slot since its reset */
@@ -233,7 +235,7 @@ struct ssm_item {
      * with an anomaly buffer and anomaly_every 1; the rows of the stream as a whole go to `joint`. 0: no such rows.
      * Steps of a stream have to be asked for with them always or never. */
     uint32_t channels;
-    float *joint; /* [3] as in out.anomaly, per sample of a step; rows follow each other */
+    float *joint;               /* [3] as in out.anomaly, per sample of a step; rows follow each other */
     struct ssm_notice *notices; /* likewise, or NULL */
 };
 

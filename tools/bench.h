@@ -15,7 +15,7 @@ struct bench_case {
     const char *dir;    /* a model folder */
     enum ssm_dtype weights, state;
     uint32_t streams, steps, spare; /* spare: slots beyond the streams' */
-    bool last; /* logits of each stream's last step only; language models, T > 1 */
+    bool last;                      /* logits of each stream's last step only; language models, T > 1 */
 };
 
 struct bench_options {

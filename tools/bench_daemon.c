@@ -1,8 +1,8 @@
 /* bench_daemon.c: `mambactl bench daemon`: a whole daemon in this process, fed and subscribed to by two other processes
- * over ipc, or fed by a thread of this one. On the device `null`, which computes nothing, CPU time is what everything outside the model costs: this
- * process's, all threads, libzmq's included; the profile says which thread it went to. On a real device the latencies
- * and the device's own share of the time count. Checked before it is believed: all rows accepted, all messages
- * received. */
+ * over ipc, or fed by a thread of this one. On the device `null`, which computes nothing, CPU time is what everything
+ * outside the model costs: this process's, all threads, libzmq's included; the profile says which thread it went to. On
+ * a real device the latencies and the device's own share of the time count. Checked before it is believed: all rows
+ * accepted, all messages received. */
 #include <dirent.h>
 #include <errno.h>
 #include <getopt.h>
@@ -33,16 +33,16 @@ struct options {
 
 struct thread_time {
     char name[20];
-    int id;         /* of one thread, or … */
-    unsigned alike; /* … threads of this name */
+    int id;               /* of one thread, or … */
+    unsigned alike;       /* … threads of this name */
     double seconds, runs; /* runs: times it was put on a core: about how often it was woken */
 };
 
 /* What the daemon has counted since its start. */
 struct counts {
-    double busy;                                    /* seconds of the device */
+    double busy;                                     /* seconds of the device */
     double batches, streams, samples, done, seconds; /* …; done: batches with results, seconds: until they were there */
-    double lost, dropped;                           /* samples, messages */
+    double lost, dropped;                            /* samples, messages */
 };
 
 /* One daemon, its peers, and what was measured. */
@@ -402,8 +402,7 @@ static void print_text(struct bench *b, const char *families)
 
     printf("%s: %u streams, %llu messages of %u samples in%s, %.0f messages out in %.1f s (%.0f/s)\n", families,
            b->o->streams, (unsigned long long)b->o->messages, b->o->samples, b->o->in_process ? ", in process" : "",
-           b->published, b->seconds,
-           (double)b->o->messages / b->seconds);
+           b->published, b->seconds, (double)b->o->messages / b->seconds);
     printf("  %s, %s weights, %s state on %s: arrival to hand-over p50 %.2f ms, p99 %.2f ms, longest "
            "%.2f ms; device busy %.1f %% of the time\n",
            b->o->preset, b->o->weights, b->o->state, b->o->device,
@@ -430,16 +429,16 @@ static void print_json(struct bench *b, const char *families)
         json_object_set_new(threads, b->threads[i].name,
                             json_real(1e6 * b->threads[i].seconds / (double)b->o->messages));
     o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:i, s:I, s:f, s:f, s:f, s:f, "
-                  "s:f, s:f, s:o}", "bench",
-                  "daemon", "preset", b->o->preset, "device", b->o->device, "weights", b->o->weights, "state",
-                  b->o->state, "latency_seconds", md_hist_json(&b->latency), "device_busy_share", b->counts.busy / b->seconds,
-                  "batches", b->counts.batches, "batch_streams", b->counts.streams / b->counts.batches, "batch_seconds",
-                  b->counts.seconds / b->counts.done, "samples_lost", b->counts.lost, "messages_dropped",
-                  b->counts.dropped, "families",
-                  families, "streams", (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out",
-                  b->published, "seconds", b->seconds, "cpu_us_per_message", us_per_message(b), "idle_core_share",
-                  b->idle_share, "rss_bytes_per_idle_stream", b->rss_per_stream - (double)b->slot_bytes,
-                  "rss_growth_bytes", b->rss_growth, "cpu_us_by_thread", threads);
+                  "s:f, s:f, s:o}",
+                  "bench", "daemon", "preset", b->o->preset, "device", b->o->device, "weights", b->o->weights, "state",
+                  b->o->state, "latency_seconds", md_hist_json(&b->latency), "device_busy_share",
+                  b->counts.busy / b->seconds, "batches", b->counts.batches, "batch_streams",
+                  b->counts.streams / b->counts.batches, "batch_seconds", b->counts.seconds / b->counts.done,
+                  "samples_lost", b->counts.lost, "messages_dropped", b->counts.dropped, "families", families,
+                  "streams", (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out", b->published,
+                  "seconds", b->seconds, "cpu_us_per_message", us_per_message(b), "idle_core_share", b->idle_share,
+                  "rss_bytes_per_idle_stream", b->rss_per_stream - (double)b->slot_bytes, "rss_growth_bytes",
+                  b->rss_growth, "cpu_us_by_thread", threads);
     json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(5));
     putchar('\n');
     json_decref(o);

@@ -1,4 +1,5 @@
-/* ctl_eval.c: `mambactl eval forecast|anomaly`: the command line (those of `eval bytes` and `eval logs`: eval_bytes.c, eval_logs.c). One thread. */
+/* ctl_eval.c: `mambactl eval forecast|anomaly`: the command line (those of `eval bytes` and `eval logs`: eval_bytes.c,
+ * eval_logs.c). One thread. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdlib.h>
@@ -8,10 +9,11 @@
 #include "tools/eval.h"
 #include "tools/mambactl.h"
 
-static const char usage[] = "usage: mambactl eval forecast|anomaly -m DIR --suite FILE --data DIR [OPTION]...\n"
-                            "       mambactl eval forecast|anomaly -m DIR [OPTION]... FILE...\n"
-                            "       mambactl eval bytes -m DIR [OPTION]... FILE...      (see: mambactl eval bytes --help)\n"
-                            "       mambactl eval logs -m DIR [OPTION]... FILE...       (see: mambactl eval logs --help)\n";
+static const char usage[] =
+    "usage: mambactl eval forecast|anomaly -m DIR --suite FILE --data DIR [OPTION]...\n"
+    "       mambactl eval forecast|anomaly -m DIR [OPTION]... FILE...\n"
+    "       mambactl eval bytes -m DIR [OPTION]... FILE...      (see: mambactl eval bytes --help)\n"
+    "       mambactl eval logs -m DIR [OPTION]... FILE...       (see: mambactl eval logs --help)\n";
 static const char help[] =
     "Streams series through a model from their first rows, in one causal pass, and says how good its forecasts or its\n"
     "anomaly scores were. A FILE is CSV (plain, .xz or .gz), FILE.h5:/DATASET, or a WFDB record's .dat; suites and "

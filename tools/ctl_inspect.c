@@ -1,5 +1,6 @@
 /* ctl_inspect.c: `mambactl inspect`: what a model folder or an output file holds, for a person or as JSON. What PATH
- * is, is read from it: a folder is a model, a file that starts like HDF5 or a snapshot is that, any other is JSON lines. */
+ * is, is read from it: a folder is a model, a file that starts like HDF5 or a snapshot is that, any other is JSON
+ * lines. */
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -139,17 +140,17 @@ static void print_snapshot(const json_t *doc)
 {
     size_t i;
     json_t *s;
-    printf("generation %lld of run %lld, made %s\n", (long long)integer(doc, "generation"), (long long)integer(doc, "run"),
+    printf("generation %lld of run %lld, made %s\n", (long long)integer(doc, "generation"),
+           (long long)integer(doc, "run"),
            json_is_true(json_object_get(doc, "clean")) ? "with nothing left to take" : "while running");
     json_array_foreach(json_object_get(doc, "models"), i, s)
         printf("  model %s, weights %s\n", text(s, "model"), text(s, "hash"));
     json_array_foreach(json_object_get(doc, "streams"), i, s)
         printf("  %-30s %-6s input %s, model %s, %lld channels of %lld bytes, epoch %lld, %lld rows, next %lld\n",
-               text(s, "stream"), text(s, "state"), text(s, "input"), text(s, "model"), (long long)integer(s, "channels"),
-               (long long)integer(s, "slot_bytes"), (long long)integer(s, "epoch"), (long long)integer(s, "rows"),
-               (long long)integer(s, "next_seq"));
-    json_array_foreach(json_object_get(doc, "outputs"), i, s)
-        printf("  output %s\n", json_string_value(s));
+               text(s, "stream"), text(s, "state"), text(s, "input"), text(s, "model"),
+               (long long)integer(s, "channels"), (long long)integer(s, "slot_bytes"), (long long)integer(s, "epoch"),
+               (long long)integer(s, "rows"), (long long)integer(s, "next_seq"));
+    json_array_foreach(json_object_get(doc, "outputs"), i, s) printf("  output %s\n", json_string_value(s));
 }
 
 /* ----------------------------------------------------------------------------------------------------------- */

@@ -1,5 +1,5 @@
-/* ctl_restore.c: `mambactl restore`: one stream's state from a file into a running daemon. The file may be a snapshot of
- * many streams: what concerns the one is taken out of it here. */
+/* ctl_restore.c: `mambactl restore`: one stream's state from a file into a running daemon. The file may be a snapshot
+ * of many streams: what concerns the one is taken out of it here. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,14 +14,17 @@
 static const char usage[] =
     "usage: mambactl restore FILE [--stream ID] [--as ID] [--input ID] [--renumber] [--control ENDPOINT | -c FILE]\n";
 static const char help[] =
-    "Gives a running daemon the state of a stream, from a file of `mambactl snapshot --stream` or from a snapshot in a\n"
-    "state folder. The stream goes on from there when its source sends its next rows: event `restore`. One that is live\n"
+    "Gives a running daemon the state of a stream, from a file of `mambactl snapshot --stream` or from a snapshot in "
+    "a\n"
+    "state folder. The stream goes on from there when its source sends its next rows: event `restore`. One that is "
+    "live\n"
     "is refused; what the daemon remembered of an ended one is replaced.\n"
     "\n"
     "      --stream ID         which stream of FILE (default: its only one)\n"
     "      --as ID             the stream's id from now on: a fork, where the other goes on too\n"
     "      --input ID          the input that its rows will come by (default: the one of the same name)\n"
-    "      --renumber          the numbers and times of its rows begin anew: the state for a source of its own\n" CTL_CONTROL_HELP
+    "      --renumber          the numbers and times of its rows begin anew: the state for a source of its "
+    "own\n" CTL_CONTROL_HELP
     "65 a file that is no state, or damaged; 66 no such file, or no such stream in it; 69 also: refused.\n";
 
 struct order {
@@ -95,9 +98,9 @@ static void *extract(const struct md_snapshot_file *f, const struct md_record *s
 static int send(const struct order *o, const void *image, size_t n)
 {
     char *text = md_base64_encode(image, n);
-    json_t *reply = NULL, *request = text ? json_pack("{s:s, s:s, s:b}", "command", "restore", "state", text, "renumber",
-                                                      o->renumber)
-                                          : NULL;
+    json_t *reply = NULL,
+           *request =
+               text ? json_pack("{s:s, s:s, s:b}", "command", "restore", "state", text, "renumber", o->renumber) : NULL;
     int code;
 
     free(text);

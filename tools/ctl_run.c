@@ -1,8 +1,8 @@
 /* ctl_run.c: `mambactl run`: files through the daemon's own pipeline, offline. It writes a configuration for them,
  * starts the daemon under MD_ONCE, and waits. The main thread sleeps in poll() on a signalfd and on the daemon's end.
  *
- * An output file is made in a folder beside it and moved into place at the end, so that a run that failed leaves what was
- * there before. Trap: the HDF5 sink names its segments itself. */
+ * An output file is made in a folder beside it and moved into place at the end, so that a run that failed leaves what
+ * was there before. Trap: the HDF5 sink names its segments itself. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>

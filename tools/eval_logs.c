@@ -16,7 +16,8 @@
 
 static const char usage[] = "usage: mambactl eval logs -m DIR [OPTION]... FILE...\n";
 static const char help[] =
-    "Puts faults into logs and says how well a byte model (vocab 256) ranks their lines: AUPRC by its p-values, beside\n"
+    "Puts faults into logs and says how well a byte model (vocab 256) ranks their lines: AUPRC by its p-values, "
+    "beside\n"
     "that of how rare a line's words have been (digits alike; the mean or the most, whichever is better).\n"
     "\n"
     "  -m, --model DIR         a model folder\n"
@@ -67,14 +68,17 @@ static int score_by_model(struct ssm_engine *e, struct ssm_slot slot, const stru
         n = log->bytes - at < CHUNK ? log->bytes - at : CHUNK;
         for (size_t i = 0; i < n; i++)
             tokens[i] = log->text[at + i];
-        const struct ssm_item item = {
-            .slot = slot,
-            .n = (uint32_t)n,
-            .tokens = tokens,
-            .interval = 1,
-            .out = {.logits = logits, .logits_stride = BYTES},
-            .scored = {.surprise = surprise, .delimiter = '\n', .record_max = MAX_RECORD, .records = records, .ends = ends,
-                       .n_records = &n_records}};
+        const struct ssm_item item = {.slot = slot,
+                                      .n = (uint32_t)n,
+                                      .tokens = tokens,
+                                      .interval = 1,
+                                      .out = {.logits = logits, .logits_stride = BYTES},
+                                      .scored = {.surprise = surprise,
+                                                 .delimiter = '\n',
+                                                 .record_max = MAX_RECORD,
+                                                 .records = records,
+                                                 .ends = ends,
+                                                 .n_records = &n_records}};
         if (ssm_advance(e, &item, 1))
             return complain(EX_UNAVAILABLE, ssm_engine_device(e), ssm_engine_failure(e));
         for (uint32_t i = 0; i < n_records && line < log->n; i++)
@@ -184,7 +188,8 @@ static void print(const char *name, const struct figures *f)
     printf("%s: %zu lines, %zu faults: AUPRC %.3f, rare words %.3f\n", name, f->lines, f->lines - f->faults[LOG_FINE],
            f->auprc[MODEL][LOG_FINE], by_words(f, LOG_FINE));
     for (int k = LOG_FINE + 1; k < LOG_FAULTS; k++)
-        printf("  %-8s %5zu  %.3f  %.3f\n", log_fault_name((enum log_fault)k), f->faults[k], f->auprc[MODEL][k], by_words(f, k));
+        printf("  %-8s %5zu  %.3f  %.3f\n", log_fault_name((enum log_fault)k), f->faults[k], f->auprc[MODEL][k],
+               by_words(f, k));
 }
 
 /* ---- the command ------------------------------------------------------------------------------------------------- */

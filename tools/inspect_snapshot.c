@@ -8,8 +8,8 @@
 #include "daemon/restore.h"
 #include "tools/inspect.h"
 
-static const struct md_record *find(const struct md_snapshot_file *f, enum md_record_kind kind, const struct md_record *of,
-                                    struct md_record *r)
+static const struct md_record *find(const struct md_snapshot_file *f, enum md_record_kind kind,
+                                    const struct md_record *of, struct md_record *r)
 {
     for (size_t at = 0; md_snapshot_next(f, &at, r);)
         if (r->kind == kind && r->id_len == of->id_len && memcmp(r->id, of->id, r->id_len) == 0)
@@ -49,7 +49,8 @@ static json_t *describe_stream(const struct md_snapshot_file *f, const struct md
         memcpy(&voice, beside.data, sizeof voice);
         for (unsigned i = 0; i < IO_EVENT; i++)
             if (voice.out_seq[i])
-                json_object_set_new(numbers, io_family_name((enum io_family)i), json_integer((json_int_t)voice.out_seq[i]));
+                json_object_set_new(numbers, io_family_name((enum io_family)i),
+                                    json_integer((json_int_t)voice.out_seq[i]));
         json_object_set_new(o, "out_seq", numbers);
         json_object_set_new(o, "alarm", json_boolean(voice.alarm.active));
     }
@@ -78,9 +79,10 @@ int inspect_snapshot(const char *path, json_t **ret, char *why)
         else if (r.kind == MD_RECORD_OUTPUT)
             json_array_append_new(outputs, json_stringn(r.id, r.id_len));
     }
-    *ret = json_pack("{s:s, s:I, s:I, s:I, s:b, s:I, s:o, s:o, s:o}", "kind", "snapshot", "run", (json_int_t)f.head.run,
-                     "generation", (json_int_t)f.head.generation, "t_ns", (json_int_t)f.head.t_ns, "clean", f.head.clean,
-                     "bytes", (json_int_t)f.bytes, "models", models, "streams", streams, "outputs", outputs);
+    *ret =
+        json_pack("{s:s, s:I, s:I, s:I, s:b, s:I, s:o, s:o, s:o}", "kind", "snapshot", "run", (json_int_t)f.head.run,
+                  "generation", (json_int_t)f.head.generation, "t_ns", (json_int_t)f.head.t_ns, "clean", f.head.clean,
+                  "bytes", (json_int_t)f.bytes, "models", models, "streams", streams, "outputs", outputs);
     md_snapshot_close(&f);
     if (*ret)
         return 0;

@@ -81,7 +81,8 @@ static size_t make_fault(enum log_fault f, const char *line, size_t n, uint64_t 
     switch (f) {
     case LOG_FOREIGN:
         at = word_at(line, n, words > 2 ? 2 : 0, &len);
-        return (size_t)snprintf(out, FAULT_MAX, "%.*s%s", (int)at, line, foreign[below(state, sizeof foreign / sizeof *foreign)]);
+        return (size_t)snprintf(out, FAULT_MAX, "%.*s%s", (int)at, line,
+                                foreign[below(state, sizeof foreign / sizeof *foreign)]);
     case LOG_WORD:
         memcpy(out, line, n);
         at = word_at(line, n, below(state, words), &len);

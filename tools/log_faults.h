@@ -24,7 +24,8 @@ struct log {
     size_t n, room;
 };
 
-/* All whole lines of a file; from line `after` on one in `every`, at random, is followed by a fault. 0; −ENOMEM; −EIO. */
+/* All whole lines of a file; from line `after` on one in `every`, at random, is followed by a fault. 0; −ENOMEM; −EIO.
+ */
 int log_read(struct log *log, FILE *from, uint64_t seed, size_t after, double every);
 void log_free(struct log *log);
 

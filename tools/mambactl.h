@@ -1,5 +1,5 @@
-/* mambactl.h: one function per subcommand, each in tools/ctl_NAME.c. argv[0] is the subcommand's name; the return value is
- * the exit code (sysexits). GNU long options; --json where output is data; errors on stderr. */
+/* mambactl.h: one function per subcommand, each in tools/ctl_NAME.c. argv[0] is the subcommand's name; the return value
+ * is the exit code (sysexits). GNU long options; --json where output is data; errors on stderr. */
 #ifndef TOOLS_MAMBACTL_H
 #define TOOLS_MAMBACTL_H
 
@@ -16,7 +16,7 @@ int ctl_keygen(int argc, char **argv);
 int ctl_run(int argc, char **argv);
 int ctl_inspect(int argc, char **argv);
 int ctl_generate(int argc, char **argv);
-int ctl_eval(int argc, char **argv); /* dispatches to eval_forecast, eval_ltsf, eval_anomaly, eval_bytes, eval_logs */
+int ctl_eval(int argc, char **argv);  /* dispatches to eval_forecast, eval_ltsf, eval_anomaly, eval_bytes, eval_logs */
 int ctl_bench(int argc, char **argv); /* dispatches to bench_step, bench_scan, bench_generate, bench_daemon */
 int eval_bytes(int argc, char **argv);
 int eval_logs(int argc, char **argv);

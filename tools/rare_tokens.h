@@ -15,7 +15,8 @@ struct rare_tokens {
 int rare_tokens_init(struct rare_tokens *r); /* 0; −ENOMEM */
 void rare_tokens_done(struct rare_tokens *r);
 
-/* Of one line, by the words before it, which it then joins: −ln of its words' frequencies, their mean and the most. 0; −ENOMEM. */
+/* Of one line, by the words before it, which it then joins: −ln of its words' frequencies, their mean and the most. 0;
+ * −ENOMEM. */
 int rare_tokens_line(struct rare_tokens *r, const uint8_t *line, size_t n, double *ret_mean, double *ret_most);
 
 #endif

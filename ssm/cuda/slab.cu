@@ -79,8 +79,8 @@ int gpu_slab_reset(struct gpu_slab *s, uint32_t slot, cudaStream_t stream)
 
 int gpu_slab_copy(const struct gpu_slab *s, uint32_t from, uint32_t to, cudaStream_t stream)
 {
-    return errno_of(cudaMemcpyAsync(gpu_slab_at(s, to), gpu_slab_at(s, from), s->stride, cudaMemcpyDeviceToDevice,
-                                    stream));
+    return errno_of(
+        cudaMemcpyAsync(gpu_slab_at(s, to), gpu_slab_at(s, from), s->stride, cudaMemcpyDeviceToDevice, stream));
 }
 
 /* ---- saved bytes ---- */

@@ -20,7 +20,8 @@ const struct wrong config_wrong[] = {
 
     {MODEL "outputs: {o: {type: jsonl, path: *x}}\n", "2:34: error: alias '*x' has no anchor before it", 1},
     {MODEL "outputs: {o: {type: jsonl, path: \"${MAMBAD_NONE}\"}}\n", "2:34: error: ", 1},
-    {MODEL "inputs: {i: {" ZMQ ", stream: \"${MAMBAD_NONE}\"}, j: {type: csv, files: [\"${MAMBAD_NONE}\"]}}\n", "2:65: error: ", 2},
+    {MODEL "inputs: {i: {" ZMQ ", stream: \"${MAMBAD_NONE}\"}, j: {type: csv, files: [\"${MAMBAD_NONE}\"]}}\n",
+     "2:65: error: ", 2},
 
     /* keys */
     {"loq: {}\n", "1:1: error: unknown key 'loq' (did you mean 'log'?)", 1},
@@ -126,7 +127,8 @@ const struct wrong config_wrong[] = {
     {"server: {control: \"ipc://@abstract\"}\n", "1:19: error: server.control: 'ipc://@abstract': must name a file", 1},
     {"server: {generate: \"udp://x\"}\n",
      "1:20: error: server.generate: 'udp://x': \"udp://x\" is neither tcp://HOST:PORT nor ipc://PATH", 1},
-    {"server: {generate: \"ipc://@abstract\"}\n", "1:20: error: server.generate: 'ipc://@abstract': must name a file", 1},
+    {"server: {generate: \"ipc://@abstract\"}\n", "1:20: error: server.generate: 'ipc://@abstract': must name a file",
+     1},
     {"server: {generate: \"tcp://0.0.0.0:5558\"}\n",
      "1:20: error: server.generate: 'tcp://0.0.0.0:5558': \"tcp://0.0.0.0:5558\" reaches beyond this machine", 1},
     {"server: {generate: \"tcp://0.0.0.0:5558\", generate_curve_key: f}\n",
@@ -164,7 +166,8 @@ const struct wrong config_wrong[] = {
 
     /* not in this version */
     {"http: {bind: x}\n", "1:1: error: http: not in this version: the http section", 1},
-    {"streams: {x: {adapt: online}}\n", "1:22: error: streams.x.adapt: unknown value 'online' (did you mean 'none'?)", 1},
+    {"streams: {x: {adapt: online}}\n", "1:22: error: streams.x.adapt: unknown value 'online' (did you mean 'none'?)",
+     1},
 };
 
 const unsigned config_wrong_n = sizeof config_wrong / sizeof *config_wrong;

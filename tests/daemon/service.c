@@ -274,8 +274,9 @@ static char *row_text(json_t *o, size_t i)
                             JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
     char *text = malloc(strlen(data) + 512);
 
-    sprintf(text, "%s %06lld %012lld %012lld %lld %s %s", text_at(o, "stream"), int_at(o, "epoch"),
-            row_seq(o, i), int_at(o, "out_seq") + (long long)i, row_span(o, i), json_is_true(json_object_get(o, "warmup")) ? "warmup" : "warm", data);
+    sprintf(text, "%s %06lld %012lld %012lld %lld %s %s", text_at(o, "stream"), int_at(o, "epoch"), row_seq(o, i),
+            int_at(o, "out_seq") + (long long)i, row_span(o, i),
+            json_is_true(json_object_get(o, "warmup")) ? "warmup" : "warm", data);
     free(data);
     return text;
 }

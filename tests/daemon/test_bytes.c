@@ -1,5 +1,5 @@
-/* test_bytes.c: byte streams through the daemon: what is said of a stream depends on its own bytes only, not on how they
- * were cut into messages or what shared the batch; what is no byte is refused. */
+/* test_bytes.c: byte streams through the daemon: what is said of a stream depends on its own bytes only, not on how
+ * they were cut into messages or what shared the batch; what is no byte is refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -57,7 +57,8 @@ static void send_some(struct service *s, unsigned stream, unsigned *at, unsigned
         bytes[n] = byte_of(stream, *at + n);
         n++;
     }
-    snprintf(header, sizeof header, "{\"dtype\":\"uint8\",\"shape\":[%u],\"stream\":\"s%02u\",\"seq\":%u}", n, stream, *at);
+    snprintf(header, sizeof header, "{\"dtype\":\"uint8\",\"shape\":[%u],\"stream\":\"s%02u\",\"seq\":%u}", n, stream,
+             *at);
     if (n)
         service_send_frames(s, 0, header, bytes, n, NULL, 0);
     *at += n;

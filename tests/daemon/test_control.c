@@ -231,7 +231,8 @@ static void snapshot_has_a_number(void **state)
 /* Bytes are base64 both ways. */
 static void a_state_travels(void **state)
 {
-    static const char *const restore = "{\"command\":\"restore\",\"state\":\"AAECA/8=\",\"as\":\"b\",\"renumber\":true}";
+    static const char *const restore =
+        "{\"command\":\"restore\",\"state\":\"AAECA/8=\",\"as\":\"b\",\"renumber\":true}";
     struct fixture *f = *state;
     json_t *reply = ask(f, "{\"command\":\"snapshot\",\"stream\":\"a\"}", 35);
 

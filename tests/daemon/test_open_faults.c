@@ -58,12 +58,14 @@ WRAP(void *, aligned_alloc, NULL, ENOMEM, (size_t align, size_t n), (align, n))
 WRAP(char *, strdup, NULL, ENOMEM, (const char *s), (s))
 WRAP(char *, strndup, NULL, ENOMEM, (const char *s, size_t n), (s, n))
 WRAP(FILE *, open_memstream, NULL, ENOMEM, (char **text, size_t *n), (text, n))
-WRAP(void *, mmap64, MAP_FAILED, ENOMEM, (void *at, size_t n, int prot, int flags, int fd, off_t from), (at, n, prot, flags, fd, from))
+WRAP(void *, mmap64, MAP_FAILED, ENOMEM, (void *at, size_t n, int prot, int flags, int fd, off_t from),
+     (at, n, prot, flags, fd, from))
 WRAP(int, eventfd, -1, EMFILE, (unsigned n, int flags), (n, flags))
 WRAP(int, open64, -1, EMFILE, (const char *path, int flags, int mode), (path, flags, mode))
 WRAP(FILE *, fopen64, NULL, EMFILE, (const char *path, const char *mode), (path, mode))
 WRAP(DIR *, opendir, NULL, EMFILE, (const char *path), (path))
-WRAP(int, pthread_create, EAGAIN, EAGAIN, (pthread_t *t, const pthread_attr_t *attr, void *(*run)(void *), void *arg), (t, attr, run, arg))
+WRAP(int, pthread_create, EAGAIN, EAGAIN, (pthread_t * t, const pthread_attr_t *attr, void *(*run)(void *), void *arg),
+     (t, attr, run, arg))
 WRAP(void *, zmq_ctx_new, NULL, ENOMEM, (void), ())
 WRAP(void *, zmq_socket, NULL, EMFILE, (void *context, int type), (context, type))
 
@@ -133,13 +135,12 @@ static bool losses(struct md_daemon *daemon)
     json_int_t lost = 0, error = 0;
     const char *reason;
 
-    assert_int_equal(json_unpack(status, "{s:{s:{s:o, s:o}}, s:{s:{s:{s:I}}}}", "inputs", "c", "input_errors_total", &errors,
-                                 "input_discarded_samples_total", &discarded, "outputs", "j",
-                                 "output_dropped_messages_total", "error", &error), 0);
-    json_object_foreach(errors, reason, n)
-        lost += json_integer_value(n);
-    json_object_foreach(discarded, reason, n)
-        lost += strcmp(reason, "tail") ? json_integer_value(n) : 0;
+    assert_int_equal(json_unpack(status, "{s:{s:{s:o, s:o}}, s:{s:{s:{s:I}}}}", "inputs", "c", "input_errors_total",
+                                 &errors, "input_discarded_samples_total", &discarded, "outputs", "j",
+                                 "output_dropped_messages_total", "error", &error),
+                     0);
+    json_object_foreach(errors, reason, n) lost += json_integer_value(n);
+    json_object_foreach(discarded, reason, n) lost += strcmp(reason, "tail") ? json_integer_value(n) : 0;
     json_decref(status);
     return lost || error;
 }
@@ -252,10 +253,12 @@ static void each_in_turn(const char *format, bool finite)
             if (finite && out.started && out.code == 0 && new_rows() != rows && !out.lost)
                 fail_msg("%s call %lu: rows are missing", from ? "from" : "only", k);
             if (count_in("/proc/self/fd") != files)
-                fail_msg("%s call %lu: %u files are open, not %u", from ? "from" : "only", k, count_in("/proc/self/fd"), files);
+                fail_msg("%s call %lu: %u files are open, not %u", from ? "from" : "only", k, count_in("/proc/self/fd"),
+                         files);
             for (unsigned tries = 0; count_in("/proc/self/task") != threads; tries++) {
                 if (tries == 1000)
-                    fail_msg("%s call %lu: %u threads, not %u", from ? "from" : "only", k, count_in("/proc/self/task"), threads);
+                    fail_msg("%s call %lu: %u threads, not %u", from ? "from" : "only", k, count_in("/proc/self/task"),
+                             threads);
                 nanosleep(&(struct timespec){0, 1000000}, NULL);
             }
         }
@@ -270,7 +273,8 @@ static void files(void **state)
     each_in_turn("models: {m: {path: %s, device: cpu, slots: 8, threads: 2}}\n"
                  "inputs: {c: {type: csv, files: ['%s/*.csv'], rate: 10, stream: '{input}-{stem}'}}\n"
                  "outputs: {j: {type: jsonl, path: %s/out.jsonl}}\n"
-                 "streams: {'c*': {gap: {max: 5s}, publish: {prediction: {every: 2, horizon: 3, quantiles: [0.5]}}}}\n", true);
+                 "streams: {'c*': {gap: {max: 5s}, publish: {prediction: {every: 2, horizon: 3, quantiles: [0.5]}}}}\n",
+                 true);
 }
 
 static void state_and_restore(void **state)
@@ -278,14 +282,16 @@ static void state_and_restore(void **state)
     each_in_turn("models: {m: {path: %s, device: cpu, slots: 8, threads: 1}}\n"
                  "inputs: {c: {type: csv, files: ['%s/*.csv'], rate: 10}}\n"
                  "outputs: {j: {type: jsonl, path: %s/kept.jsonl}}\n"
-                 "state: {dir: %s/state, interval: 1h, keep: 1}\n", false);
+                 "state: {dir: %s/state, interval: 1h, keep: 1}\n",
+                 false);
 }
 
 /* A WAV file, and an HDF5 file that the daemon makes itself. */
 static void media(void **state)
 {
     static const unsigned char head[44] = "RIFF\x64\x00\x00\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\x40\x1f\x00\x00"
-                                          "\x80\x3e\x00\x00\x02\x00\x10\x00" "data\x40\x00\x00";
+                                          "\x80\x3e\x00\x00\x02\x00\x10\x00"
+                                          "data\x40\x00\x00";
     const char *why;
     char yaml[1024], wav[128], bytes[108] = {0};
     FILE *f;
@@ -297,22 +303,28 @@ static void media(void **state)
     f = fopen(wav, "w");
     assert_int_equal(fwrite(bytes, sizeof bytes, 1, f), 1);
     fclose(f);
-    snprintf(yaml, sizeof yaml, "models: {m: {path: %s, device: cpu, slots: 8, threads: 1}}\ninputs: {c: {type: csv, files: ['%s/*.csv'], rate: 10}}\n"
-             "outputs: {j: {type: hdf5, path: '%s/made.h5'}}\n", service_model(), dir, dir);
+    snprintf(yaml, sizeof yaml,
+             "models: {m: {path: %s, device: cpu, slots: 8, threads: 1}}\ninputs: {c: {type: csv, files: ['%s/*.csv'], "
+             "rate: 10}}\n"
+             "outputs: {j: {type: hdf5, path: '%s/made.h5'}}\n",
+             service_model(), dir, dir);
     struct outcome out = live(yaml, true);
     assert_true(out.started && out.code == 0);
     each_in_turn("models: {m: {path: %s, device: cpu, slots: 64, threads: 1}}\n"
                  "inputs: {a: {type: audio, files: ['%s/*.wav'], channel: mix, rate: 4000, resample: true},\n"
                  "         h: {type: hdf5, files: '%s/made.h5', dataset: [/embedding_values], rate: 10}}\n"
-                 "outputs: {r: {type: hdf5, path: '%s/record'}}\n", false);
+                 "outputs: {r: {type: hdf5, path: '%s/record'}}\n",
+                 false);
 }
 
 static void sockets(void **state)
 {
     each_in_turn("models: {m: {path: %s, device: cpu, slots: 8, threads: 1}}\n"
-                 "inputs: {p: {type: zmq, pattern: pull, bind: 'ipc://%s/p', subscribe: []}, r: {type: zmq, pattern: router, bind: 'ipc://%s/r'},\n"
+                 "inputs: {p: {type: zmq, pattern: pull, bind: 'ipc://%s/p', subscribe: []}, r: {type: zmq, pattern: "
+                 "router, bind: 'ipc://%s/r'},\n"
                  "         s: {type: zmq, pattern: sub, connect: 'ipc://%s/s', subscribe: [a, b]}}\n"
-                 "outputs: {o: {type: zmq, bind: 'ipc://%s/o', curve_key: '%s/key', curve_clients: '%s/clients'}}\n", false);
+                 "outputs: {o: {type: zmq, bind: 'ipc://%s/o', curve_key: '%s/key', curve_clients: '%s/clients'}}\n",
+                 false);
 }
 
 int main(void)

@@ -290,13 +290,13 @@ static void test_flags(void **state)
     assert_int_equal(t.rows, 0);
 }
 
-static bool next_event(const struct md_time_rules *r, struct io_block *b, const char *reason, int64_t from,
-                       int64_t to)
+static bool next_event(const struct md_time_rules *r, struct io_block *b, const char *reason, int64_t from, int64_t to)
 {
     struct md_verdict v;
 
     md_timeline_next(&t, r, b, 0, true, &v);
-    return v.kind == MD_EVENT && strcmp(v.reason, reason) == 0 && v.from == from && v.to == to && v.count == to - from + 1;
+    return v.kind == MD_EVENT && strcmp(v.reason, reason) == 0 && v.from == from && v.to == to &&
+           v.count == to - from + 1;
 }
 
 static void test_dropped_rows(void **state)

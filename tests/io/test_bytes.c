@@ -180,7 +180,7 @@ static void from_the_end(void **state)
     open_input(&in, "*", true, IO_FROM_END);
     run(&in);
     put("old", "a", "after\n");
-    put("new", "w", "all of it\n"); /* appeared later: all of it is new */
+    put("new", "w", "all of it\n");           /* appeared later: all of it is new */
     while (!recorder_find(&in.r, "in:new")) { /* globs are looked at once a second */
         usleep(50000);
         run(&in);

@@ -506,7 +506,8 @@ static void long_frames_are_refused(void **state)
 
     send_array(f, "{\"dtype\": \"float32\", \"shape\": [250]}", x, 1000);
     send_array(f, "{\"dtype\": \"float32\", \"shape\": [251]}", x, 1004);
-    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2000]}", x, 8000); /* the longest that is let in to be refused */
+    send_array(f, "{\"dtype\": \"float32\", \"shape\": [2000]}", x,
+               8000); /* the longest that is let in to be refused */
     run_until(f, 3);
     assert_int_equal(f->host.discarded[IO_R_SIZE], 2);
     assert_int_equal(f->host.discarded_rows, 2251);

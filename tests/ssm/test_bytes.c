@@ -29,7 +29,7 @@ struct heard {
 static void speak(struct heard *h)
 {
     for (int i = 0; i < N; i++)
-        h->tokens[i] = (int32_t)(rig_below(&rng, 4)    ? 'a' + rig_below(&rng, 26)
+        h->tokens[i] = (int32_t)(rig_below(&rng, 4)   ? 'a' + rig_below(&rng, 26)
                                  : rig_below(&rng, 3) ? '\n'
                                                       : rig_below(&rng, V));
 }

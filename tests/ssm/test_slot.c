@@ -1,5 +1,5 @@
-/* test_slot.c: slots: save, restore and copy are bitwise and go on bitwise, damaged bytes are refused and leave the slot
- * alone, stale handles are caught, unused slots cost no memory. */
+/* test_slot.c: slots: save, restore and copy are bitwise and go on bitwise, damaged bytes are refused and leave the
+ * slot alone, stale handles are caught, unused slots cost no memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -110,7 +110,8 @@ static void goes_on_bitwise(void **state)
     free(rest);
 }
 
-/* A copy, over a slot that had gone another way, is the slot: it goes on with the same bits, and the first is untouched. */
+/* A copy, over a slot that had gone another way, is the slot: it goes on with the same bits, and the first is
+ * untouched. */
 static void copies_go_on_bitwise(void **state)
 {
     struct rows *whole = malloc(sizeof *whole), *rest = malloc(sizeof *rest);
