@@ -233,6 +233,7 @@ int md_course_open(struct md_scheduler *sch, struct io_stream *s)
 {
     struct md_course *c = &s->course;
 
+    md_cut_touch(sch, s); /* it may have waited since before the line */
     if (take_slots(sch, s))
         return -ENOMEM;
     c->refused = false;
@@ -269,6 +270,7 @@ static void give_slots(struct md_scheduler *sch, struct io_stream *s)
 
 void md_course_away(struct md_scheduler *sch, struct io_stream *s, uint32_t *cells)
 {
+    md_cut_touch(sch, s); /* in the other list no sweep under way comes by */
     md_cut_leaves(sch, s);
     list_remove(&sch->open, s);
     list_add(&sch->away, s);
@@ -539,6 +541,7 @@ int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_strea
     int r = bytes || !c->cells ? 0 : -EIO;
     bool exact = true;
 
+    md_cut_touch(sch, s); /* as in md_course_away() */
     if (take_slots(sch, s))
         return -ENOMEM;
     md_cut_leaves(sch, s);

@@ -107,6 +107,19 @@ class Spill(Several):
             for family, rows in other.rows(away).items():
                 self.assertEqual(rows, enough.rows(away)[family][-len(rows):])
 
+    def test_snapshots_in_between(self):
+        """Whoever leaves or comes back while a snapshot is made is in it."""
+        many = 3000
+        d = self.daemon("d", slots=2 * many - 200, more=STATE)
+        plan = [(f"s{k}", [(k, 1)] * 9) for k in range(many)]
+        for k in range(12):
+            for at in range(0, many, 50):
+                self.send_all(d, plan[at:at + 50])
+                time.sleep(0.001)
+            if k:
+                self.check(d.ctl("snapshot"), 0, f"{many} streams")
+        self.assertGreater(self.spill(d)["written_total"], 100)
+
     def test_ends_and_resets(self):
         """What is on the disk ends without coming back, and its room is used again."""
         d = self.daemon("d", slots=4, more=STATE.replace("'*'", "'i*': {idle: 200ms}, '*'"))
