@@ -178,6 +178,30 @@ class Spill(Several):
             d.push(f"s{k}", [(k, 1)] * 50)
         d.stop()
 
+    def test_what_refused_rows_say(self):
+        """A reset that came with rows which were refused, for nobody could leave, stands before the next ones."""
+        reader, writer = os.pipe()
+        os.set_inheritable(writer, True)
+        d = self.daemon("d", slots=4, more=STATE, out=f"/dev/fd/{writer}", pass_fds=(writer,))
+        os.close(writer)
+        lines = os.fdopen(reader, "rb")
+        self.addCleanup(lines.close)
+        for k in range(3):
+            d.push(f"s{k}", [(k, 1)] * 50)
+        d.wait(lambda: d.streams()["s0"]["state"] == "spilled")
+        unlimited = resource.prlimit(d.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        self.send(d, "s0", [(5, 5)] * 7, ["reset"])
+        d.wait(lambda: self.spill(d)["refused_total"] == 1)
+        resource.prlimit(d.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        d.push("s0", [(0, 1)] * 50)
+        self.assertEqual(d.streams()["s0"]["epoch"], 1)
+        d.process.send_signal(signal.SIGTERM)
+        got = lines.read()
+        d.process.wait(PATIENCE)
+        with open(d.out, "wb") as f:
+            f.write(got)
+        self.assertEqual([m["seq"] for m in d.lines("s0") if m.get("event") == "reset"], [50])
+
     def test_full_disk(self):
         """Nothing that was taken is lost: who has slots keeps them, who is on the disk changes places, who is new is refused
         until there is room again."""
