@@ -181,6 +181,8 @@ void md_swap_settle(struct md_swap *w, struct md_registry *r)
         sch->inbox.cells = sch->spill.max_cells;
     }
     md_registry_each(r, settle_restored, w);
+    if (!w->served->loaded.info.bytes)
+        md_composer_refuse(&sch->composer, "reload"); /* what came just before it */
     say(w, n);
 }
 
