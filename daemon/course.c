@@ -98,19 +98,27 @@ static int take_slots(struct md_scheduler *sch, struct io_stream *s)
     return -ENOMEM;
 }
 
-/* What waits of a stream that cannot be opened is discarded; it is tried again with its next block. Returns how many
- * rows; *ret_end: its end was among it. */
-static uint32_t discard_waiting(struct md_scheduler *sch, struct io_stream *s, enum io_reason why, bool *ret_end)
+/* What waits of a stream that can have no slots is discarded; it is tried again with its next block. *ret_lost: what
+ * stands before that, a block without rows; *ret_end: its end was among it. */
+static void discard_waiting(struct md_scheduler *sch, struct io_stream *s, enum io_reason why,
+                            struct io_block *ret_lost, bool *ret_end)
 {
     struct md_course *c = &s->course;
     uint32_t rows = 0;
 
+    *ret_lost = (struct io_block){0};
     *ret_end = c->end_due;
     while (c->mine) {
         struct io_block *block = c->mine;
         rows += block->n - c->at;
+        if (block->flags & IO_START)
+            ret_lost->lost = ret_lost->over = 0; /* those of before have no numbers in what begins */
+        ret_lost->lost += block->lost + block->n - c->at;
+        ret_lost->over += block->over;
+        ret_lost->flags |= block->flags;
         c->at = 0;
         *ret_end |= (block->flags & IO_END) != 0;
+        md_add(&sch->publisher->notices_lost, (block->flags & MD_NOTE) != 0);
         c->mine = block->next;
         io_block_put(sch->inbox.pool, block);
     }
@@ -119,15 +127,15 @@ static uint32_t discard_waiting(struct md_scheduler *sch, struct io_stream *s, e
     if (!c->refused)
         md_publisher_notice(sch->publisher, s->id, sch->model, io_reason_name(why));
     c->refused = !*ret_end;
-    return rows;
 }
 
 /* 1: it has ended. */
 static int refuse_stream(struct md_scheduler *sch, struct io_stream *s)
 {
+    struct io_block lost;
     bool end;
 
-    discard_waiting(sch, s, IO_R_MEMORY, &end);
+    discard_waiting(sch, s, IO_R_MEMORY, &lost, &end);
     s->course.end_due = false;
     if (end)
         md_inbox_leave(&sch->inbox, s);
@@ -136,15 +144,16 @@ static int refuse_stream(struct md_scheduler *sch, struct io_stream *s)
 
 void md_course_refuse(struct md_scheduler *sch, struct io_stream *s)
 {
+    struct io_block lost;
     bool end;
-    uint32_t rows = discard_waiting(sch, s, IO_R_STREAMS, &end);
 
+    discard_waiting(sch, s, IO_R_STREAMS, &lost, &end);
     s->course.end_due = end && s->course.away; /* which needs no slots */
     if (end && !s->course.away) {
         md_inbox_leave(&sch->inbox, s);
         return;
     }
-    md_inbox_lost(&sch->inbox, s, rows); /* before its next ones */
+    md_inbox_lost(&sch->inbox, s, &lost);
     md_inbox_return(&sch->inbox, &s, 1);
 }
 
@@ -233,6 +242,7 @@ int md_course_open(struct md_scheduler *sch, struct io_stream *s)
 {
     struct md_course *c = &s->course;
 
+    md_cut_touch(sch, s); /* it may have waited since before the line */
     if (take_slots(sch, s))
         return -ENOMEM;
     c->refused = false;
@@ -269,6 +279,7 @@ static void give_slots(struct md_scheduler *sch, struct io_stream *s)
 
 void md_course_away(struct md_scheduler *sch, struct io_stream *s, uint32_t *cells)
 {
+    md_cut_touch(sch, s); /* in the other list no sweep under way comes by */
     md_cut_leaves(sch, s);
     list_remove(&sch->open, s);
     list_add(&sch->away, s);
@@ -539,6 +550,7 @@ int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_strea
     int r = bytes || !c->cells ? 0 : -EIO;
     bool exact = true;
 
+    md_cut_touch(sch, s); /* as in md_course_away() */
     if (take_slots(sch, s))
         return -ENOMEM;
     md_cut_leaves(sch, s);

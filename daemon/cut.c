@@ -51,7 +51,7 @@ static uint64_t row_mark(struct io_block *b, uint32_t row)
 
 static void add_bytes(struct md_trail *t, const struct io_block *b, uint32_t n)
 {
-    uint32_t had = b->seq == t->next ? t->rows : 0, some = n < MD_TRAIL ? n : MD_TRAIL;
+    uint32_t had = b->seq == t->next && b->origin == t->origin ? t->rows : 0, some = n < MD_TRAIL ? n : MD_TRAIL;
     uint32_t keep = had < MD_TRAIL - some ? had : MD_TRAIL - some;
 
     memmove(t->last, t->last + had - keep, keep);

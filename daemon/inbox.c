@@ -463,12 +463,14 @@ void md_inbox_call(struct md_inbox *in)
     pthread_mutex_unlock(&in->lock);
 }
 
-void md_inbox_lost(struct md_inbox *in, struct io_stream *s, uint32_t rows)
+void md_inbox_lost(struct md_inbox *in, struct io_stream *s, const struct io_block *b)
 {
     struct md_queue *q = &s->queue;
 
     pthread_mutex_lock(&in->lock);
-    *(q->head ? &q->head->lost : &q->lost) += rows;
+    *(q->head ? &q->head->lost : &q->lost) += b->lost;
+    *(q->head ? &q->head->over : &q->over) += b->over;
+    *(q->head ? &q->head->flags : &q->flags) |= b->flags & flags_kept;
     pthread_mutex_unlock(&in->lock);
 }
 

@@ -66,8 +66,8 @@ bool md_inbox_reset(struct md_inbox *in, struct io_stream *s);
 
 /* Any thread. Has the engine look at what else it has to do. */
 void md_inbox_call(struct md_inbox *in);
-/* Engine side. Rows that were discarded stand before the stream's next ones. */
-void md_inbox_lost(struct md_inbox *in, struct io_stream *s, uint32_t rows);
+/* Engine side. The rows that a discarded block lost, and its flags, stand before the stream's next rows. */
+void md_inbox_lost(struct md_inbox *in, struct io_stream *s, const struct io_block *b);
 
 void md_inbox_drain(struct md_inbox *in, bool stop);
 /* Asks the engine for a cut, soon. */

@@ -97,8 +97,14 @@ static int check_fixed(const struct change *c)
     return 0;
 }
 
+/* What a source knows of its model. */
+static bool same_input(const struct ssm_model_info *a, const struct ssm_model_info *b)
+{
+    return a->rate == b->rate && a->bytes == b->bytes;
+}
+
 /* The running input or output that an entry of the new configuration describes as it is; NULL: none. A source knows its
- * model's rate, a sink of tables how wide their rows are. */
+ * model's rate, and whether it reads bytes, a sink of tables how wide their rows are. */
 static struct md_input *find_input(const struct change *c, unsigned i)
 {
     const struct md_config *new = c->config, *old = c->d->config;
@@ -106,7 +112,7 @@ static struct md_input *find_input(const struct change *c, unsigned i)
     for (unsigned k = 0; k < old->n_inputs; k++)
         if (!strcmp(old->inputs[k].id, new->inputs[i].id))
             return same_text(md_config_print_input, old, k, new, i) &&
-                           c->d->inputs[k]->info->rate == c->infos[new->inputs[i].model]->rate
+                           same_input(c->d->inputs[k]->info, c->infos[new->inputs[i].model])
                        ? c->d->inputs[k]
                        : NULL;
     return NULL;

@@ -18,7 +18,7 @@ int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
     const uint8_t *at = (const uint8_t *)(s + 1);
 
     if (left < sizeof *s || s->struct_bytes != sizeof *s || s->channels == 0 || s->channels > SSM_CHANNELS_MAX ||
-        s->slot_bytes > left || s->time.n_holes > MD_HOLES || !(s->rate >= 0 && s->rate < 1e12))
+        s->slot_bytes > left || s->rows > MD_TRAIL || s->time.n_holes > MD_HOLES || !(s->rate >= 0 && s->rate < 1e12))
         return -EBADMSG;
     left -= sizeof *s;
     stride = md_record_padded(s->slot_bytes);

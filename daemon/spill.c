@@ -134,7 +134,7 @@ bool md_spill_parks(struct md_scheduler *sch, struct io_stream *s)
     struct md_spill *sp = &sch->spill;
     struct md_course *c = &s->course;
 
-    if (!md_spill_on(sp))
+    if (!md_spill_on(sp) && !c->away)
         return false;
     sp->widest = s->channels > sp->widest ? s->channels : sp->widest;
     if (c->to_leave && !c->held) {
@@ -393,8 +393,6 @@ void md_spill_settle(struct md_scheduler *sch, struct md_batch *b)
     struct md_spill *sp = &sch->spill;
     struct io_stream *s;
 
-    if (!md_spill_on(sp))
-        return;
     land(sch, b, true);
     while ((s = pop(&sp->leaving)) != NULL)
         let_go(sch, s);

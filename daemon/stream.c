@@ -113,10 +113,24 @@ static void grow(struct md_registry *r)
     r->mask = mask;
 }
 
+/* Of an input that is gone, whose model may be another by now, there are none. */
+static void set_records(struct io_stream *s)
+{
+    const struct md_input_conf *conf = s->input->conf;
+    const struct io_records *records =
+        s->input->info->bytes && conf->class_->records ? conf->class_->records(conf->conf) : NULL;
+
+    if (!records)
+        return;
+    s->delimiter = io_records_delimiter(records);
+    s->record_max = io_records_max(records);
+}
+
 static void set_rules(struct io_stream *s)
 {
     const struct io_common *common = s->input->conf->conf;
 
+    set_records(s);
     s->course.rules = (struct md_time_rules){
         .irregular = s->irregular,
         .rate = s->irregular ? (struct md_rate){0, 1} : md_rate_of(s->rate),
@@ -145,11 +159,6 @@ static int identify(struct md_registry *r, struct io_stream *s, struct md_input 
     s->irregular = desc->irregular;
     s->rate = desc->irregular ? 0 : desc->rate;
     set_rules(s);
-    if (input->info->bytes) {
-        const struct io_records *records = input->conf->class_->records(input->conf->conf);
-        s->delimiter = io_records_delimiter(records);
-        s->record_max = io_records_max(records);
-    }
     return 0;
 }
 

@@ -46,7 +46,7 @@ struct md_run {
 };
 
 /* How far a source's blocks have been judged, and by what their data is known again after a restart: its last row, of
- * bytes the last MD_TRAIL in a row. */
+ * bytes the last MD_TRAIL in a row of one file. */
 enum { MD_TRAIL = 32 };
 struct md_trail {
     int64_t next;   /* the row behind the last one, by the source's numbers, or IO_SEQ_NONE; */

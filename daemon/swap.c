@@ -67,17 +67,28 @@ static int move_slots(struct md_swap *w, struct ssm_slot *to, void *bytes, char 
     return r;
 }
 
+/* Cells of the spill file that there are beside the new slots. */
+static uint64_t cells_of(const struct md_swap *w)
+{
+    const struct md_spill *sp = &w->served->scheduler.spill;
+
+    return w->carries ? sp->max_cells : sp->limit / ssm_slot_bytes(w->other.engine);
+}
+
 int md_swap_move(struct md_swap *w, char *reterr)
 {
     const struct md_loaded *old = &w->served->loaded;
     const char *id = w->served->scheduler.model;
     const struct md_inbox *in = &w->served->scheduler.inbox;
     uint32_t used = w->served->scheduler.spill.resident, widest = in->taken ? in->widest : 0;
+    uint64_t cells = cells_of(w);
     char text[SSM_ERR] = "";
     void *bytes = NULL;
     int r = -ENOMEM;
 
     used = md_spill_on(&w->served->scheduler.spill) ? (used > widest ? used : widest) : in->taken;
+    if (in->taken > w->other.slots && in->taken + 2 * (uint64_t)widest > w->other.slots + cells)
+        used = in->taken;
     if (used > w->other.slots) {
         snprintf(reterr, IO_ERR, "models.%.200s.slots: %u are too few: %u are in use", id, w->other.slots, used);
         return -EINVAL;
@@ -181,6 +192,8 @@ void md_swap_settle(struct md_swap *w, struct md_registry *r)
         sch->inbox.cells = sch->spill.max_cells;
     }
     md_registry_each(r, settle_restored, w);
+    if (!w->served->loaded.info.bytes)
+        md_composer_refuse(&sch->composer, "reload"); /* what came just before it */
     say(w, n);
 }
 

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -391,6 +392,40 @@ class Ends(Service):
         self.path("c.yaml", text.replace(MODEL, self.model))
         self.check(run(MAMBACTL, "reload", "--control", control), 78, "no model is one of bytes")
         self.assertEqual(len(client.text(3, n=9, model="b")), 9)
+
+    def test_a_model_of_samples_becomes_one_of_bytes(self):
+        """Its input is opened anew, which takes bytes only; a stream that ended before has records when it returns."""
+        text = (f"models: {{c: {{path: {self.model}, device: cpu, threads: 1}}}}\n"
+                "inputs: {s: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\", rate: 100}}\n"
+                "outputs: {o: {type: jsonl, path: DIR/out.jsonl}}\n"
+                "server: {control: \"ipc://DIR/control\"}\n").replace("DIR", self.dir)
+        control = self.start(self.path("c.yaml", text))
+        push = self.context.socket(zmq.PUSH)
+        self.addCleanup(push.close, 0)
+        push.connect("ipc://" + self.path("z"))
+
+        def send(stream, dtype, values, *flags):
+            push.send_json({"stream": stream, "dtype": dtype, "shape": [len(values)], "flags": flags}, zmq.SNDMORE)
+            push.send(values if dtype == "uint8" else struct.pack(f"<{len(values)}f", *values))
+
+        def taken(n):
+            self.wait(lambda: self.status(control)["inputs"]["s"]["accepted_samples_total"] == n)
+
+        send("ended", "float32", [1.0] * 40, "end")
+        send("live", "float32", [1.0] * 40)
+        taken(80)
+        self.path("c.yaml", text.replace(self.model, MODEL))
+        self.check(run(MAMBACTL, "reload", "--control", control), 0)
+        for stream in "ended", "live":
+            send(stream, "float32", [1.0] * 4)
+            send(stream, "uint8", b"one\ntwo\n")
+        taken(16)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+        with open(self.path("out.jsonl")) as out:
+            lines = [json.loads(line) for line in out]
+        for stream in "ended", "live":
+            self.assertEqual([m["shape"] for m in lines if m["topic"] == f"anomaly/{stream}/" and m["epoch"] == 1], [[2, 3]])
 
     def test_the_socket_is_taken(self):
         self.serve()

@@ -304,12 +304,17 @@ class Resume(unittest.TestCase):
         self.follow(config, out, 710)
         write("w", range(5))
         self.follow(config, out, 715)
+        write("w", range(2))  # fewer bytes than a file is known again by
+        self.follow(config, out, 717)
+        write("a", [2])
+        self.follow(config, out, 718)
         gaps = [(m["reason"], m["from_seq"]) for m in self.events(out, "gap")]
         old = sum(len(f"line {i}\n") for i in range(310))
-        self.assertEqual(gaps, [("rotation", old), ("truncation", old + 400 * len("line 1000\n"))])
+        cut = old + 400 * len("line 1000\n")
+        self.assertEqual(gaps, [("rotation", old), ("truncation", cut), ("truncation", cut + 5 * len("line 0\n"))])
         rows, = (of for key, of in rows_of_lines(out).items() if key[1] == "anomaly")
         self.assertEqual({r[3] for r in rows}, {0})
-        self.assertEqual([r[1] for r in rows[-5:]], [gaps[1][1] + 7 * i for i in range(5)])
+        self.assertEqual([r[1] for r in rows[-8:]], [cut + 7 * i for i in range(8)])
         self.assertEqual(self.events(out, "reset"), [])
 
     def test_audio(self):

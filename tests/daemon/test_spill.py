@@ -107,6 +107,19 @@ class Spill(Several):
             for family, rows in other.rows(away).items():
                 self.assertEqual(rows, enough.rows(away)[family][-len(rows):])
 
+    def test_snapshots_in_between(self):
+        """Whoever leaves or comes back while a snapshot is made is in it."""
+        many = 3000
+        d = self.daemon("d", slots=2 * many - 200, more=STATE)
+        plan = [(f"s{k}", [(k, 1)] * 9) for k in range(many)]
+        for k in range(12):
+            for at in range(0, many, 50):
+                self.send_all(d, plan[at:at + 50])
+                time.sleep(0.001)
+            if k:
+                self.check(d.ctl("snapshot"), 0, f"{many} streams")
+        self.assertGreater(self.spill(d)["written_total"], 100)
+
     def test_ends_and_resets(self):
         """What is on the disk ends without coming back, and its room is used again."""
         d = self.daemon("d", slots=4, more=STATE.replace("'*'", "'i*': {idle: 200ms}, '*'"))
@@ -164,6 +177,30 @@ class Spill(Several):
         for k in range(4):
             d.push(f"s{k}", [(k, 1)] * 50)
         d.stop()
+
+    def test_what_refused_rows_say(self):
+        """A reset that came with rows which were refused, for nobody could leave, stands before the next ones."""
+        reader, writer = os.pipe()
+        os.set_inheritable(writer, True)
+        d = self.daemon("d", slots=4, more=STATE, out=f"/dev/fd/{writer}", pass_fds=(writer,))
+        os.close(writer)
+        lines = os.fdopen(reader, "rb")
+        self.addCleanup(lines.close)
+        for k in range(3):
+            d.push(f"s{k}", [(k, 1)] * 50)
+        d.wait(lambda: d.streams()["s0"]["state"] == "spilled")
+        unlimited = resource.prlimit(d.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        self.send(d, "s0", [(5, 5)] * 7, ["reset"])
+        d.wait(lambda: self.spill(d)["refused_total"] == 1)
+        resource.prlimit(d.process.pid, resource.RLIMIT_FSIZE, unlimited)
+        d.push("s0", [(0, 1)] * 50)
+        self.assertEqual(d.streams()["s0"]["epoch"], 1)
+        d.process.send_signal(signal.SIGTERM)
+        got = lines.read()
+        d.process.wait(PATIENCE)
+        with open(d.out, "wb") as f:
+            f.write(got)
+        self.assertEqual([m["seq"] for m in d.lines("s0") if m.get("event") == "reset"], [50])
 
     def test_full_disk(self):
         """Nothing that was taken is lost: who has slots keeps them, who is on the disk changes places, who is new is refused
