@@ -9,6 +9,7 @@ import shutil
 import signal
 import struct
 import sys
+import threading
 import time
 import unittest
 
@@ -109,16 +110,27 @@ class Spill(Several):
 
     def test_snapshots_in_between(self):
         """Whoever leaves or comes back while a snapshot is made is in it."""
-        many = 3000
-        d = self.daemon("d", slots=2 * many - 200, more=STATE)
+        many, over = 3000, threading.Event()
+        d = self.daemon("d", slots=many, more=STATE)
         plan = [(f"s{k}", [(k, 1)] * 9) for k in range(many)]
-        for k in range(12):
-            for at in range(0, many, 50):
-                self.send_all(d, plan[at:at + 50])
-                time.sleep(0.001)
-            if k:
-                self.check(d.ctl("snapshot"), 0, f"{many} streams")
-        self.assertGreater(self.spill(d)["written_total"], 100)
+
+        def churn():
+            while not over.is_set():
+                for at in range(0, many, 50):
+                    self.send_all(d, plan[at:at + 50])
+                    time.sleep(0.001)
+        self.send_all(d, plan)
+        d.wait(lambda: json.loads(d.ctl("status", "--json").stdout)["inputs"]["z"]["accepted_samples_total"] == many * 18)
+        sender = threading.Thread(target=churn)
+        sender.start()
+        for _ in range(8):
+            said = d.ctl("snapshot")
+            if f"{many} streams" not in said.stdout:
+                break
+        over.set()
+        sender.join()
+        self.check(said, 0, f"{many} streams")
+        self.assertEqual(self.spill(d)["refused_total"], 0)
 
     def test_ends_and_resets(self):
         """What is on the disk ends without coming back, and its room is used again."""
