@@ -262,16 +262,16 @@ static int64_t host_known(void *self, struct io_stream *s, struct io_block *b)
     struct md_input *in = self;
     struct md_replay *r = &s->replay;
     int64_t from = r->from;
+    bool long_enough = b && from > b->seq && from - b->seq <= b->n;
 
     if (from == IO_SEQ_NONE || from == 0)
         return IO_SEQ_NONE;
-    r->met =
-        b && from > b->seq && from - b->seq <= b->n && md_is_marked(b, (uint32_t)(from - b->seq), r->mark, r->rows);
+    r->met = long_enough && md_is_marked(b, (uint32_t)(from - b->seq), r->mark, r->rows);
     if (r->met)
         return IO_SEQ_NONE;
     *r = (struct md_replay){.from = IO_SEQ_NONE};
     md_log(MD_WARN, s->id, "not the file that the snapshot knows: it is read from its beginning");
-    host_note(in, s, "gap", b ? "rotation" : "truncation", from, IO_SEQ_NONE);
+    host_note(in, s, "gap", long_enough ? "rotation" : "truncation", from, IO_SEQ_NONE);
     return from;
 }
 
