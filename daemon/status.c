@@ -109,13 +109,13 @@ static json_t *texts_status(struct md_daemon *d)
 {
     struct md_generate_counters *c = &d->texts;
 
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "running",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "running",
                      (json_int_t)atomic_load(&c->running), "requests_total", (json_int_t)md_read(&c->requests),
                      "refused_total", (json_int_t)md_read(&c->refused), "malformed_total",
                      (json_int_t)md_read(&c->malformed), "ends_total", (json_int_t)md_read(&c->ends), "cancels_total",
                      (json_int_t)md_read(&c->cancels), "errors_total", (json_int_t)md_read(&c->errors), "gone_total",
                      (json_int_t)md_read(&c->gone), "stalled_total", (json_int_t)md_read(&c->stalled), "bytes_total",
-                     (json_int_t)md_read(&c->bytes));
+                     (json_int_t)md_read(&c->bytes), "peers_refused_total", md_door_json(&c->door));
 }
 
 json_t *md_daemon_status(struct md_daemon *d)
