@@ -11,7 +11,7 @@ static void set_int(json_t *o, const char *key, uint64_t v)
 
 struct census {
     const struct md_inbox *inbox; /* NULL: all */
-    uint64_t live, ended, warming, alarms, spilled;
+    uint64_t live, ended, warming, alarms, spilled, waiting;
 };
 
 static bool count_stream(struct io_stream *s, void *arg)
@@ -21,7 +21,10 @@ static bool count_stream(struct io_stream *s, void *arg)
     if (c->inbox && s->inbox != c->inbox)
         return true;
     if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed)) {
-        c->ended++;
+        if (atomic_load_explicit(&s->seen.waits, memory_order_relaxed))
+            c->waiting++;
+        else
+            c->ended++;
         return true;
     }
     c->alarms += atomic_load_explicit(&s->seen.alarm, memory_order_relaxed);
@@ -65,6 +68,7 @@ static json_t *model_status(struct md_daemon *d, unsigned i)
     set_int(streams, "active", c.live - c.warming);
     set_int(streams, "warmup", c.warming);
     set_int(streams, "spilled", c.spilled);
+    set_int(streams, "waiting", c.waiting);
     set_int(streams, "ended", c.ended);
     set_int(streams, "alarm", c.alarms);
     json_object_set_new(o, "streams", streams);
@@ -165,7 +169,7 @@ struct listing {
 static const char *state_of(struct io_stream *s)
 {
     if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed))
-        return "ended";
+        return atomic_load_explicit(&s->seen.waits, memory_order_relaxed) ? "waiting" : "ended";
     if (atomic_load_explicit(&s->seen.alarm, memory_order_relaxed))
         return "alarm";
     if (atomic_load_explicit(&s->seen.away, memory_order_relaxed))
