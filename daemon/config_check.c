@@ -89,7 +89,8 @@ static void check_input(struct check *k, const struct md_input_conf *input)
     if (info->bytes)
         check_byte_input(k, input);
     else if (info->input != SSM_SAMPLES)
-        md_report(&k->report, input->where, "inputs.%s: model '%s' reads tokens: only bytes (vocab 256) stream",
+        md_report(&k->report, input->where,
+                  "inputs.%s: model '%s' reads tokens: of language models only those of bytes (vocab 256) are served",
                   input->id, model);
     else if (common->resample && common->rate == 0 && info->rate == 0)
         md_report(&k->report, input->where,

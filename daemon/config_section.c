@@ -190,7 +190,10 @@ static void check_generate(const struct md_generate_conf *generate, struct md_re
         fault = reterr;
     if (at && strcmp(at, "bind"))
         snprintf(key, sizeof key, "generate_%s", at);
-    if (fault)
+    if (fault == reterr)
+        md_report(report, key_place(map, key, generate->where), "server.%s: %s%s", key, fault,
+                  strstr(fault, "curve_") ? " (here the keys begin with generate_)" : "");
+    else if (fault)
         md_report(report, key_place(map, key, generate->where), "server.%s: '%.150s': %s", key, generate->endpoint,
                   fault);
 }

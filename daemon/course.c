@@ -250,6 +250,7 @@ int md_course_open(struct md_scheduler *sch, struct io_stream *s)
     c->silent = c->greeted = false; /* an end may be due already */
     c->last_ns = c->since_ns = md_now_ns();
     list_add(&sch->open, s);
+    atomic_store_explicit(&s->seen.waits, false, memory_order_relaxed);
     atomic_store_explicit(&s->seen.open, true, memory_order_relaxed);
     atomic_fetch_add_explicit(&sch->open_streams, 1, memory_order_relaxed);
     md_bump(&s->input->counters.starts, 1);

@@ -51,6 +51,7 @@ static int input_code(const struct io_source_class *c, int err)
         return c->replayable ? EX_NOINPUT : EX_UNAVAILABLE;
     case -EBADMSG:
     case -EINVAL:
+    case -EISDIR:
         return EX_DATAERR;
     case -EKEYREJECTED:
         return EX_CONFIG;

@@ -53,7 +53,6 @@ struct md_generate {
     struct io_zmq_ends ends;
     struct io_zmq zmq;
     struct md_socket_file file;
-    struct md_door door;
     int stop; /* eventfd */
     struct writing *list;
     pthread_t thread;
@@ -478,7 +477,7 @@ static int bind_file(struct md_generate *g, char *reterr)
 
 static int start(struct md_generate *g, char *reterr)
 {
-    const struct io_door door = md_door_open(&g->door, "server.generate");
+    const struct io_door door = md_door_open(&g->counters->door, "server.generate");
     int rc = io_zmq_open(&g->zmq, ZMQ_ROUTER, reterr);
 
     if (rc == 0)

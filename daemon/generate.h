@@ -4,6 +4,7 @@
 #define MD_GENERATE_H
 
 #include "daemon/daemon.h"
+#include "daemon/door.h"
 
 struct md_generate_counters {              /* written by the service's thread */
     md_count requests, refused, malformed; /* taken; refused for what they ask or for a limit; no requests at all */
@@ -11,6 +12,7 @@ struct md_generate_counters {              /* written by the service's thread */
     md_count gone, stalled;                /* given up: the client went away, or took nothing for too long */
     md_count bytes;                        /* sent */
     _Atomic uint32_t running;
+    struct md_door door; /* peers that were not let in */
 };
 
 struct md_generate;

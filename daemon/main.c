@@ -40,8 +40,9 @@ static const char help[] =
     "undisturbed; an\n"
     "invalid one changes nothing.\n"
     "\n"
-    "Exit codes: 0 done, 64 usage, 65 bad input data, 66 no configuration or input file, 69 device, socket or address\n"
-    "unavailable, 70 bug, 74 input/output error, 78 wrong configuration or model folder.\n";
+    "Exit codes: 0 done, 64 usage, 65 bad input data, 66 no configuration or input file, 69 device, socket, address,\n"
+    "thread or memory unavailable, 70 bug, 74 input/output error, or not all written in time, 78 wrong configuration\n"
+    "or model folder.\n";
 
 struct options {
     const char *file;

@@ -89,6 +89,9 @@ void md_restored_take(struct io_stream *s, const struct md_restored *r, bool goe
     s->place = (struct md_place){.next = next, .ended = !saved->open, .durable_end = !saved->open};
     atomic_store_explicit(&s->place.durable, next == IO_SEQ_NONE ? 0 : next, memory_order_relaxed);
     c->lost = saved->lost;
+    atomic_store_explicit(&s->seen.next, c->time.next, memory_order_relaxed);
+    atomic_store_explicit(&s->seen.epoch, c->time.epoch, memory_order_relaxed);
+    atomic_store_explicit(&s->seen.waits, goes_on, memory_order_relaxed);
     if (goes_on)
         c->restored = *r;
     else if (saved->open && c->lost == IO_SEQ_NONE)
@@ -182,8 +185,8 @@ int md_restore_streams(struct md_daemon *d, char *reterr)
     }
     md_log(MD_INFO, NULL,
            "%s (%s): %" PRIu64 " streams go on, %" PRIu64 " ended ones are remembered, %" PRIu64 " fit no input",
-           d->restored.path, d->restored.head.clean ? "made at a clean end" : "made while running", t.open, t.ended,
-           t.left_out);
+           d->restored.path, d->restored.head.clean ? "made with nothing left to take" : "made while running", t.open,
+           t.ended, t.left_out);
     return 0;
 }
 

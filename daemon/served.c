@@ -28,7 +28,8 @@ int md_load_folder(const struct md_model_conf *conf, bool preset, struct md_load
     l.info = *ssm_model_info(l.model);
     if (l.info.input != SSM_SAMPLES && !l.info.bytes) {
         md_unload(&l);
-        return refuse(reterr, EX_CONFIG, conf->id, "a language model of tokens: only bytes (vocab 256) stream");
+        return refuse(reterr, EX_CONFIG, conf->id,
+                      "reads tokens: of language models only those of bytes (vocab 256) are served");
     }
     l.hash = ssm_model_hash(l.model);
     *ret = l;

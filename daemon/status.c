@@ -11,7 +11,7 @@ static void set_int(json_t *o, const char *key, uint64_t v)
 
 struct census {
     const struct md_inbox *inbox; /* NULL: all */
-    uint64_t live, ended, warming, alarms, spilled;
+    uint64_t live, ended, warming, alarms, spilled, waiting;
 };
 
 static bool count_stream(struct io_stream *s, void *arg)
@@ -21,7 +21,10 @@ static bool count_stream(struct io_stream *s, void *arg)
     if (c->inbox && s->inbox != c->inbox)
         return true;
     if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed)) {
-        c->ended++;
+        if (atomic_load_explicit(&s->seen.waits, memory_order_relaxed))
+            c->waiting++;
+        else
+            c->ended++;
         return true;
     }
     c->alarms += atomic_load_explicit(&s->seen.alarm, memory_order_relaxed);
@@ -65,6 +68,7 @@ static json_t *model_status(struct md_daemon *d, unsigned i)
     set_int(streams, "active", c.live - c.warming);
     set_int(streams, "warmup", c.warming);
     set_int(streams, "spilled", c.spilled);
+    set_int(streams, "waiting", c.waiting);
     set_int(streams, "ended", c.ended);
     set_int(streams, "alarm", c.alarms);
     json_object_set_new(o, "streams", streams);
@@ -109,13 +113,13 @@ static json_t *texts_status(struct md_daemon *d)
 {
     struct md_generate_counters *c = &d->texts;
 
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "running",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "running",
                      (json_int_t)atomic_load(&c->running), "requests_total", (json_int_t)md_read(&c->requests),
                      "refused_total", (json_int_t)md_read(&c->refused), "malformed_total",
                      (json_int_t)md_read(&c->malformed), "ends_total", (json_int_t)md_read(&c->ends), "cancels_total",
                      (json_int_t)md_read(&c->cancels), "errors_total", (json_int_t)md_read(&c->errors), "gone_total",
                      (json_int_t)md_read(&c->gone), "stalled_total", (json_int_t)md_read(&c->stalled), "bytes_total",
-                     (json_int_t)md_read(&c->bytes));
+                     (json_int_t)md_read(&c->bytes), "peers_refused_total", md_door_json(&c->door));
 }
 
 json_t *md_daemon_status(struct md_daemon *d)
@@ -165,7 +169,7 @@ struct listing {
 static const char *state_of(struct io_stream *s)
 {
     if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed))
-        return "ended";
+        return atomic_load_explicit(&s->seen.waits, memory_order_relaxed) ? "waiting" : "ended";
     if (atomic_load_explicit(&s->seen.alarm, memory_order_relaxed))
         return "alarm";
     if (atomic_load_explicit(&s->seen.away, memory_order_relaxed))

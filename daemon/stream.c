@@ -171,6 +171,7 @@ static struct io_stream *make(struct md_registry *r, struct md_input *input, con
         return NULL;
     memset(s, 0, sizeof *s);
     s->course.trail.next = s->course.lost = s->replay.from = s->place.next = IO_SEQ_NONE;
+    atomic_init(&s->seen.p, -1);
     s->id = strdup(desc->id);
     s->hash = hash_id(r, desc->id);
     s->inbox = input->inbox;

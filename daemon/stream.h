@@ -141,8 +141,9 @@ struct md_seen {
     _Atomic int64_t next, last_ns;
     _Atomic uint32_t epoch;
     md_count rows, discarded, out_rows[IO_EVENT];
-    _Atomic float p; /* of the last scored row */
+    _Atomic float p; /* of the last scored row; −1 until there is one, NaN while that has none */
     _Atomic bool warm, alarm, open, away;
+    _Atomic bool waits; /* with a state for its source's next rows */
 };
 
 struct io_stream {

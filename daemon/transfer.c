@@ -213,8 +213,6 @@ static int put(struct md_daemon *d, struct md_input *in, const struct io_stream_
     if (!restored->open)
         free(restored->own); /* its numbers are taken */
     s->voice = *voice;
-    atomic_store_explicit(&s->seen.next, s->course.time.next, memory_order_relaxed);
-    atomic_store_explicit(&s->seen.epoch, s->course.time.epoch, memory_order_relaxed);
     atomic_store_explicit(&s->seen.last_ns, md_now_ns(), memory_order_relaxed);
     atomic_store_explicit(&s->seen.alarm, voice->alarm.active, memory_order_relaxed);
     return 0;

@@ -477,7 +477,7 @@ static int measure(const struct options *o, const char *families, double *ret_us
     code = start_daemon(&b, families);
     if (code)
         goto end;
-    code = EX_OSERR;
+    code = EX_UNAVAILABLE;
     if (o->in_process && bench_feed_start(&b.feed, md_daemon_host(b.daemon), o->streams, o->samples, o->burst))
         goto end;
     json_t *status = md_daemon_status(b.daemon);

@@ -26,7 +26,7 @@ struct ctl_target {
     "      --control ENDPOINT  the daemon's control socket, ipc://PATH or PATH (--socket is the same)\n"               \
     "  -c, --config FILE       take it from server.control of this configuration\n"                                    \
     "                          default: the environment variable MAMBAD_CONTROL\n"                                     \
-    "      --timeout DURATION  how long to wait for the reply (default 5s)\n"                                          \
+    "      --timeout DURATION  how long to wait for the reply (default 5s; restore: 10s)\n"                            \
     "      --json              the reply as it is\n"                                                                   \
     "      --help              print this text and end\n"                                                              \
     "\n"                                                                                                               \

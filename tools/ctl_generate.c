@@ -70,7 +70,7 @@ static int read_file(struct generator *g, FILE *f, const char *name)
             room = room ? 2 * room : 1 << 16;
             uint8_t *more = realloc(g->prompt, room);
             if (!more)
-                return complain(EX_OSERR, "no memory for the prompt");
+                return complain(EX_UNAVAILABLE, "no memory for the prompt");
             g->prompt = more;
         }
         got = fread(g->prompt + g->prompt_n, 1, room - g->prompt_n, f);
@@ -100,7 +100,7 @@ static int read_prompt(struct generator *g)
     }
     g->prompt_n = o->prompt ? strlen(o->prompt) : 0;
     g->prompt = (uint8_t *)strdup(o->prompt ? o->prompt : "");
-    return g->prompt ? EX_OK : complain(EX_OSERR, "no memory for the prompt");
+    return g->prompt ? EX_OK : complain(EX_UNAVAILABLE, "no memory for the prompt");
 }
 
 /* ---- the engine ------------------------------------------------------------------------------------------- */
@@ -432,7 +432,7 @@ static int make_room(struct generator *g)
     for (uint32_t i = 0; i < g->n && all; i++)
         all = (g->samples[i].text = malloc(g->o->bytes + 1)) != NULL;
     if (!all)
-        return complain(EX_OSERR, "no memory for so many samples");
+        return complain(EX_UNAVAILABLE, "no memory for so many samples");
     return EX_OK;
 }
 

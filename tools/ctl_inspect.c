@@ -66,7 +66,8 @@ static void print_heads(const json_t *doc)
         printf("  anomaly     after %lld scored samples\n",
                (long long)integer(json_object_get(heads, "anomaly"), "warmup"));
     if (json_object_get(heads, "logits"))
-        printf("  logits      over %lld tokens\n", (long long)integer(json_object_get(heads, "logits"), "vocab"));
+        printf("  logits      over %lld %s\n", (long long)integer(json_object_get(heads, "logits"), "vocab"),
+               text(doc, "input"));
 }
 
 static void print_model(const json_t *doc)

@@ -309,7 +309,7 @@ int eval_bytes(int argc, char **argv)
     const int n = argc - optind;
     struct tally *tallies = calloc((size_t)n, sizeof *tallies);
     struct reader *r = calloc(1, sizeof *r);
-    code = tallies && r ? EX_OK : complain(EX_OSERR, "", "out of memory");
+    code = tallies && r ? EX_OK : complain(EX_UNAVAILABLE, "", "out of memory");
     if (code == EX_OK) {
         r->o = &o;
         code = byte_model_open(&o.model, 1);

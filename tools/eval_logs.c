@@ -136,7 +136,7 @@ static int judge(const struct options *o, struct ssm_slot slot, const struct log
             r = rank(log, o->after, score[s], (enum log_fault)kind, &ret->auprc[s][kind]);
     for (int s = 0; s < SCORERS; s++)
         free(score[s]);
-    return r ? complain(EX_OSERR, "", "out of memory") : code;
+    return r ? complain(EX_UNAVAILABLE, "", "out of memory") : code;
 }
 
 static int eval_log(const struct options *o, struct ssm_slot slot, const char *name, struct figures *ret)
@@ -149,7 +149,7 @@ static int eval_log(const struct options *o, struct ssm_slot slot, const char *n
     fclose(f);
     ssm_slot_reset(o->model.engine, slot);
     if (r)
-        code = complain(r == -EIO ? EX_IOERR : EX_OSERR, name, strerror(-r));
+        code = complain(r == -EIO ? EX_IOERR : EX_UNAVAILABLE, name, strerror(-r));
     else if (log.n == 0 || log.n <= o->after)
         code = complain(EX_DATAERR, name, "no more lines than --after");
     else

@@ -53,11 +53,12 @@ static json_t *heads_of(const struct ssm_model_info *i)
 static json_t *document(const struct ssm_model_info *i, const struct ssm_engine *e)
 {
     static const char *const stored[] = {"fp32", "bf16", "fp16"};
-    json_t *doc = json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "kind", "model",
-                            "name", i->name, "type", i->type, "input", i->input == SSM_TOKENS ? "tokens" : "samples",
-                            "stored", stored[i->stored], "d_model", i->d_model, "n_layer", i->n_layer, "d_inner",
-                            i->d_inner, "d_state", i->d_state, "d_conv", i->d_conv, "dt_rank", i->dt_rank, "parameters",
-                            (json_int_t)i->n_params, "file_bytes", (json_int_t)i->file_bytes);
+    const char *input = i->input == SSM_SAMPLES ? "samples" : i->bytes ? "bytes" : "tokens";
+    json_t *doc =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I}", "kind", "model", "name", i->name,
+                  "type", i->type, "input", input, "stored", stored[i->stored], "d_model", i->d_model, "n_layer",
+                  i->n_layer, "d_inner", i->d_inner, "d_state", i->d_state, "d_conv", i->d_conv, "dt_rank", i->dt_rank,
+                  "parameters", (json_int_t)i->n_params, "file_bytes", (json_int_t)i->file_bytes);
     if (i->input == SSM_SAMPLES) {
         json_object_set_new(doc, "patch", json_integer(i->patch));
         json_object_set_new(doc, "mask", json_boolean(i->mask));

@@ -210,7 +210,7 @@ class WrongModels(Case):
         self.wrong(self.weights(signal_model.safetensors(reshape={"input.bias": [2, 4]})), "input.bias")
 
     def test_language_model_as_input(self):
-        self.wrong(os.path.join(GOLDEN, "plain"), "tokens: only bytes (vocab 256) stream")
+        self.wrong(os.path.join(GOLDEN, "plain"), "tokens: of language models only those of bytes (vocab 256) are served")
 
     def test_state_the_cpu_cannot_hold(self):
         config = self.config("i: {type: audio, files: " + self.wav("a.wav") + "}")
@@ -249,6 +249,7 @@ class WrongFiles(Case):
     def test_unreadable_input_is_65(self):
         self.path("text.wav", "this is not a sound file\n" * 100)
         self.wrong(65, "i: {type: audio, files: DIR/text.wav}", "text.wav")
+        self.wrong(65, "i: {type: audio, files: DIR}", "is a directory; name its files")
         self.path("empty.csv", "")
         self.wrong(65, "i: {type: csv, files: DIR/empty.csv}", "empty.csv: no line of numbers")
         self.path("text.h5", "this is not an HDF5 file\n" * 100)

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "daemon/config.h"
+#include "daemon/config_schema.h"
 #include "tests/daemon/config_wrong.h"
 #include "tests/seed.h"
 
@@ -426,6 +427,37 @@ static void examples_read_and_reprint(void **state)
     }
 }
 
+static void check_named(const char *text, const struct io_option *options)
+{
+    char key[128];
+
+    for (const struct io_option *o = options; o->name; o++) {
+        snprintf(key, sizeof key, "%s:", o->name);
+        if (!strstr(text, key))
+            fail_msg("full.yaml has no %s", key);
+    }
+}
+
+static void full_example_has_every_key(void **state)
+{
+    const struct io_option *const tables[] = {md_model_options, md_input_options,   md_output_options,
+                                              md_batch_options, md_state_options,   md_server_options,
+                                              md_log_options,   md_policy_options,  md_gap_options,
+                                              md_alarm_options, md_publish_options, io_common_options};
+    char *text = read_config("full.yaml"), type[64];
+
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
+        check_named(text, tables[i]);
+    for (unsigned i = 0; io_source_at(i); i++) {
+        snprintf(type, sizeof type, "type: %s", io_source_at(i)->type);
+        assert_non_null(strstr(text, type));
+        check_named(text, io_source_at(i)->options);
+    }
+    for (unsigned i = 0; io_sink_at(i); i++)
+        check_named(text, io_sink_at(i)->options);
+    free(text);
+}
+
 /* ---- against models --------------------------------------------------------------------------------------------- */
 
 static void check_against(const char *text, const struct ssm_model_info *info, const char *says)
@@ -495,7 +527,8 @@ static void judged_against_models(void **state)
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", delimiter: nul}}", &any,
                   "t.yaml:2:10: error: inputs.i.delimiter: model 'm' reads samples, which make no records");
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\"}}", &tokens,
-                  "t.yaml:2:10: error: inputs.i: model 'm' reads tokens: only bytes (vocab 256) stream");
+                  "t.yaml:2:10: error: inputs.i: model 'm' reads tokens: of language models only those of bytes (vocab "
+                  "256) are served");
     check_against(ONE "inputs: {i: {type: zmq, pattern: pull, bind: \"ipc://x\", rate: 360}}", &fixed,
                   "t.yaml:2:10: error: inputs.i: rate 360, but model 'm' takes 8000: set resample: true");
 }
@@ -614,6 +647,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(wrong_sets_are_named),
         cmocka_unit_test(printed_reads_back),
         cmocka_unit_test(examples_read_and_reprint),
+        cmocka_unit_test(full_example_has_every_key),
         cmocka_unit_test(judged_against_models),
         cmocka_unit_test(no_text_breaks_the_reader),
         cmocka_unit_test(files),

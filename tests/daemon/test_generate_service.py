@@ -514,6 +514,8 @@ class Curve(Service):
         self.assertEqual(len(friend.text(0, n=30)), 30)
         for client in (stranger, plain):
             self.assertRaises(zmq.Again, client.take)
+        refused = lambda why: self.counts(self.path("control"))["peers_refused_total"][why]
+        self.wait(lambda: refused("key") == 1 and refused("protocol") > 0)
         self.path("clients", "not a key\n")
         self.check(run(MAMBAD, "-c", config, "--check"), 78, "server.generate: ", "clients")
 

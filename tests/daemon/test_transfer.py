@@ -50,7 +50,8 @@ class Transfer(Several):
         b = self.daemon("b")
         self.check(b.ctl("restore", state), 0, "s waits for its source")
         self.check(b.ctl("restore", state, "--as", "fork/ä"), 0, "fork/ä waits")
-        self.assertEqual({s: v["state"] for s, v in b.streams().items()}, {"s": "ended", "fork/ä": "ended"})
+        seen = {s: (v["state"], v["next_seq"], v["p_value"]) for s, v in b.streams().items()}
+        self.assertEqual(seen, {"s": ("waiting", half, None), "fork/ä": ("waiting", half, None)})
         snapshot, = (p for p in os.listdir(a.dir + "/state") if p.endswith("2"))
         folder = os.path.join(a.dir, "state", snapshot)
         self.check(b.ctl("restore", folder), 64, "holds several streams")

@@ -30,6 +30,8 @@ def check_model():
     assert doc["ops"]["fp32"][-1] == "ref"
     code, out, _ = inspect(os.path.join(GOLDEN, "bias-untied"))
     assert code == 0 and "9580 parameters" in out and "over 33 tokens" in out, out
+    code, out, _ = inspect(os.path.join(GOLDEN, "bytes"))
+    assert code == 0 and "over 256 bytes" in out, out
 
 
 def check_lines(folder):
