@@ -157,6 +157,15 @@ int md_control_open(const char *endpoint, struct md_daemon *daemon, struct md_co
     return 0;
 }
 
+void md_control_mute(struct md_control *c)
+{
+    if (!c || !c->running)
+        return;
+    eventfd_write(c->stop, 1);
+    pthread_join(c->thread, NULL);
+    c->running = false;
+}
+
 void md_control_close(struct md_control **control)
 {
     struct md_control *c = *control;
@@ -164,10 +173,7 @@ void md_control_close(struct md_control **control)
     *control = NULL;
     if (!c)
         return;
-    if (c->running) {
-        eventfd_write(c->stop, 1);
-        pthread_join(c->thread, NULL);
-    }
+    md_control_mute(c);
     md_socket_file_remove(&c->file);
     if (c->router)
         zmq_close(c->router);

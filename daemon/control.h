@@ -20,6 +20,8 @@ struct md_control;
 
 /* −EADDRINUSE where another process serves the endpoint; a socket file that nobody serves is replaced. */
 int md_control_open(const char *endpoint, struct md_daemon *daemon, struct md_control **ret, char *reterr);
-void md_control_close(struct md_control **control); /* before the daemon stops */
+/* Nothing is answered any more; before the daemon stops. Whoever looks still finds the socket until it is closed. */
+void md_control_mute(struct md_control *control); /* NULL: does nothing */
+void md_control_close(struct md_control **control);
 
 #endif

@@ -9,6 +9,10 @@ int md_control_open(const char *endpoint, struct md_daemon *daemon, struct md_co
     return -ENOSYS;
 }
 
+void md_control_mute(struct md_control *control)
+{
+}
+
 void md_control_close(struct md_control **control)
 {
     *control = NULL;

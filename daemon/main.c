@@ -315,8 +315,9 @@ static int serve(struct running *r)
     let_signals_kill();
     limit_end(r->config->shutdown_timeout_ns);
     md_generate_close(&generate);
-    md_control_close(&control);
+    md_control_mute(control);
     rc = md_daemon_stop(&r->daemon, r->config->shutdown_timeout_ns);
+    md_control_close(&control); /* `mambactl drain` waits for that */
     if (rc != 0)
         md_log(MD_ERROR, NULL, "the end was not clean: not everything was written in time");
     md_log(MD_INFO, NULL, "mambad ends");

@@ -306,23 +306,26 @@ class Reload(Reloading):
             self.assertIn("STATUS=1 models, 1 inputs, 1 outputs; reload refused: ", s.recv(4096).decode())
             self.stop()
 
-    def stuck(self):
+    def stuck(self, timeout):
         """A daemon whose output has a reader that does not read."""
         os.mkfifo(self.path("fifo"))
         self.fifo = os.open(self.path("fifo"), os.O_RDONLY | os.O_NONBLOCK)
         self.addCleanup(os.close, self.fifo)
         files, outputs = "a: {type: audio, files: " + self.wav("a.wav", 300000) + "}", "o: {type: jsonl, path: DIR/fifo}"
-        control = self.start(self.config(files, outputs, more="server: {control: \"ipc://DIR/control\", shutdown_timeout: 1s}\n"))
+        control = self.start(self.config(files, outputs, more="server: {control: \"ipc://DIR/control\", shutdown_timeout: " + timeout + "}\n"))
         had = -1
         while had != (had := self.accepted(control, "a")) or had == 0:
             time.sleep(0.3)
+        return control
+
+    def held_up(self):
+        self.stuck("1s")
         self.daemon.send_signal(signal.SIGHUP)
         time.sleep(0.5)
         self.assertIsNone(self.daemon.poll())
-        return control
 
     def test_an_output_that_holds_it_up(self):
-        control = self.stuck()
+        self.held_up()
         os.set_blocking(self.fifo, True)
         while self.daemon.poll() is None and not self.said().count("reloaded: "):
             os.read(self.fifo, 1 << 16)
@@ -330,7 +333,7 @@ class Reload(Reloading):
         self.assertIn("reloaded: ", self.said())
 
     def test_the_end_while_an_output_holds_it_up(self):
-        self.stuck()
+        self.held_up()
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 74, self.said())
         self.assertIn("the end came in between; what was queued is lost", self.said())
@@ -357,6 +360,16 @@ class Reload(Reloading):
         self.check(run(MAMBACTL, "drain", "--control", control), 0)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
         self.assertEqual(len([k for k in self.rows("s") if k[0] == "anomaly"]), 20)
+
+    def test_drain_returns_when_all_is_written(self):
+        drain = subprocess.Popen([MAMBACTL, "drain", "--control", self.stuck("30s")])
+        self.addCleanup(drain.kill)
+        time.sleep(0.5)
+        self.assertIsNone(drain.poll(), self.said())
+        os.set_blocking(self.fifo, True)
+        while drain.poll() is None:
+            os.read(self.fifo, 1 << 16)
+        self.assertEqual((drain.returncode, self.daemon.wait(PATIENCE)), (0, 0), self.said())
 
 
 class Models(Reloading):
