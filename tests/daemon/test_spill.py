@@ -16,6 +16,7 @@ import unittest
 import zmq
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import signal_model  # noqa: E402
 from cases import MAMBACTL, PATIENCE, run  # noqa: E402
 from daemons import Several  # noqa: E402
 
@@ -286,6 +287,24 @@ class Spill(Several):
         for k in range(6):
             self.assertEqual(pair[0].rows(f"s{k}"), pair[1].rows(f"s{k}"))
             self.assertEqual(pair[0].events(f"s{k}"), [e for e in pair[1].events(f"s{k}") if e != "restore"])
+
+    def test_a_model_of_larger_states(self):
+        """None of them finds room on the disk: it is refused where the slots alone are too few, else all get some."""
+        slot = json.loads(run(MAMBACTL, "inspect", self.model, "--json").stdout)["slot"]["bytes"]
+        large = signal_model.write(self.path("large"), signal_model.config(n_state=1000),
+                                   signal_model.safetensors(n_state=1000))
+        more = f"state: {{dir: DIR/state, interval: 365d, spill: {slot * 8}}}"
+        d = self.daemon("d", slots=4, more=more)
+        for k in range(4):
+            d.push(f"s{k}", [(k, 1)] * 50)
+        d.configure(slots=4, model=large, more=more)
+        self.check(d.ctl("reload"), 78, "models.m.slots: 4 are too few: 8 are in use")
+        d.configure(slots=8, model=large, more=more)
+        self.check(d.ctl("reload"), 0)
+        for k in range(4):
+            d.push(f"s{k}", [(k, 1)] * 50)
+        self.assertEqual({s["epoch"] for s in d.streams().values()}, {1})
+        d.stop()
 
     def send_all(self, d, plan):
         for stream, rows in plan:
