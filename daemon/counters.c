@@ -1,6 +1,8 @@
 /* counters.c: counters as JSON, and histograms of durations. */
 #include "daemon/counters.h"
 
+#include <math.h>
+
 #include "daemon/timeline.h"
 
 static unsigned bucket_of(uint64_t ns)
@@ -33,12 +35,13 @@ void md_hist_since(struct md_hist *ret, struct md_hist *h, struct md_hist *then)
 /* ns; 0 while empty */
 static double quantile(struct md_hist *h, double q)
 {
+    double max = (double)md_read(&h->max);
     double want = q * (double)md_read(&h->n), seen = 0;
     for (unsigned b = 0; b < MD_HIST_BUCKETS; b++) {
         seen += (double)md_read(&h->bucket[b]);
         if (seen > 0 && seen >= want) {
             double low = (double)(UINT64_C(1) << b / 2) * (b & 1 ? 1.5 : 1.0);
-            return low * (b & 1 ? 7.0 / 6 : 1.25); /* the bucket's middle */
+            return fmin(low * (b & 1 ? 7.0 / 6 : 1.25), max); /* the bucket's middle */
         }
     }
     return 0;

@@ -160,7 +160,7 @@ static void print_object(const struct view *v, json_t *object, int indent)
     print_singles(v, object, indent);
     json_object_foreach(object, key, value)
     {
-        if (!json_is_object(value) || (!v->all && !is_breakdown(value) && is_blank(value)))
+        if (!json_is_object(value) || (!v->all && (!is_breakdown(value) || is_duration(value)) && is_blank(value)))
             continue;
         printf("%*s", indent, "");
         if (is_duration(value) || is_breakdown(value)) {
