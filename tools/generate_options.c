@@ -106,7 +106,11 @@ static int refuse(const char *what, const char *value)
 
 static int take_integer(uint64_t *ret, const char *value, uint64_t least, uint64_t most)
 {
-    return byte_model_count(value, least, most, ret) ? -1 : refuse("no number that is possible here: ", value);
+    char why[80];
+    if (byte_model_count(value, least, most, ret))
+        return -1;
+    snprintf(why, sizeof why, " is no integer from %llu to %llu", (unsigned long long)least, (unsigned long long)most);
+    return refuse(value, why);
 }
 
 static int take_count(uint32_t *ret, const char *value, uint32_t least, uint32_t most)
@@ -120,12 +124,14 @@ static int take_count(uint32_t *ret, const char *value, uint32_t least, uint32_t
 
 static int take_number(float *ret, const char *value, double least, double most)
 {
-    char *end;
+    char *end, why[80];
     double v = strtod(value, &end);
-    if (!*value || *end || !(v >= least && v <= most))
-        return refuse("no number that is possible here: ", value);
-    *ret = (float)v;
-    return -1;
+    if (*value && !*end && v >= least && v <= most) {
+        *ret = (float)v;
+        return -1;
+    }
+    snprintf(why, sizeof why, " is no number from %g to %g", least, most);
+    return refuse(value, why);
 }
 
 static int take_stop(const char **ret, const char *value)

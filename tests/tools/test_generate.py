@@ -135,6 +135,8 @@ class Generate(unittest.TestCase):
         for args in ([], ["-m"], ["-m", MODEL, "--top-p", "0"], ["-m", MODEL, "-p", "x", "-f", "y"],
                      ["-m", MODEL, "-n", "-1"], ["-m", MODEL, "extra"], ["-m", MODEL, "--weights", "int8"]):
             run("generate", *args, code=64)
+        self.assertIn(b"257 is no integer from 0 to 256", generate("--top-k", "257", code=64).stderr)
+        self.assertIn(b"2 is no number from 0 to 1", generate("--min-p", "2", code=64).stderr)
         run("generate", "-m", self.path("none"), code=78)
         self.assertIn(b"no model of bytes", run("generate", "-m", os.path.join(GOLDEN, "plain"), code=78).stderr)
         generate("-f", self.path("none"), code=66)
