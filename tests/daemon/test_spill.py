@@ -78,7 +78,10 @@ class Spill(Several):
         enough, few = self.daemon("enough", more=LITTLE), self.daemon("few", slots=self.slots, more=STATE)
         self.play(enough, plan)
         enough.stop()
-        self.play(few, plan[:half])
+        for n in range(0, half, 35):  # each portion wants more streams than fit, however quickly it is taken
+            for stream, rows in plan[n:min(n + 35, half)]:
+                self.send(few, stream, rows)
+            self.await_all(few, plan[:min(n + 35, half)])
         self.check(few.ctl("snapshot"), 0, "18 streams")
         streams = json.loads(few.ctl("status", "--json").stdout)["models"]["m"]["streams"]
         self.assertEqual(streams["spilled"], self.streams - self.slots // 2)
@@ -86,8 +89,8 @@ class Spill(Several):
         away, = [s for s, v in few.streams().items() if v["state"] == "spilled"][:1]
         self.check(few.ctl("snapshot", "--stream", away, "-o", self.path("away")), 0)
         before = self.spill(few)
-        self.assertGreater(before["written_total"], 50)
-        self.assertGreater(before["read_total"], 50)
+        self.assertGreater(before["written_total"], 30)
+        self.assertGreater(before["read_total"], 30)
         self.assertEqual((before["refused_total"], before["lost_total"]), (0, 0))
         few.stop()
         with self.subTest("after a restart"):
