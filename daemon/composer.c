@@ -26,7 +26,8 @@ static void forget(struct md_text *list, const char *reason)
     }
 }
 
-void md_composer_refuse(struct md_composer *c, const char *reason)
+/* Whole, oldest first; the composer has none of them any more. */
+static struct md_text *take_arrived(struct md_composer *c)
 {
     struct md_text *list;
 
@@ -35,7 +36,12 @@ void md_composer_refuse(struct md_composer *c, const char *reason)
     c->arrived = NULL;
     atomic_store(&c->any_arrived, false);
     pthread_mutex_unlock(&c->lock);
-    forget(list, reason);
+    return list;
+}
+
+void md_composer_refuse(struct md_composer *c, const char *reason)
+{
+    forget(take_arrived(c), reason);
 }
 
 void md_composer_done(struct md_composer *c)
@@ -143,16 +149,9 @@ static const char *begin(struct md_scheduler *s, struct md_text *t)
 static void take_up(struct md_scheduler *s)
 {
     struct md_composer *c = &s->composer;
-    struct md_text *list, *next;
+    struct md_text *next;
 
-    if (!atomic_load(&c->any_arrived))
-        return;
-    pthread_mutex_lock(&c->lock);
-    list = c->arrived;
-    c->arrived = NULL;
-    atomic_store(&c->any_arrived, false);
-    pthread_mutex_unlock(&c->lock);
-    for (struct md_text *t = list; t; t = next) {
+    for (struct md_text *t = atomic_load(&c->any_arrived) ? take_arrived(c) : NULL; t; t = next) {
         const char *error = begin(s, t);
         struct md_text **last = &c->open;
         next = t->next;

@@ -34,9 +34,14 @@ void byte_model_close(struct byte_model *m)
     ssm_model_close(&m->model);
 }
 
-bool byte_model_count(const char *text, uint64_t least, uint64_t most, uint64_t *ret)
+bool byte_model_count(const char *text, uint64_t least, uint64_t most, uint64_t *ret, char why[BYTE_MODEL_WHY])
 {
     char *end;
+    if (most == UINT64_MAX)
+        snprintf(why, BYTE_MODEL_WHY, " is no integer from %llu on", (unsigned long long)least);
+    else
+        snprintf(why, BYTE_MODEL_WHY, " is no integer from %llu to %llu", (unsigned long long)least,
+                 (unsigned long long)most);
     errno = 0;
     unsigned long long v = strtoull(text, &end, 10);
     if (!*text || *text == '-' || *end || errno || v < least || v > most)

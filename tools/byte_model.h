@@ -1,9 +1,11 @@
-/* byte_model.h: what `mambactl generate` and `eval bytes` have in common: a byte model on a device, and values of their
+/* byte_model.h: what `mambactl generate`, `eval bytes` and `eval logs` have in common: a byte model on a device, and values of their
  * options. */
 #ifndef TOOLS_BYTE_MODEL_H
 #define TOOLS_BYTE_MODEL_H
 
 #include "ssm/ssm.h"
+
+enum { BYTE_MODEL_WHY = 80 };
 
 struct byte_model {
     const char *command; /* the subcommand, for messages */
@@ -18,7 +20,8 @@ struct byte_model {
 int byte_model_open(struct byte_model *m, uint32_t slots);
 void byte_model_close(struct byte_model *m);
 
-bool byte_model_count(const char *text, uint64_t least, uint64_t most, uint64_t *ret);
+/* `why` says of a refused one what it should be. */
+bool byte_model_count(const char *text, uint64_t least, uint64_t most, uint64_t *ret, char why[BYTE_MODEL_WHY]);
 bool byte_model_weights(const char *text, enum ssm_dtype *ret);
 
 #endif

@@ -251,11 +251,8 @@ static int refuse(const char *what, const char *value)
 
 static int take_count(uint64_t *ret, const char *value, uint64_t least)
 {
-    char why[80];
-    if (byte_model_count(value, least, UINT64_MAX, ret))
-        return -1;
-    snprintf(why, sizeof why, " is no integer from %llu on", (unsigned long long)least);
-    return refuse(value, why);
+    char why[BYTE_MODEL_WHY];
+    return byte_model_count(value, least, UINT64_MAX, ret, why) ? -1 : refuse(value, why);
 }
 
 /* −1: go on; else the exit code. */

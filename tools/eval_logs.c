@@ -217,11 +217,8 @@ static int refuse(const char *what, const char *value)
 
 static int take_count(uint64_t *ret, const char *value, uint64_t least, uint64_t most)
 {
-    char why[80];
-    if (byte_model_count(value, least, most, ret))
-        return -1;
-    snprintf(why, sizeof why, " is no integer from %llu to %llu", (unsigned long long)least, (unsigned long long)most);
-    return refuse(value, why);
+    char why[BYTE_MODEL_WHY];
+    return byte_model_count(value, least, most, ret, why) ? -1 : refuse(value, why);
 }
 
 /* −1: go on; else the exit code. */

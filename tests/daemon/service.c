@@ -1,6 +1,13 @@
 /* service.c: see service.h. */
 #include "tests/daemon/service.h"
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
@@ -328,6 +335,18 @@ void texts_free(struct texts *t)
         free(t->v[i]);
     free(t->v);
     *t = (struct texts){0};
+}
+
+void assert_same_rows(json_t *a, json_t *b, const char *family, const char *stream)
+{
+    struct texts ta = texts_rows(a, family, stream), tb = texts_rows(b, family, stream);
+
+    if (ta.n != tb.n)
+        fail_msg("%s of %s: %zu rows against %zu", family, stream, ta.n, tb.n);
+    for (size_t i = 0; i < ta.n; i++)
+        assert_string_equal(ta.v[i], tb.v[i]);
+    texts_free(&ta);
+    texts_free(&tb);
 }
 
 json_t *event_of(json_t *lines, const char *stream, const char *event)

@@ -48,6 +48,7 @@ struct texts {
 struct texts texts_rows(json_t *lines, const char *family, const char *stream); /* stream NULL: all */
 struct texts texts_events(json_t *lines, const char *stream);
 void texts_free(struct texts *t);
+void assert_same_rows(json_t *a, json_t *b, const char *family, const char *stream);
 size_t events_of(json_t *lines, const char *stream, const char *event); /* how many */
 json_t *event_of(json_t *lines, const char *stream, const char *event); /* the first, or NULL */
 

@@ -90,15 +90,8 @@ static void assert_same(json_t *a, json_t *b, const char *stream)
 {
     static const char *const families[] = {"surprise", "prediction", "anomaly"};
 
-    for (unsigned f = 0; f < sizeof families / sizeof *families; f++) {
-        struct texts ta = texts_rows(a, families[f], stream), tb = texts_rows(b, families[f], stream);
-        if (ta.n != tb.n)
-            fail_msg("%s of %s: %zu rows against %zu", families[f], stream, ta.n, tb.n);
-        for (size_t i = 0; i < ta.n; i++)
-            assert_string_equal(ta.v[i], tb.v[i]);
-        texts_free(&ta);
-        texts_free(&tb);
-    }
+    for (unsigned f = 0; f < sizeof families / sizeof *families; f++)
+        assert_same_rows(a, b, families[f], stream);
 }
 
 static void test_own_bytes_only(void **state)

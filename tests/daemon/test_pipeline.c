@@ -106,15 +106,8 @@ static void assert_same(json_t *a, json_t *b, const char *stream)
 {
     static const char *const families[] = {"prediction", "embedding", "anomaly", "channel_anomaly"};
 
-    for (unsigned f = 0; f < 4; f++) {
-        struct texts ta = texts_rows(a, families[f], stream), tb = texts_rows(b, families[f], stream);
-        if (ta.n != tb.n)
-            fail_msg("%s of %s: %zu rows against %zu", families[f], stream, ta.n, tb.n);
-        for (size_t i = 0; i < ta.n; i++)
-            assert_string_equal(ta.v[i], tb.v[i]);
-        texts_free(&ta);
-        texts_free(&tb);
-    }
+    for (unsigned f = 0; f < 4; f++)
+        assert_same_rows(a, b, families[f], stream);
     struct texts ea = texts_events(a, stream), eb = texts_events(b, stream);
     for (size_t i = 0; i < ea.n && i < eb.n; i++)
         assert_string_equal(ea.v[i], eb.v[i]);
