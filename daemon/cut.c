@@ -11,6 +11,7 @@
 #include "ssm/checksum.h"
 
 enum { STOCK_MAX = 128 << 20, WAITING_MAX = STOCK_MAX / 4, PORTION_NS = 500000, HURRIED_NS = 100000 };
+enum { HURRIED_SHARE = 20, HURRIED_MOST_NS = 2000000 }; /* of the time since the last portion: long batches are few */
 
 void md_cut_init(struct md_snapshot_cut *c)
 {
@@ -260,6 +261,7 @@ void md_cut_line(struct md_scheduler *sch, uint32_t number)
     sch->sweep_at = sch->open.head;
     sch->sweep_away = sch->away.head;
     sch->sweeping = true;
+    sch->swept_ns = md_now_ns();
 }
 
 void md_cut_touch(struct md_scheduler *sch, struct io_stream *s)
@@ -306,12 +308,17 @@ static bool crowded(struct md_snapshot_cut *c)
     return full;
 }
 
-bool md_cut_sweep(struct md_scheduler *sch, bool hurried)
+static int64_t portion(const struct md_scheduler *sch, bool hurried, int64_t now_ns)
 {
-    int64_t until = md_now_ns() + (hurried ? HURRIED_NS : PORTION_NS);
+    int64_t share = (now_ns - sch->swept_ns) / HURRIED_SHARE;
 
-    if (!sch->sweeping)
-        return true;
+    if (!hurried)
+        return PORTION_NS;
+    return share < HURRIED_NS ? HURRIED_NS : share > HURRIED_MOST_NS ? HURRIED_MOST_NS : share;
+}
+
+static bool sweep_until(struct md_scheduler *sch, int64_t until)
+{
     for (struct io_stream *s; (s = next_swept(sch)) != NULL;) {
         if (md_now_ns() > until || crowded(sch->cut))
             return false;
@@ -319,6 +326,18 @@ bool md_cut_sweep(struct md_scheduler *sch, bool hurried)
         if (s->course.cut != sch->cut_number)
             save(sch, s);
     }
+    return true;
+}
+
+bool md_cut_sweep(struct md_scheduler *sch, bool hurried)
+{
+    if (!sch->sweeping)
+        return true;
+    int64_t now = md_now_ns();
+    bool all = sweep_until(sch, now + portion(sch, hurried, now));
+    sch->swept_ns = md_now_ns();
+    if (!all)
+        return false;
     sch->sweeping = false;
     pthread_mutex_lock(&sch->cut->lock);
     sch->cut->engines_left--;

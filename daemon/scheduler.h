@@ -46,7 +46,8 @@ struct md_scheduler {
     struct md_batch *flying; /* under way on the device */
     uint32_t cut_number;     /* of the last cut drawn here */
     struct io_stream *sweep_at, *sweep_away;
-    bool sweeping; /* streams from sweep_at on, then those from sweep_away on, are still to be copied for it */
+    int64_t swept_ns; /* end of the last portion */
+    bool sweeping;    /* streams from sweep_at on, then those from sweep_away on, are still to be copied for it */
     struct md_errand errand;
     const struct io_stream *asked_for; /* by the errand; it stays out of batches until that is done */
     bool past_line; /* the publisher's: batches come from behind the line of the cut that it waits for */
