@@ -81,7 +81,7 @@ def generate(prompt, n, *how):
 
 
 class Service(Running):
-    device, environment = "cpu", {}
+    device, environment = "auto", {}
 
     def setUp(self):
         super().setUp()
