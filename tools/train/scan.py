@@ -123,10 +123,10 @@ class TritonScan(torch.autograd.Function):
 
 def triton_scan(x, delta, b, c, g, a, h0):
     T, short = x.shape[1], -x.shape[1] % CHUNK
-    if short:  # steps of Δ = 0, which leave h as it is
-        x, delta, b, c = (F.pad(t, (0, 0, 0, short)) for t in (x, delta, b, c))
-        g = F.pad(g, (0, short))
-    y, h = TritonScan.apply(x, delta, b, c, g, a, h0)
+    if not short:
+        return TritonScan.apply(x, delta, b, c, g, a, h0)
+    x, delta, b, c = (F.pad(t, (0, 0, 0, short)) for t in (x, delta, b, c))  # steps of Δ = 0, which leave h as it is
+    y, h = TritonScan.apply(x, delta, b, c, F.pad(g, (0, short)), a, h0)
     return y[:, :T], h
 
 
