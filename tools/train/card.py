@@ -33,6 +33,43 @@ It knows no calendar and no other channel, and of a series' own long history it 
 Where little can be known, as of prices, it gains little over naive bands.
 """
 
+BYTES = """# {name}
+
+A byte-level language model: Mamba-1 ({layers} layers × {width}, state {state}), vocab 256, tied head, {params:,} parameters, matrices in
+bf16, Hugging Face's names. `mambactl generate` and `eval bytes` read it, and byte streams of the daemon.
+
+## How it was made
+`tools/train/bytes.py --config tools/train/{name}.json --text TEXT --minutes {minutes:g} --seed {seed}` on one {machine}: {steps:,} updates,
+{seen:.0f} million bytes read, of a text of {size:.1f} million, in {seconds} s; averaged weights. {text}
+
+Licence: Apache-2.0, like the code.
+
+## What it measures
+Bits per byte of text that it was not trained on, one state from the first byte to the last (`mambactl eval bytes`):
+
+{table}
+
+## What it is not
+It is small: it spells, keeps a style, a format and names that it has read, and knows little of the world. What it writes is not advice.
+"""
+
+TEXTS = {"bytes-s": "The text: public-domain books, commentaries and documentation of Debian packages and logs written by tools/train/logs.py; "
+                    "tools/train/text.py lists each with its licence, leaves out what shares 64 bytes with the files that the model is judged "
+                    "by, and repeats novels in other layouts (line widths and ends, indents, quotation marks).",
+         "shakespeare": "The text: the first 90 % of tinyshakespeare (public domain), nothing else."}
+
+
+def bytes_text(name, cfg, net, facts):
+    """README.md of a byte model's folder."""
+    rows = "".join(f"\n| {file} | {bits:.3f} |" for file, bits in facts["held_back_bits_per_byte"].items())
+    filled = BYTES.format(
+        name=name, layers=cfg["num_hidden_layers"], width=cfg["hidden_size"], state=cfg["state_size"],
+        params=sum(p.numel() for p in net.parameters()), minutes=facts["seconds"] / 60, seed=facts["seed"], machine=facts["machine"],
+        steps=facts["steps"], seen=facts["bytes_seen"] / 1e6, size=facts["text_bytes"] / 1e6, seconds=facts["seconds"],
+        text=TEXTS.get(name, ""), table="{table}")
+    body = "\n\n".join(wrapped(p) for p in filled.strip().split("\n\n")) + "\n"
+    return body.replace("{table}", f"| file | bits per byte |\n|---|---|{rows}" if rows else "(not measured yet)")
+
 
 def real_part(facts):
     if not facts["real_series"]:

@@ -38,24 +38,26 @@ def read_safetensors(path):
     return out
 
 
-def save(folder, name, cfg, net, facts, readme):
-    """`facts`: what config.json records of the training; `readme`: text of README.md. Each file is replaced whole."""
+def replace(folder, file, write):
+    """A file of the folder is replaced whole, by what `write` writes to the path given to it."""
     os.makedirs(folder, exist_ok=True)
+    write(os.path.join(folder, file + ".part"))
+    os.replace(os.path.join(folder, file + ".part"), os.path.join(folder, file))
+
+
+def text(content):
+    def write(path):
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(content)
+    return write
+
+
+def save(folder, name, cfg, net, facts, readme):
+    """`facts`: what config.json records of the training; `readme`: text of README.md."""
     cfg = dict(cfg, card=dict(name=name, license="Apache-2.0", data=card.DATA[bool(facts["real_series"])], **facts))
-
-    def put(file, write):
-        write(os.path.join(folder, file + ".part"))
-        os.replace(os.path.join(folder, file + ".part"), os.path.join(folder, file))
-
-    def text(content):
-        def write(path):
-            with open(path, "w", encoding="utf-8") as f:
-                f.write(content)
-        return write
-
-    put("config.json", text(json.dumps(cfg, indent=2) + "\n"))
-    put("model.safetensors", lambda path: write_safetensors(path, net.state_dict()))
-    put("README.md", text(readme))
+    replace(folder, "config.json", text(json.dumps(cfg, indent=2) + "\n"))
+    replace(folder, "model.safetensors", lambda path: write_safetensors(path, net.state_dict()))
+    replace(folder, "README.md", text(readme))
 
 
 def load(folder, device="cpu"):

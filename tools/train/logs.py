@@ -9,7 +9,7 @@ PATHS = "/ /index.html /login /api/v1/{w} /api/v1/{w}/{n} /static/{w}.js /img/{w
 AGENTS = ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36", "curl/7.88.1", "python-requests/2.28.1", "kube-probe/1.26", "-")
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
-# {w} word, {u} user, {n} small number, {N} large one, {f} fraction, {x} hex, {ip} address, {p} pid-like
+# {k} package with its version, {v} another version, {w} word, {u} user, {n} small number, {N} large one, {f} fraction, {x} hex, {ip} address, {p} pid-like
 LINES = {
     "syslog": [
         (8, "systemd[1]: Started {w}-{n}.service - {W} {w} service."),
@@ -41,6 +41,18 @@ LINES = {
         (2, "WARN  [{w}-{n}] {w}.{W}: {w} is {n} ms late, retrying ({n}/5)"),
         (1, "ERROR [{w}-{n}] {w}.{W}: cannot reach {ip}:{N}: connection timed out"),
     ],
+    "packages": [
+        (6, "status unpacked {k}"),
+        (6, "status half-configured {k}"),
+        (5, "status half-installed {k}"),
+        (5, "status installed {k}"),
+        (4, "configure {k} <none>"),
+        (3, "upgrade {k} {v}"),
+        (2, "trigproc {k} <none>"),
+        (1, "status triggers-pending {k}"),
+        (1, "startup archives unpack"),
+        (1, "startup packages configure"),
+    ],
 }
 
 
@@ -52,7 +64,7 @@ def stamp(kind, t, host):
         return f"{MONTHS[month]} {date:2} {clock} {host} ", clock
     if kind == "web":
         return "", f"{date:02}/{MONTHS[month]}/2025:{clock} +0000"
-    return f"2025-{month + 1:02}-{date:02} {clock}.{t * 7919 % 1000:03} ", clock
+    return f"2025-{month + 1:02}-{date:02} {clock}" + (" " if kind == "packages" else f".{t * 7919 % 1000:03} "), clock
 
 
 def document(rng, kind, size):
@@ -60,12 +72,15 @@ def document(rng, kind, size):
     some = lambda of, k: rng.sample(of, min(k, len(of)))
     words, users, lines = some(WORDS, rng.randint(3, 9)), some(USERS, 4), some(LINES[kind], rng.randint(3, 9))
     addresses = [".".join(str(rng.randint(1, 254)) for _ in range(4)) for _ in range(rng.randint(2, 12))]
+    version = lambda: f"{rng.randint(0, 12)}.{rng.randint(0, 40)}.{rng.randint(0, 9)}-{rng.randint(1, 9)}{rng.choice(('', '+b1', '+deb12u2'))}"
+    packages = [f"{rng.choice(('lib', '', 'python3-'))}{w}{rng.choice(('', '1', '-dev', '-common'))}:{rng.choice(('amd64', 'all'))} {version()}"
+                for w in words]
     host, t, pid = f"{rng.choice(words)}{rng.randint(1, 20):02}", rng.randint(0, 300 * 86400), rng.randint(300, 90000)
     pace, out, length = rng.choice((1, 5, 60, 300)), [], 0
     fill = {"w": lambda: rng.choice(words), "W": lambda: rng.choice(words).capitalize(), "u": lambda: rng.choice(users),
             "n": lambda: rng.randint(1, 99), "N": lambda: rng.randint(1000, 99999), "f": lambda: f"{rng.expovariate(.2):.3f}",
             "x": lambda: f"{rng.getrandbits(48):012x}", "ip": lambda: rng.choice(addresses),
-            "p": lambda: pid + rng.randint(0, 40), "agent": lambda: rng.choice(AGENTS)}
+            "k": lambda: rng.choice(packages), "v": version, "p": lambda: pid + rng.randint(0, 40), "agent": lambda: rng.choice(AGENTS)}
     while length < size:
         t += int(rng.expovariate(1 / pace))
         pid += rng.randint(0, 3)

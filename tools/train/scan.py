@@ -3,11 +3,12 @@
     h[t] = exp(Δ[t]·g[t]·A)·h[t−1] + Δ[t]·B[t]·x[t]        y[t] = Σ_n h[t]·C[t]
 
 Shapes: x, Δ, y [S, T, D]; B, C [S, T, N]; g [S, T]; A [D, N]; h [S, D, N]. Two implementations of the same formulas: a
-Triton kernel for GPUs, for which x, y, B and C may be bf16, and a plain loop over T, fp32 alone. All h[t] are kept
-(hs[:, 0] = h0 in the kernel's) for the backward pass (memory is cheap at these sizes); no gradient flows into h0
+Triton kernel for GPUs, for which x, y, B and C may be bf16, and a plain loop over T, fp32 alone. The kernel keeps h
+before every CHUNK steps and computes the others again on the way back; the loop keeps all. No gradient flows into h0
 (truncated back-propagation through time).
 """
 import torch
+from torch.nn import functional as F
 
 try:
     import triton
@@ -16,77 +17,94 @@ except ImportError:
     triton = None
 
 BLOCK_D = 16
+CHUNK = 4  # steps; longer ones want more registers than there are
 
 
 if triton:
+    LOG2E, LN2 = tl.constexpr(1.4426950408889634), tl.constexpr(0.6931471805599453)
+
     @triton.jit
-    def _forward(x, delta, b, c, g, a, h0, y, hs, T, D, N: tl.constexpr, BD: tl.constexpr):
+    def _load(p, row, width, at):
+        return tl.load(p + row * width + at).to(tl.float32)
+
+    @triton.jit
+    def _forward(x, delta, b, c, g, a, h0, y, hs, last, T, D, N: tl.constexpr, BD: tl.constexpr, K: tl.constexpr):
         s = tl.program_id(0).to(tl.int64)
         d = tl.program_id(1) * BD + tl.arange(0, BD)
         n = tl.arange(0, N)
         dn = d[:, None] * N + n[None, :]
-        av = tl.load(a + dn)
+        rate = tl.load(a + dn) * LOG2E
         h = tl.load(h0 + s * D * N + dn)
-        tl.store(hs + s * (T + 1) * D * N + dn, h)
-        for t in range(T):
-            row = s * T + t
-            xv = tl.load(x + row * D + d).to(tl.float32)
-            dv = tl.load(delta + row * D + d).to(tl.float32)
-            bv = tl.load(b + row * N + n).to(tl.float32)
-            cv = tl.load(c + row * N + n).to(tl.float32)
-            gv = tl.load(g + row)
-            h = tl.exp((dv * gv)[:, None] * av) * h + (dv * xv)[:, None] * bv[None, :]
-            tl.store(hs + (row + s + 1) * D * N + dn, h)
-            tl.store(y + row * D + d, tl.sum(h * cv[None, :], axis=1))
+        chunks = T // K
+        for i in range(chunks):
+            tl.store(hs + (s * chunks + i) * D * N + dn, h)
+            xs, ds, bs, cs, gs = (), (), (), (), ()
+            for k in tl.static_range(K):  # all loads first: they are under way together
+                row = s * T + i * K + k
+                xs += (_load(x, row, D, d),)
+                ds += (_load(delta, row, D, d),)
+                bs += (_load(b, row, N, n),)
+                cs += (_load(c, row, N, n),)
+                gs += (_load(g, row, 1, 0),)
+            for k in tl.static_range(K):
+                h = tl.exp2((ds[k] * gs[k])[:, None] * rate) * h + (ds[k] * xs[k])[:, None] * bs[k][None, :]
+                tl.store(y + (s * T + i * K + k) * D + d, tl.sum(h * cs[k][None, :], axis=1))
+        tl.store(last + s * D * N + dn, h)
 
     @triton.jit
-    def _backward(x, delta, b, c, g, a, hs, dy, dx, ddelta, db, dc, da, T, D, N: tl.constexpr, BD: tl.constexpr):
+    def _backward(x, delta, b, c, g, a, hs, dy, dx, ddelta, db, dc, da, T, D, N: tl.constexpr, BD: tl.constexpr, K: tl.constexpr):
         s = tl.program_id(0).to(tl.int64)
         j = tl.program_id(1)
         d = j * BD + tl.arange(0, BD)
         n = tl.arange(0, N)
         dn = d[:, None] * N + n[None, :]
-        av = tl.load(a + dn)
+        rate = tl.load(a + dn) * LOG2E
         dh = tl.zeros((BD, N), dtype=tl.float32)
-        dav = tl.zeros((BD, N), dtype=tl.float32)
-        parts = tl.num_programs(1)
-        h = tl.load(hs + (s * (T + 1) + T) * D * N + dn)
-        for i in range(T):
-            t = T - 1 - i
-            row = s * T + t
-            xv = tl.load(x + row * D + d).to(tl.float32)
-            dv = tl.load(delta + row * D + d).to(tl.float32)
-            bv = tl.load(b + row * N + n).to(tl.float32)
-            cv = tl.load(c + row * N + n).to(tl.float32)
-            gv = tl.load(g + row)
-            dyv = tl.load(dy + row * D + d).to(tl.float32)
-            hp = tl.load(hs + (row + s) * D * N + dn)
-            dh += dyv[:, None] * cv[None, :]
-            part = (row * parts + j) * N + n
-            tl.store(dc + part, tl.sum(dyv[:, None] * h, axis=0))
-            tl.store(db + part, tl.sum(dh * (dv * xv)[:, None], axis=0))
-            decay = tl.exp((dv * gv)[:, None] * av)
-            dlog = dh * decay * hp
-            into = tl.sum(dh * bv[None, :], axis=1)
-            tl.store(dx + row * D + d, into * dv)
-            tl.store(ddelta + row * D + d, into * xv + tl.sum(dlog * av, axis=1) * gv)
-            dav += dlog * (dv * gv)[:, None]
-            dh = dh * decay
-            h = hp
-        tl.store(da + s * D * N + dn, dav)
+        da_sum = tl.zeros((BD, N), dtype=tl.float32)
+        parts, chunks = tl.num_programs(1), T // K
+        for back in range(chunks):
+            i = chunks - 1 - back
+            xs, ds, bs, cs, gs, dys = (), (), (), (), (), ()
+            for k in tl.static_range(K):
+                row = s * T + i * K + k
+                xs += (_load(x, row, D, d),)
+                ds += (_load(delta, row, D, d),)
+                bs += (_load(b, row, N, n),)
+                cs += (_load(c, row, N, n),)
+                gs += (_load(g, row, 1, 0),)
+                dys += (_load(dy, row, D, d),)
+            states, decays = (tl.load(hs + (s * chunks + i) * D * N + dn),), ()
+            for k in tl.static_range(K):  # the chunk's states once more
+                decays += (tl.exp2((ds[k] * gs[k])[:, None] * rate),)
+                states += (decays[k] * states[k] + (ds[k] * xs[k])[:, None] * bs[k][None, :],)
+            for k in tl.static_range(K - 1, -1, -1):
+                row = s * T + i * K + k
+                part = (row * parts + j) * N + n
+                dh += dys[k][:, None] * cs[k][None, :]
+                tl.store(dc + part, tl.sum(dys[k][:, None] * states[k + 1], axis=0))
+                tl.store(db + part, tl.sum(dh * (ds[k] * xs[k])[:, None], axis=0))
+                into = tl.sum(dh * bs[k][None, :], axis=1)
+                dh = dh * decays[k]
+                dlog = dh * states[k]
+                tl.store(dx + row * D + d, into * ds[k])
+                tl.store(ddelta + row * D + d, into * xs[k] + tl.sum(dlog * rate, axis=1) * (gs[k] * LN2))
+                da_sum += dlog * (ds[k] * gs[k])[:, None]
+        tl.store(da + s * D * N + dn, da_sum)
 
 
 class TritonScan(torch.autograd.Function):
+    """Of whole chunks."""
+
     @staticmethod
     def forward(ctx, x, delta, b, c, g, a, h0):
         x, delta, b, c, g, a, h0 = (t.contiguous() for t in (x, delta, b, c, g, a, h0))
         S, T, D = x.shape
         N = a.shape[1]
-        y = torch.empty_like(x)
-        hs = torch.empty(S, T + 1, D, N, device=x.device)
-        _forward[(S, D // BLOCK_D)](x, delta, b, c, g, a, h0, y, hs, T, D, N, BLOCK_D, num_warps=1)
+        y, last = torch.empty_like(x), torch.empty_like(h0)
+        hs = torch.empty(S, T // CHUNK, D, N, device=x.device)
+        _forward[(S, D // BLOCK_D)](x, delta, b, c, g, a, h0, y, hs, last, T, D, N, BLOCK_D, CHUNK, num_warps=1)
         ctx.save_for_backward(x, delta, b, c, g, a, hs)
-        return y, hs[:, -1].clone()
+        return y, last
 
     @staticmethod
     def backward(ctx, dy, _):
@@ -94,13 +112,22 @@ class TritonScan(torch.autograd.Function):
         S, T, D = x.shape
         N = a.shape[1]
         parts = D // BLOCK_D
-        dx, ddelta = torch.empty_like(x), torch.empty_like(x)
+        dx, ddelta = torch.empty_like(x), torch.empty_like(delta)
         db = torch.empty(S, T, parts, N, device=x.device)
         dc = torch.empty_like(db)
         da = torch.empty(S, D, N, device=x.device)
-        _backward[(S, parts)](x, delta, b, c, g, a, hs, dy.contiguous(), dx, ddelta, db, dc, da, T, D, N, BLOCK_D,
+        _backward[(S, parts)](x, delta, b, c, g, a, hs, dy.contiguous(), dx, ddelta, db, dc, da, T, D, N, BLOCK_D, CHUNK,
                               num_warps=1)
         return dx, ddelta, db.sum(2).to(b.dtype), dc.sum(2).to(c.dtype), None, da.sum(0), None
+
+
+def triton_scan(x, delta, b, c, g, a, h0):
+    T, short = x.shape[1], -x.shape[1] % CHUNK
+    if not short:
+        return TritonScan.apply(x, delta, b, c, g, a, h0)
+    x, delta, b, c = (F.pad(t, (0, 0, 0, short)) for t in (x, delta, b, c))  # steps of Δ = 0, which leave h as it is
+    y, h = TritonScan.apply(x, delta, b, c, F.pad(g, (0, short)), a, h0)
+    return y[:, :T], h
 
 
 class LoopScan(torch.autograd.Function):
@@ -139,7 +166,7 @@ class LoopScan(torch.autograd.Function):
         return dx, ddelta, db, dc, None, da, None
 
 
-def _example(device, S=2, T=5, D=32, N=16):
+def _example(device, S=2, T=13, D=32, N=16):
     torch.manual_seed(1)
     r = lambda *shape: torch.randn(*shape, device=device)
     return [r(S, T, D), r(S, T, D).exp() * 0.1, r(S, T, N), r(S, T, N), r(S, T).exp(), -r(D, N).exp(), r(S, D, N)]
@@ -148,9 +175,9 @@ def _example(device, S=2, T=5, D=32, N=16):
 def agree(device, **size):
     """Largest relative difference of the Triton kernel's outputs and gradients from the loop's."""
     results = []
-    for f in (LoopScan, TritonScan):
+    for f in (LoopScan.apply, triton_scan):
         args = [t.requires_grad_(i < 6 and i != 4) for i, t in enumerate(_example(device, **size))]
-        y, h = f.apply(*args)
+        y, h = f(*args)
         (y * y).sum().backward()
         results.append([y, h] + [t.grad for t in args if t.requires_grad])
     return max(float((p - q).detach().norm() / p.detach().norm()) for p, q in zip(*results))
@@ -168,4 +195,4 @@ def choose(device, d_inner, d_state):
         return LoopScan.apply, f"loop (Triton failed: {type(e).__name__}: {str(e)[:200]})"
     if not error < 1e-4:
         return LoopScan.apply, f"loop (Triton kernel off by {error:.1e})"
-    return TritonScan.apply, f"triton (agrees to {error:.1e})"
+    return triton_scan, f"triton (agrees to {error:.1e})"
