@@ -24,6 +24,8 @@ static void event(struct md_batch *b, const struct md_entry *e, const struct md_
     size_t i = md_arena_add(&b->events, 1, sizeof(struct md_event));
     struct md_event *to;
 
+    if (strcmp(what->event, "gap") == 0)
+        md_bump(&e->stream->input->counters.gaps, 1);
     if (i == SIZE_MAX) {
         md_add(&b->owner->publisher->notices_lost, 1);
         return;
@@ -428,8 +430,6 @@ static enum outcome run_block(struct md_scheduler *sch, struct md_batch *b, stru
             n = v.n;
             break;
         case MD_EVENT:
-            if (strcmp(v.event, "gap") == 0)
-                md_bump(&s->input->counters.gaps, 1);
             verdict_event(b, e, &v, v.event, v.reason);
             break;
         case MD_RESET:

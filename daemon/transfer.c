@@ -161,6 +161,32 @@ static int check_slots(struct md_served_model *m, const struct state *st, const 
     return 0;
 }
 
+/* What the input's streams are is known where its keys or its model say so. Else it shows with the first rows. */
+static int check_fit(const struct md_input *in, const struct md_saved_stream *saved, const char *id, char *reterr)
+{
+    const struct md_input_conf *conf = in->conf;
+    const struct io_common *common = conf->conf;
+    uint32_t channels = in->info->bytes ? 1 : conf->class_->channels ? conf->class_->channels(conf->conf) : 0;
+    double model = in->info->rate, rate = common->rate > 0 && !(common->resample && model > 0) ? common->rate : model;
+    char text[IO_ERR];
+
+    if (channels && saved->channels != channels) {
+        snprintf(text, sizeof text, "the state's channels: %u, those of input %s's streams: %u", saved->channels,
+                 conf->id, channels);
+        return fail(reterr, -EINVAL, id, text);
+    }
+    if (saved->irregular && common->rate > 0) {
+        snprintf(text, sizeof text, "the state is of an irregular stream, those of input %s have a rate", conf->id);
+        return fail(reterr, -EINVAL, id, text);
+    }
+    if (rate > 0 && saved->rate > 0 && saved->rate != rate) {
+        snprintf(text, sizeof text, "the state is of rows at %g Hz, those of input %s come at %g Hz", saved->rate,
+                 conf->id, rate);
+        return fail(reterr, -EINVAL, id, text);
+    }
+    return 0;
+}
+
 static void renumber(struct md_saved_stream *saved)
 {
     saved->judged = saved->time.next = IO_SEQ_NONE;
@@ -253,7 +279,9 @@ static int import(struct md_daemon *d, const struct state *st, const struct md_i
                  how->input ? (int)strlen(name) : (int)(saved->input_len < 200 ? saved->input_len : 200), name);
         return fail(reterr, -ENOENT, id, text);
     }
-    r = check_slots(md_served_of(in->inbox), st, id, ret_exact, reterr);
+    r = check_fit(in, saved, id, reterr);
+    if (r == 0)
+        r = check_slots(md_served_of(in->inbox), st, id, ret_exact, reterr);
     if (r)
         return r;
     if (adopt(st, in, how->renumber, &restored))
