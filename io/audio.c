@@ -36,6 +36,8 @@ static int check(const void *conf, const char **ret_key, char *reterr)
     int r = io_channels_parse(c->channel, &take, reterr);
     if (r)
         return r;
+    if (c->encoding && io_channels_count(&take, (uint32_t)c->channels, "raw PCM", reterr) < 0)
+        return -EINVAL;
     *ret_key = "encoding";
     for (unsigned i = 0; i < c->files.n && !c->encoding; i++) {
         if (strcmp(c->files.v[i], "-") == 0) {

@@ -22,7 +22,8 @@ struct conf {
 };
 
 static const struct io_option options[] = {
-    {"path", "file, or - for standard output", IO_OPT_STRING, offsetof(struct conf, path), .required = true},
+    {"path", "file, or - for standard output", IO_OPT_STRING, offsetof(struct conf, path), .required = true,
+     .sole = "file"},
     {"append", "go on after what the file holds; false: begin it anew", IO_OPT_BOOL, offsetof(struct conf, append),
      "true"},
     {0},
@@ -37,14 +38,14 @@ struct sink {
     char buffer[BUFFER];
 };
 
-static int check(const void *config, const char **ret_key, char *reterr)
+static int check(const void *config, bool resumes, const char **ret_key, char *reterr)
 {
     const struct conf *c = config;
 
-    if (c->path[0])
+    if (c->path[0] && c->path[strlen(c->path) - 1] != '/')
         return 0;
     *ret_key = "path";
-    snprintf(reterr, IO_ERR, "the path is empty");
+    snprintf(reterr, IO_ERR, "needs a file name");
     return -EINVAL;
 }
 

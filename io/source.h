@@ -40,6 +40,7 @@ struct io_option {
     bool required;
     double min, max;          /* numbers; min == max: unchecked */
     const char *const *names; /* enums: NULL-terminated */
+    const char *sole;         /* what a value names, and one key of one adapter only may; NULL: any number */
 };
 
 /* Keys that every input has; first member of every source's config struct. Their options are io_common_options[]
