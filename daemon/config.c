@@ -110,14 +110,15 @@ static void read_sections(struct md_config *c, struct md_report *report, const s
 {
     const struct md_where nowhere = {c->file, 0, 0};
 
+    md_read_state(c, report, root); /* which outputs have to live with */
     md_read_models(c, report, root);
     md_read_inputs(c, report, root);
     md_read_outputs(c, report, root);
     md_read_streams(c, report, root);
     md_read_batch(c, report, root);
-    md_read_state(c, report, root);
     md_read_server(c, report, root);
     md_read_log(c, report, root);
+    md_check_sole(c, report, root);
     complete = complete && !report->starved && !c->generate.endpoint; /* it may do nothing but serve texts */
     if (complete && c->n_inputs == 0)
         md_report(report, nowhere, "there are no inputs");

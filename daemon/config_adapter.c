@@ -211,7 +211,7 @@ static unsigned family_bits(const struct entry *e, const struct io_strings *fami
     return bits;
 }
 
-static void read_output(struct md_output_conf *output, const struct entry *e)
+static void read_output(struct md_output_conf *output, const struct entry *e, bool resumes)
 {
     struct md_output_keys keys = {0};
     struct md_table tables[] = {{md_output_options, &keys}, {NULL, NULL}};
@@ -231,7 +231,7 @@ static void read_output(struct md_output_conf *output, const struct entry *e)
     output->families = family_bits(e, &keys.families);
     if (e->report->n == before && output->families == 0)
         md_report(e->report, entry_place(e, "families"), "%s.families: the list is empty", e->path);
-    if (right_so_far(e, before) && class_->check && class_->check(output->conf, &key, reterr) < 0)
+    if (right_so_far(e, before) && class_->check && class_->check(output->conf, resumes, &key, reterr) < 0)
         md_report(e->report, entry_place(e, key), "%s%s%s: %s", e->path, key ? "." : "", key ? key : "", reterr);
     md_values_free(md_output_options, &keys);
 }
@@ -253,6 +253,6 @@ void md_read_outputs(struct md_config *config, struct md_report *report, const s
         report->starved |= !output->id;
         output->where = map->children[i].where;
         if (open_entry(&e, report, "outputs", &map->children[i]))
-            read_output(output, &e);
+            read_output(output, &e, config->state_dir != NULL);
     }
 }

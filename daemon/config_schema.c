@@ -78,11 +78,12 @@ const struct io_option md_state_options[] = {
 };
 
 const struct io_option md_server_options[] = {
-    {"control", "endpoint of the control socket, ipc://PATH", IO_OPT_STRING, AT(md_server_keys, control)},
+    {"control", "endpoint of the control socket, ipc://PATH", IO_OPT_STRING, AT(md_server_keys, control),
+     .sole = "address"},
     {"shutdown_timeout", "longest time that draining takes", IO_OPT_DURATION, AT(md_server_keys, shutdown_timeout_ns),
      .fallback = "10s", .min = 0, .max = 3600e9},
     {"generate", "endpoint of the generation service, ipc://PATH or tcp://HOST:PORT", IO_OPT_STRING,
-     AT(md_server_keys, generate)},
+     AT(md_server_keys, generate), .sole = "address"},
     {"generate_requests", "texts that are written at once; more are refused", IO_OPT_INT,
      AT(md_server_keys, generate_requests), .fallback = "64", .min = 1, .max = 4096},
     {"generate_per_client", "of them for one client", IO_OPT_INT, AT(md_server_keys, generate_per_client),

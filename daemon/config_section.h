@@ -15,6 +15,9 @@ void md_read_state(struct md_config *config, struct md_report *report, const str
 void md_read_server(struct md_config *config, struct md_report *report, const struct md_node *root);
 void md_read_log(struct md_config *config, struct md_report *report, const struct md_node *root);
 
+/* Reports what two adapters, or an adapter and the server, want for themselves. */
+void md_check_sole(const struct md_config *config, struct md_report *report, const struct md_node *root);
+
 /* Reports, and marks as wrong, what this version does not have yet. `type`: the adapter's, or NULL. */
 void md_refuse_later(struct md_report *report, struct md_node *map, const char *section, const char *type,
                      const char *path);

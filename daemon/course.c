@@ -24,6 +24,8 @@ static void event(struct md_batch *b, const struct md_entry *e, const struct md_
     size_t i = md_arena_add(&b->events, 1, sizeof(struct md_event));
     struct md_event *to;
 
+    if (strcmp(what->event, "gap") == 0)
+        md_bump(&e->stream->input->counters.gaps, 1);
     if (i == SIZE_MAX) {
         md_add(&b->owner->publisher->notices_lost, 1);
         return;
@@ -139,6 +141,8 @@ static int refuse_stream(struct md_scheduler *sch, struct io_stream *s)
     s->course.end_due = false;
     if (end)
         md_inbox_leave(&sch->inbox, s);
+    else
+        md_inbox_lost(&sch->inbox, s, &lost);
     return end;
 }
 
@@ -426,8 +430,6 @@ static enum outcome run_block(struct md_scheduler *sch, struct md_batch *b, stru
             n = v.n;
             break;
         case MD_EVENT:
-            if (strcmp(v.event, "gap") == 0)
-                md_bump(&s->input->counters.gaps, 1);
             verdict_event(b, e, &v, v.event, v.reason);
             break;
         case MD_RESET:
@@ -456,11 +458,11 @@ static void heard(struct md_batch *b, struct md_entry *e, const struct io_block 
     }
 }
 
+/* What a block of its kind says, after what stands before it as before any other: rows that were dropped, flags. */
 static void note(struct md_batch *b, struct md_entry *e, struct io_block *block)
 {
     const struct md_note *n = (const struct md_note *)(const void *)block->data;
 
-    greet(b, e);
     event(b, e,
           &(struct md_event){
               .event = n->event, .reason = n->reason[0] ? n->reason : NULL, .from = n->from, .to = n->to, .count = -1});
@@ -479,7 +481,6 @@ static bool drop_first(struct md_scheduler *sch, struct md_batch *b, struct io_s
     if (end && c->held) { /* what waits comes before the end */
         block->n = 0;
         block->lost = block->over = 0;
-        md_reorder_release(sch, s, true);
         return false;
     }
     c->mine = block->next;
@@ -492,6 +493,11 @@ static bool drop_first(struct md_scheduler *sch, struct md_batch *b, struct io_s
     return end;
 }
 
+static bool only_the_end_is_left(const struct md_course *c)
+{
+    return c->mine ? c->mine->n == 0 && c->mine->flags & IO_END : c->end_due;
+}
+
 /* Judges blocks until none is left, the entry is full, or the stream ends (true). */
 static bool run_blocks(struct md_scheduler *sch, struct md_batch *b, struct md_entry *e)
 {
@@ -500,16 +506,15 @@ static bool run_blocks(struct md_scheduler *sch, struct md_batch *b, struct md_e
 
     for (;;) {
         struct io_block *block;
-        enum outcome done = BLOCK_DONE;
-        md_reorder_release(sch, s, c->end_due && !c->mine);
+        enum outcome done;
+        md_reorder_release(sch, s, only_the_end_is_left(c));
         block = c->mine;
         if (!block)
             return c->end_due;
         heard(b, e, block);
-        if (block->flags & MD_NOTE)
+        done = run_block(sch, b, e, block);
+        if (done == BLOCK_DONE && block->flags & MD_NOTE)
             note(b, e, block);
-        else
-            done = run_block(sch, b, e, block);
         if (done == BLOCK_LEFT)
             return false;
         if (done == BLOCK_HELD)

@@ -130,7 +130,6 @@ struct md_output *md_daemon_output(struct md_daemon *d, const struct md_output_c
     o->code = &d->code;
     o->env = d->env;
     o->env.door = md_door_open(&o->door, conf->id);
-    o->env.resumes = d->config->state_dir != NULL;
     o->env.position = md_restored_position(&d->restored, conf->id);
     md_snapshots_attach(&d->snapshots, o);
     return o;

@@ -24,24 +24,32 @@ void md_errand_done(struct md_errand *e)
     pthread_cond_destroy(&e->answered);
 }
 
-int md_errand_ask(struct md_scheduler *sch, const struct io_stream *s, const char *id, int64_t timeout_ns,
-                  struct md_piece **ret_piece, struct md_voice *ret_voice)
+int md_errand_ask(struct md_scheduler *sch, const struct io_stream *s, const char *id)
 {
     struct md_inbox *in = &sch->inbox;
     struct md_errand *e = &sch->errand;
-    int64_t until_ns = md_add_sat(md_now_ns(), timeout_ns);
+    bool ending;
+
+    pthread_mutex_lock(&in->lock);
+    ending = in->draining;
+    if (!ending) {
+        strncpy(e->id, id, IO_ID_MAX);
+        e->result = 1;
+        in->errand = s;
+        pthread_cond_signal(&in->wake);
+    }
+    pthread_mutex_unlock(&in->lock);
+    return ending ? -ESHUTDOWN : 0;
+}
+
+int md_errand_await(struct md_scheduler *sch, int64_t until_ns, struct md_piece **ret_piece, struct md_voice *ret_voice)
+{
+    struct md_inbox *in = &sch->inbox;
+    struct md_errand *e = &sch->errand;
     struct timespec until = {until_ns / 1000000000, until_ns % 1000000000};
     int r = 0;
 
     pthread_mutex_lock(&in->lock);
-    if (in->draining) {
-        pthread_mutex_unlock(&in->lock);
-        return -ESHUTDOWN;
-    }
-    strncpy(e->id, id, IO_ID_MAX);
-    e->result = 1;
-    in->errand = s;
-    pthread_cond_signal(&in->wake);
     while (e->result > 0 && r == 0)
         r = pthread_cond_timedwait(&e->answered, &in->lock, &until);
     in->errand = NULL;

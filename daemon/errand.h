@@ -19,11 +19,13 @@ struct md_errand {
 void md_errand_init(struct md_errand *e);
 void md_errand_done(struct md_errand *e);
 
-/* Not the engine's thread. The stream is `s` under the id (it may be gone meanwhile). *ret_piece is the caller's. 0;
- * −ENOENT: gone, or nothing is known of it; −ENOMEM; −EIO: the device failed; −ESHUTDOWN: the engine is ending;
- * −ETIMEDOUT. */
-int md_errand_ask(struct md_scheduler *sch, const struct io_stream *s, const char *id, int64_t timeout_ns,
-                  struct md_piece **ret_piece, struct md_voice *ret_voice);
+/* Not the engine's thread. The stream is `s` under the id (it may be gone meanwhile). 0; −ESHUTDOWN: the engine is
+ * ending. */
+int md_errand_ask(struct md_scheduler *sch, const struct io_stream *s, const char *id);
+/* The answer to that; *ret_piece is the caller's. 0; −ENOENT: gone, or nothing is known of it; −ENOMEM; −EIO: the
+ * device failed; −ESHUTDOWN: the engine has ended, for good or for a reload; −ETIMEDOUT. */
+int md_errand_await(struct md_scheduler *sch, int64_t until_ns, struct md_piece **ret_piece,
+                    struct md_voice *ret_voice);
 
 /* Engine: if the stream's last batch has been published. No batch is under way. */
 void md_errand_run(struct md_scheduler *sch);

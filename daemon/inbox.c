@@ -122,6 +122,7 @@ static struct io_block *drop_oldest(struct io_stream *s, uint32_t over)
             b->n = 0;
             b->lost = lost;
             b->over = limited;
+            b->flags |= flags;
             lost = limited = flags = 0;
             last = b;
             at = &b->next;

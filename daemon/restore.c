@@ -78,7 +78,6 @@ void md_restored_take(struct io_stream *s, const struct md_restored *r, bool goe
 {
     const struct md_saved_stream *saved = r->saved;
     struct md_course *c = &s->course;
-    int64_t next = md_saved_next(saved);
 
     c->time = saved->time;
     c->trail = (struct md_trail){saved->judged, saved->origin, saved->mark, saved->rows, {0}};
@@ -86,8 +85,7 @@ void md_restored_take(struct io_stream *s, const struct md_restored *r, bool goe
     c->returning = true;
     if (s->input->conf->class_->replayable)
         s->replay = md_replay_from(&c->trail, !saved->open);
-    s->place = (struct md_place){.next = next, .ended = !saved->open, .durable_end = !saved->open};
-    atomic_store_explicit(&s->place.durable, next == IO_SEQ_NONE ? 0 : next, memory_order_relaxed);
+    s->place = (struct md_place){.next = md_saved_next(saved), .ended = !saved->open};
     c->lost = saved->lost;
     atomic_store_explicit(&s->seen.next, c->time.next, memory_order_relaxed);
     atomic_store_explicit(&s->seen.epoch, c->time.epoch, memory_order_relaxed);
@@ -108,6 +106,15 @@ static bool goes_on(const struct tally *t, const struct io_stream *s, const stru
     return saved->open && (saved->slot_bytes || saved->time.rows == 0) &&
            (conf->class_->replayable || resent || t->d->restored.head.clean) && t->models[conf->model].known &&
            is_named(t->d->config->models[conf->model].id, parts->model, saved->model_len);
+}
+
+/* The file that it comes from is on the disk. */
+static void make_durable(struct io_stream *s)
+{
+    int64_t next = s->place.next;
+
+    s->place.durable_end = s->place.ended;
+    atomic_store_explicit(&s->place.durable, next == IO_SEQ_NONE ? 0 : next, memory_order_relaxed);
 }
 
 static void take_stream(struct tally *t, const struct md_record *r)
@@ -138,6 +145,7 @@ static void take_stream(struct tally *t, const struct md_record *r)
         return;
     }
     md_restored_take(s, &restored, goes_on(t, s, restored.saved, &parts));
+    make_durable(s);
     *(restored.open ? &t->open : &t->ended) += 1;
 }
 

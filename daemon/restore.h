@@ -20,7 +20,8 @@ struct md_saved_parts {
 /* Where the parts of a saved stream lie; −EBADMSG where they do not fit into its bytes. */
 int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret);
 
-/* What the record says becomes what the stream, which is not live, is remembered by. goes_on: with its slots. */
+/* What the record says becomes what the stream, which is not live, is remembered by; none of its rows counts as
+ * durable. goes_on: with its slots. */
 void md_restored_take(struct io_stream *s, const struct md_restored *r, bool goes_on);
 
 /* Main thread. Opens the newest snapshot: 0, also where there is none; a sysexits code where the folder cannot be read.

@@ -200,6 +200,14 @@ static bool same(const struct io_stream *s, const struct md_input *input, const 
            s->rate == (desc->irregular ? 0 : desc->rate);
 }
 
+/* A state that its next rows do not go on from: that is said as a gap. */
+static void let_go(struct io_stream *s)
+{
+    if (s->course.restored.open)
+        s->course.lost = s->course.time.next;
+    md_restored_drop(&s->course.restored);
+}
+
 /* May an input go on with a stream that is there already? */
 static int admit(struct md_registry *r, struct io_stream *s, struct md_input *input, const struct io_stream_desc *desc)
 {
@@ -221,7 +229,12 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
         return -EINVAL;
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
-    md_restored_drop(&s->course.restored);            /* it is not what it was */
+    if (s->course.restored.open)
+        md_log(MD_WARN, s->id,
+               "cannot go on: what comes (input %s, channels: %u, rate: %g Hz) is not what its state is of (input %s, "
+               "channels: %u, rate: %g Hz)",
+               input->conf->id, desc->channels, desc->rate, s->input->conf->id, s->channels, s->rate);
+    let_go(s);
     if (s->input != input) {
         s->course.trail = (struct md_trail){.next = IO_SEQ_NONE};
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
@@ -249,9 +262,7 @@ int md_registry_open(struct md_registry *r, struct md_input *input, const struct
     if (err == 0 && made)
         insert(r, made);
     if (err == 0 && desc->anew) {
-        if (s->course.restored.open)
-            s->course.lost = s->course.time.next;
-        md_restored_drop(&s->course.restored);
+        let_go(s);
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
     }
     pthread_mutex_unlock(&r->lock);

@@ -1,5 +1,7 @@
-/* transfer.c: see transfer.h. Trap: a state that is put in while a snapshot is being made could get into it by half; it
- * waits until that is done. The registry's lock is what both take. */
+/* transfer.c: see transfer.h. Nobody waits here while holding the daemon's `shape`: a device may hang.
+ *
+ * Trap: a state that is put in while a snapshot is being made could get into it by half; it waits until that is done.
+ * The registry's lock is what both take. */
 #include "daemon/transfer.h"
 
 #include <errno.h>
@@ -35,7 +37,7 @@ static struct io_stream *find(struct md_daemon *d, const char *id, struct md_ser
 }
 
 /* A model's record, the stream's, its voice's. */
-static void *pack(struct md_daemon *d, struct md_served_model *m, const char *id, const struct md_piece *piece,
+static void *pack(struct md_daemon *d, const struct md_served_model *m, const char *id, const struct md_piece *piece,
                   const struct md_voice *voice, size_t *ret_bytes)
 {
     const char *model = m->scheduler.model;
@@ -61,35 +63,51 @@ static void *pack(struct md_daemon *d, struct md_served_model *m, const char *id
 
 static const char *why_not(int err)
 {
-    return err == -ENOENT      ? "nothing of it has been taken yet"
+    return err == -ENXIO       ? "no such stream"
+           : err == -ENOENT    ? "nothing of it has been taken yet"
            : err == -ETIMEDOUT ? "no answer: the device or an output hangs"
            : err == -ESHUTDOWN ? "the daemon is ending"
                                : "out of memory, or a device that failed";
 }
 
-int md_daemon_export(struct md_daemon *d, const char *id, void **ret, size_t *ret_bytes, char *reterr)
+/* −EAGAIN: a reload came in between. What the engine has answered is of the model before it. */
+static int try_export(struct md_daemon *d, const char *id, int64_t until_ns, void **ret, size_t *ret_bytes)
 {
     struct md_served_model *m = NULL;
     struct md_piece *piece = NULL;
     struct md_voice voice;
-    void *image = NULL;
-    int r;
 
-    if (strlen(id) > IO_ID_MAX)
-        return fail(reterr, -ENOENT, id, "no such stream");
     pthread_mutex_lock(&d->shape);
+    unsigned n_configs = d->n_configs;
     const struct io_stream *s = find(d, id, &m);
-    if (s && !m->loaded.engine)
-        s = NULL; /* what is remembered of a model that is gone */
-    r = s ? md_errand_ask(&m->scheduler, s, id, patience_ns, &piece, &voice) : -ENOENT;
+    bool known = s && m->loaded.engine; /* else it may be remembered of a model that is gone */
+    int r = known ? md_errand_ask(&m->scheduler, s, id) : -ENXIO;
+    pthread_mutex_unlock(&d->shape);
+    if (r)
+        return r;
+    r = md_errand_await(&m->scheduler, until_ns, &piece, &voice);
+    pthread_mutex_lock(&d->shape);
+    if (r == -ESHUTDOWN || d->n_configs != n_configs)
+        r = -EAGAIN;
     if (r == 0)
         r = md_piece_fill(piece);
-    if (r == 0 && !(image = pack(d, m, id, piece, &voice, ret_bytes)))
+    if (r == 0 && !(*ret = pack(d, m, id, piece, &voice, ret_bytes)))
         r = -ENOMEM;
     md_piece_free(piece);
     pthread_mutex_unlock(&d->shape);
-    *ret = image;
-    return r ? fail(reterr, r, id, s ? why_not(r) : "no such stream") : 0;
+    return r;
+}
+
+int md_daemon_export(struct md_daemon *d, const char *id, void **ret, size_t *ret_bytes, char *reterr)
+{
+    int64_t until_ns = md_add_sat(md_now_ns(), patience_ns);
+    int r;
+
+    if (strlen(id) > IO_ID_MAX)
+        return fail(reterr, -ENXIO, id, why_not(-ENXIO));
+    while ((r = try_export(d, id, until_ns, ret, ret_bytes)) == -EAGAIN)
+        continue;
+    return r ? fail(reterr, r, id, why_not(r)) : 0;
 }
 
 /* ---- in ---------------------------------------------------------------------------------------------------------- */
@@ -161,6 +179,32 @@ static int check_slots(struct md_served_model *m, const struct state *st, const 
     return 0;
 }
 
+/* What the input's streams are is known where its keys or its model say so. Else it shows with the first rows. */
+static int check_fit(const struct md_input *in, const struct md_saved_stream *saved, const char *id, char *reterr)
+{
+    const struct md_input_conf *conf = in->conf;
+    const struct io_common *common = conf->conf;
+    uint32_t channels = in->info->bytes ? 1 : conf->class_->channels ? conf->class_->channels(conf->conf) : 0;
+    double model = in->info->rate, rate = common->rate > 0 && !(common->resample && model > 0) ? common->rate : model;
+    char text[IO_ERR];
+
+    if (channels && saved->channels != channels) {
+        snprintf(text, sizeof text, "the state's channels: %u, those of input %s's streams: %u", saved->channels,
+                 conf->id, channels);
+        return fail(reterr, -EINVAL, id, text);
+    }
+    if (saved->irregular && common->rate > 0) {
+        snprintf(text, sizeof text, "the state is of an irregular stream, those of input %s have a rate", conf->id);
+        return fail(reterr, -EINVAL, id, text);
+    }
+    if (rate > 0 && saved->rate > 0 && saved->rate != rate) {
+        snprintf(text, sizeof text, "the state is of rows at %g Hz, those of input %s come at %g Hz", saved->rate,
+                 conf->id, rate);
+        return fail(reterr, -EINVAL, id, text);
+    }
+    return 0;
+}
+
 static void renumber(struct md_saved_stream *saved)
 {
     saved->judged = saved->time.next = IO_SEQ_NONE;
@@ -197,6 +241,11 @@ static int adopt(const struct state *st, const struct md_input *in, bool anew, s
     return 0;
 }
 
+static bool snapshot_under_way(struct md_daemon *d)
+{
+    return d->snapshots.d && atomic_load(&d->snapshots.cut.under_way);
+}
+
 /* Under the registry's lock. −EAGAIN: not now. */
 static int put(struct md_daemon *d, struct md_input *in, const struct io_stream_desc *desc,
                const struct md_restored *restored, const struct md_voice *voice)
@@ -204,7 +253,7 @@ static int put(struct md_daemon *d, struct md_input *in, const struct io_stream_
     struct io_stream *s = md_registry_find(&d->registry, desc->id, (uint32_t)strlen(desc->id));
     int r;
 
-    if (d->snapshots.d && atomic_load(&d->snapshots.cut.under_way))
+    if (snapshot_under_way(d))
         return -EAGAIN;
     r = s ? md_registry_turn(&d->registry, s, in, desc) : md_registry_restore(&d->registry, in, desc, &s);
     if (r)
@@ -216,23 +265,6 @@ static int put(struct md_daemon *d, struct md_input *in, const struct io_stream_
     atomic_store_explicit(&s->seen.last_ns, md_now_ns(), memory_order_relaxed);
     atomic_store_explicit(&s->seen.alarm, voice->alarm.active, memory_order_relaxed);
     return 0;
-}
-
-/* A snapshot under way, or the last messages of an ended stream, take a moment. */
-static int put_soon(struct md_daemon *d, struct md_input *in, const struct io_stream_desc *desc,
-                    const struct md_restored *restored, const struct md_voice *voice)
-{
-    int64_t until = md_now_ns() + patience_ns;
-    int r;
-
-    for (;;) {
-        pthread_mutex_lock(&d->registry.lock);
-        r = put(d, in, desc, restored, voice);
-        pthread_mutex_unlock(&d->registry.lock);
-        if (r != -EAGAIN || md_now_ns() > until)
-            return r;
-        poll(NULL, 0, 1);
-    }
 }
 
 static int import(struct md_daemon *d, const struct state *st, const struct md_import *how, const char *id,
@@ -253,14 +285,18 @@ static int import(struct md_daemon *d, const struct state *st, const struct md_i
                  how->input ? (int)strlen(name) : (int)(saved->input_len < 200 ? saved->input_len : 200), name);
         return fail(reterr, -ENOENT, id, text);
     }
-    r = check_slots(md_served_of(in->inbox), st, id, ret_exact, reterr);
+    r = check_fit(in, saved, id, reterr);
+    if (r == 0)
+        r = check_slots(md_served_of(in->inbox), st, id, ret_exact, reterr);
     if (r)
         return r;
     if (adopt(st, in, how->renumber, &restored))
         return fail(reterr, -ENOMEM, id, "out of memory");
     if (how->renumber)
         memset(voice.out_seq, 0, sizeof voice.out_seq);
-    r = put_soon(d, in, &desc, &restored, &voice);
+    pthread_mutex_lock(&d->registry.lock);
+    r = put(d, in, &desc, &restored, &voice);
+    pthread_mutex_unlock(&d->registry.lock);
     if (r == 0)
         return 0;
     free(restored.own);
@@ -276,6 +312,7 @@ int md_daemon_import(struct md_daemon *d, const void *bytes, size_t n, const str
 {
     struct state st;
     char id[IO_ID_MAX + 1];
+    int64_t until_ns = md_add_sat(md_now_ns(), patience_ns);
     int r = read_state(bytes, n, &st, reterr);
 
     if (r)
@@ -285,8 +322,12 @@ int md_daemon_import(struct md_daemon *d, const void *bytes, size_t n, const str
     if (how->as && !io_id_valid(how->as, strlen(how->as)))
         return fail(reterr, -EINVAL, how->as, "not a valid id");
     strcpy(ret_id, how->as ? how->as : id);
-    pthread_mutex_lock(&d->shape);
-    r = import(d, &st, how, ret_id, ret_exact, reterr);
-    pthread_mutex_unlock(&d->shape);
+    do {
+        while (snapshot_under_way(d) && md_now_ns() < until_ns)
+            poll(NULL, 0, 1);
+        pthread_mutex_lock(&d->shape);
+        r = import(d, &st, how, ret_id, ret_exact, reterr);
+        pthread_mutex_unlock(&d->shape);
+    } while (r == -EAGAIN && md_now_ns() < until_ns);
     return r;
 }

@@ -36,6 +36,8 @@ static int check(const void *conf, const char **ret_key, char *reterr)
     int r = io_channels_parse(c->channel, &take, reterr);
     if (r)
         return r;
+    if (c->encoding && io_channels_count(&take, (uint32_t)c->channels, "raw PCM", reterr) < 0)
+        return -EINVAL;
     *ret_key = "encoding";
     for (unsigned i = 0; i < c->files.n && !c->encoding; i++) {
         if (strcmp(c->files.v[i], "-") == 0) {
@@ -53,6 +55,13 @@ static int check(const void *conf, const char **ret_key, char *reterr)
         return -EINVAL;
     }
     return io_play_check(&c->common, ret_key, reterr);
+}
+
+static uint32_t channels(const void *conf)
+{
+    const struct io_audio_conf *c = conf;
+
+    return strcmp(c->channel, "all") ? 1 : c->encoding ? (uint32_t)c->channels : 0;
 }
 
 static int audio_open(const void *conf, const struct io_host *host, void **ret_self, char *reterr)
@@ -80,4 +89,5 @@ const struct io_source_class io_source_audio = {
     .turn = io_play_turn,
     .close = io_play_close,
     .fd = io_play_fd,
+    .channels = channels,
 };

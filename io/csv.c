@@ -185,7 +185,8 @@ static int csv_format(void *self, struct io_play_format *ret, char *reterr)
     if (!c->known)
         c->header_left = c->layout.header;
     c->known = true;
-    *ret = (struct io_play_format){.rate = c->conf->common.rate, .channels = c->layout.channels, .type = IO_F64, .rows = -1};
+    *ret = (struct io_play_format){
+        .rate = c->conf->common.rate, .channels = c->layout.channels, .type = IO_F64, .rows = -1};
     ret->timed = c->layout.time >= 0;
     return 0;
 }
@@ -208,6 +209,7 @@ static const struct io_reader_class reader = {csv_open_file, csv_format, csv_rea
 
 #define AT(field) offsetof(struct io_csv_conf, field)
 
+enum { NO_HEADER = 2 };
 static const char *const headers[] = {"auto", "yes", "no", NULL};
 static const char *const delimiters[] = {"auto", "comma", "semicolon", "tab", NULL};
 
@@ -226,6 +228,14 @@ static const struct io_option options[] = {
 static int check(const void *conf, const char **ret_key, char *reterr)
 {
     const struct io_csv_conf *c = conf;
+    for (unsigned i = 0; i < c->columns.n && c->header == NO_HEADER; i++) {
+        const char *column = c->columns.v[i];
+        if (*column >= '1' && *column <= '9' && strspn(column, "0123456789") == strlen(column))
+            continue;
+        *ret_key = "columns";
+        snprintf(reterr, IO_ERR, "'%.200s' is no number from 1, and with `header: no` there are no names", column);
+        return -EINVAL;
+    }
     return io_play_check(&c->common, ret_key, reterr);
 }
 

@@ -35,18 +35,22 @@ struct sink {
 
 static const struct io_option options[] = {
     {"path", "PATH-000001.h5 and so on, one file a run; a name ending in .h5 is one file, which must not exist",
-     IO_OPT_STRING, offsetof(struct conf, path), .required = true},
+     IO_OPT_STRING, offsetof(struct conf, path), .required = true, .sole = "series of files"},
     {0},
 };
 
-static int check(const void *conf, const char **ret_key, char *reterr)
+static int check(const void *conf, bool resumes, const char **ret_key, char *reterr)
 {
     const struct conf *c = conf;
+    size_t len = strlen(c->path);
 
     *ret_key = "path";
-    if (c->path[0] && c->path[strlen(c->path) - 1] != '/')
+    if (len == 0 || c->path[len - 1] == '/')
+        snprintf(reterr, IO_ERR, "needs a file name");
+    else if (resumes && len > 3 && strcmp(c->path + len - 3, ".h5") == 0)
+        snprintf(reterr, IO_ERR, "with `state` each start needs a file of its own: give a name without .h5");
+    else
         return 0;
-    snprintf(reterr, IO_ERR, "needs a file name");
     return -EINVAL;
 }
 
@@ -379,13 +383,6 @@ static int sink_open(const void *conf, const struct io_sink_env *env, void **ret
     s->horizon_max = env->horizon_max ? env->horizon_max : 1;
     s->quantiles_max = env->quantiles_max ? env->quantiles_max : 1;
     s->embedding_max = env->embedding_max ? env->embedding_max : 1;
-    size_t len = strlen(c->path);
-    if (env->resumes && len > 3 && strcmp(c->path + len - 3, ".h5") == 0) {
-        snprintf(reterr, IO_ERR, "%.300s: with `state` each start needs a file of its own: give a name without .h5",
-                 c->path);
-        free(s);
-        return -EINVAL;
-    }
     r = env->position ? io_hdf5_segment_cut(c->path, env->position, reterr) : 0;
     if (r == 0)
         r = io_hdf5_segment_make(&s->seg, c->path, env, reterr);

@@ -22,7 +22,8 @@ struct conf {
 };
 
 static const struct io_option options[] = {
-    {"path", "file, or - for standard output", IO_OPT_STRING, offsetof(struct conf, path), .required = true},
+    {"path", "file, or - for standard output", IO_OPT_STRING, offsetof(struct conf, path), .required = true,
+     .sole = "file"},
     {"append", "go on after what the file holds; false: begin it anew", IO_OPT_BOOL, offsetof(struct conf, append),
      "true"},
     {0},
@@ -37,14 +38,14 @@ struct sink {
     char buffer[BUFFER];
 };
 
-static int check(const void *config, const char **ret_key, char *reterr)
+static int check(const void *config, bool resumes, const char **ret_key, char *reterr)
 {
     const struct conf *c = config;
 
-    if (c->path[0])
+    if (c->path[0] && c->path[strlen(c->path) - 1] != '/')
         return 0;
     *ret_key = "path";
-    snprintf(reterr, IO_ERR, "the path is empty");
+    snprintf(reterr, IO_ERR, "needs a file name");
     return -EINVAL;
 }
 
@@ -155,17 +156,17 @@ static int put(struct sink *s, const char *text, size_t len)
     return 0;
 }
 
-/* Dimensions d … of the payload in nested brackets; *x moves on. */
-static int put_array(struct sink *s, const struct io_message *m, uint32_t d, const float **x)
+/* In nested brackets; *x moves on. */
+static int put_array(struct sink *s, const uint32_t *shape, uint32_t ndim, const float **x)
 {
     int r = put(s, "[", 1);
 
-    for (uint32_t i = 0; i < m->shape[d] && !r; i++) {
+    for (uint32_t i = 0; i < *shape && !r; i++) {
         r = room(s, NUMBER);
         if (!r && i)
             s->buffer[s->len++] = ',';
-        if (!r && d + 1 < m->ndim)
-            r = put_array(s, m, d + 1, x);
+        if (!r && ndim > 1)
+            r = put_array(s, shape + 1, ndim - 1, x);
         else if (!r)
             s->len += io_float_write(s->buffer + s->len, *(*x)++);
     }
@@ -188,7 +189,7 @@ static int put_line(struct sink *s, const struct io_message *m)
     if (!r)
         r = put(s, ",\"data\":", 8);
     if (!r)
-        r = m->ndim ? put_array(s, m, 0, &x) : put(s, "[]", 2);
+        r = m->ndim ? put_array(s, m->shape, m->ndim, &x) : put(s, "[]", 2);
     return r ? r : put(s, "}\n", 2);
 }
 

@@ -64,7 +64,6 @@ struct io_sink_env {
     const float *quantiles; /* [n_quantiles] of the widest forecast */
     uint32_t n_quantiles;
     struct io_door door;
-    bool resumes;                       /* a restart will go on with it */
     const struct io_position *position; /* of this output, in the snapshot that is gone on from; NULL: none */
 };
 
@@ -76,7 +75,8 @@ struct io_sink_class {
     bool own_thread;  /* its writes may wait, for its own peer only */
     bool tables;      /* whose rows are no wider than open() was told */
     int64_t flush_ns; /* a flush costs: the least time between two */
-    int (*check)(const void *conf, const char **ret_key, char *reterr);
+    /* As in io_source_class. resumes: a restart is to go on with what it holds. */
+    int (*check)(const void *conf, bool resumes, const char **ret_key, char *reterr);
     int (*open)(const void *conf, const struct io_sink_env *env, void **ret_self, char *reterr);
     /* Optional, as in io_source_class. */
     int (*keys)(const void *conf, char *reterr);

@@ -40,6 +40,7 @@ struct io_option {
     bool required;
     double min, max;          /* numbers; min == max: unchecked */
     const char *const *names; /* enums: NULL-terminated */
+    const char *sole;         /* what a value names, and one key of one adapter only may; NULL: any number */
 };
 
 /* Keys that every input has; first member of every source's config struct. Their options are io_common_options[]
@@ -194,6 +195,8 @@ struct io_source_class {
     const struct io_records *(*records)(const void *conf); /* how bytes fall into records (io/records.h); NULL, also
                                                               under this config: it cannot give a model bytes */
     bool (*blocks)(const void *conf); /* default of when_full is block under this config; NULL: as `replayable` */
+    /* Of every stream under this config; NULL, or 0: as they come. */
+    uint32_t (*channels)(const void *conf);
     bool (*resent)(const void *conf); /* senders are told where a snapshot was and go on there under this config */
 };
 

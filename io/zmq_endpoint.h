@@ -15,7 +15,8 @@ struct io_zmq_ends {
 };
 
 #define IO_ZMQ_ENDS_OPTIONS(conf, ends, hwm_default)                                                                   \
-    {"bind", "address or list: tcp://127.0.0.1:5555, ipc:///path", IO_OPT_STRINGS, offsetof(conf, ends.bind)},         \
+    {"bind", "address or list: tcp://127.0.0.1:5555, ipc:///path", IO_OPT_STRINGS, offsetof(conf, ends.bind),          \
+     .sole = "address"},                                                                                               \
         {"connect", "address or list to connect to", IO_OPT_STRINGS, offsetof(conf, ends.connect)},                    \
         {"insecure", "allow TCP beyond loopback without encryption", IO_OPT_BOOL, offsetof(conf, ends.insecure),       \
          "false"},                                                                                                     \

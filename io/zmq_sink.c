@@ -26,7 +26,7 @@ struct sink {
     char header[IO_JSON_MAX];
 };
 
-static int check(const void *config, const char **ret_key, char *reterr)
+static int check(const void *config, bool resumes, const char **ret_key, char *reterr)
 {
     const struct conf *c = config;
 

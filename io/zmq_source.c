@@ -147,6 +147,13 @@ static int socket_type(int pattern)
     return pattern == PULL ? ZMQ_PULL : pattern == SUB ? ZMQ_SUB : ZMQ_ROUTER;
 }
 
+static uint32_t channels(const void *config)
+{
+    const struct conf *c = config;
+
+    return c->format == IO_ZMQ_ARRAY ? 0 : c->channels ? (uint32_t)c->channels : 1;
+}
+
 static int open_source(const void *config, const struct io_host *host, void **ret_self, char *reterr)
 {
     const struct conf *c = config;
@@ -161,8 +168,8 @@ static int open_source(const void *config, const struct io_host *host, void **re
     s->host = host;
     s->delivery.common = &c->common;
     s->delivery.host = host;
-    s->delivery.layout = (struct io_zmq_layout){(enum io_zmq_format)c->format, (enum io_dtype)c->dtype,
-                                                c->channels ? (uint32_t)c->channels : 1, c->topic, c->pass_tags};
+    s->delivery.layout = (struct io_zmq_layout){(enum io_zmq_format)c->format, (enum io_dtype)c->dtype, channels(c),
+                                                c->topic, c->pass_tags};
     s->delivery.max_frame = (size_t)c->max_message;
     s->messages.per_s = c->messages_per_second;
     s->rows.per_s = c->rows_per_second;
@@ -323,5 +330,6 @@ const struct io_source_class io_source_zmq = {
     .keys = keys,
     .records = records,
     .blocks = blocks,
+    .channels = channels,
     .resent = resent,
 };

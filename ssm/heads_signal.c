@@ -89,12 +89,15 @@ static void score_patch(const struct step *s)
     }
 }
 
-/* The model's own of samples from … to ahead, counted from 0. */
+/* The model's own of samples from … to ahead, counted from 0; at least one. */
 static void model_quantiles(const struct step *s, uint32_t from, uint32_t to, double *out)
 {
     uint32_t near = ssm_near(s->c), Q = s->c->n_quantiles;
-    for (uint32_t h = from; h < to; h++, out += Q)
+    uint32_t h = from;
+    do {
         ssm_forecast_quantiles(s->frame, h + 1, (h < near ? s->near : s->far) + h * Q, Q, out);
+        out += Q;
+    } while (++h < to);
 }
 
 /* Beyond the model's horizon: its last quantiles about their median, spreading as those of a random walk. */

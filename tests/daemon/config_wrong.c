@@ -35,6 +35,20 @@ const struct wrong config_wrong[] = {
     {"server: {kontrol: x}\n", "1:10: error: server: unknown key 'kontrol' (did you mean 'control'?)", 1},
     {"état: {}\nlog: {lével: x, format: no}\n", "1:1: error: unknown key 'état' (valid: state, ", 3},
 
+    /* what only one can have */
+    {MODEL "inputs: {i: {" ZMQ "}, j: {" ZMQ "}}\n",
+     "2:94: error: inputs.j.bind: 'ipc://x': this address is that of inputs.i.bind already", 1},
+    {MODEL "inputs: {i: {type: zmq, pattern: pull, bind: [\"tcp://127.0.0.1:5\", \"ipc:///tmp/y\"]}}\n"
+           "outputs: {o: {type: zmq, bind: \"ipc:///tmp/z\"}, p: {type: jsonl, path: a}, q: {type: jsonl, path: a},\n"
+           "  r: {type: jsonl, path: \"-\"}, s: {type: jsonl, path: \"-\"}}\n"
+           "server: {control: \"ipc:///tmp/y\"}\n",
+     "3:99: error: outputs.q.path: 'a': this file is that of outputs.p.path already", 2},
+
+    /* what would only show when it is opened */
+    {MODEL "inputs: {i: {type: csv, files: x, header: no, columns: [1, b]}, j: {type: csv, files: x, columns: [b]}}\n",
+     "2:56: error: inputs.i.columns: 'b' is no number from 1, and with `header: no` there are no names", 1},
+    {"outputs: {o: {type: jsonl, path: a/}}\n", "1:34: error: outputs.o.path: needs a file name", 1},
+
     /* types */
     {"log: text\n", "1:6: error: log: must be a map, not a value", 1},
     {"models: [x]\n", "1:9: error: models: must be a map, not a list", 1},
@@ -131,7 +145,8 @@ const struct wrong config_wrong[] = {
      1},
     {"server: {generate: \"tcp://0.0.0.0:5558\"}\n",
      "1:20: error: server.generate: \"tcp://0.0.0.0:5558\" reaches beyond this machine without encryption: give it a "
-     "curve_key, or say insecure: true if that is meant (here the keys begin with generate_)", 1},
+     "curve_key, or say insecure: true if that is meant (here the keys begin with generate_)",
+     1},
     {"server: {generate: \"tcp://0.0.0.0:5558\", generate_curve_key: f}\n",
      "1:62: error: server.generate_curve_key: with bind, curve_clients must say", 1},
     {"server: {generate: \"ipc://x\", generate_curve_key: f}\n",

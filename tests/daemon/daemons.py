@@ -33,10 +33,10 @@ class Daemon:
         case.addCleanup(self.socket.close)
         self.socket.connect(f"ipc://{self.dir}/z")
 
-    def configure(self, model=None, slots=64, keys="", out="", more=""):
+    def configure(self, model=None, slots=64, keys="", input_keys=", rate: 100", out="", more=""):
         with open(self.dir + "/c.yaml", "w", encoding="utf-8") as f:
             f.write(f"models: {{m: {{path: {model or self.case.model}, threads: 1, slots: {slots}{keys}}}}}\n"
-                    f"inputs: {{z: {{type: zmq, pattern: pull, bind: 'ipc://{self.dir}/z', rate: 100}}}}\n"
+                    f"inputs: {{z: {{type: zmq, pattern: pull, bind: 'ipc://{self.dir}/z'{input_keys}}}}}\n"
                     f"outputs: {{o: {{type: jsonl, path: {out or self.out}}}}}\n"
                     f"server: {{control: 'ipc://{self.control}'}}\n{more.replace('DIR', self.dir)}\n")
 
@@ -67,17 +67,17 @@ class Daemon:
         return {s["stream"]: s for s in json.loads(self.ctl("streams", "--json").stdout)}
 
     def push(self, stream, rows, seq=None, flags=None):
-        """Rows of two channels, in messages of odd sizes; returns when all have been taken."""
+        """Rows of as many channels as the first has, in messages of odd sizes; returns when all have been taken."""
         before = self.streams().get(stream, {}).get("rows", 0)
         for at in range(0, len(rows), 37):
             part = rows[at:at + 37]
-            header = {"stream": stream, "dtype": "float32", "shape": [len(part), 2]}
+            header = {"stream": stream, "dtype": "float32", "shape": [len(part), len(rows[0])]}
             if seq is not None:
                 header["seq"] = seq + at
             if flags and (at + 37 >= len(rows) if "end" in flags else at == 0):
                 header["flags"] = flags
             self.socket.send_json(header, zmq.SNDMORE)
-            self.socket.send(b"".join(struct.pack("<2f", *r) for r in part))
+            self.socket.send(b"".join(struct.pack(f"<{len(r)}f", *r) for r in part))
         self.wait(lambda: self.streams().get(stream, {}).get("rows", 0) >= before + len(rows))
 
     def lines(self, stream):

@@ -256,6 +256,41 @@ static void test_no_bytes(void **state)
     service_done(&s);
 }
 
+static void write_log(const char *path, const char *text)
+{
+    FILE *f = fopen(path, "w");
+
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    assert_int_equal(fclose(f), 0);
+}
+
+/* What is told of a file comes between the request and the rows that it is for. */
+static void test_reset_before_a_rotation(void **state)
+{
+    static const char text[] = "models: {m: {path: '24x2,4,256', device: cpu, slots: 4, threads: 1}}\n"
+                               "inputs: {in0: {type: bytes, files: DIR/log, follow: true, poll: 10ms, stream: log}}\n"
+                               "outputs: {out: {type: jsonl, path: DIR/out.jsonl}}\n";
+    struct service s;
+    char path[96], new[96];
+
+    service_start(&s, text, MD_PRESETS);
+    snprintf(path, sizeof path, "%s/log", s.dir);
+    snprintf(new, sizeof new, "%s/new", s.dir);
+    write_log(path, "one\ntwo\n");
+    service_wait(&s, "inputs.in0.accepted_samples_total", 8);
+    assert_int_equal(md_daemon_reset(s.daemon, "log"), 1);
+    write_log(new, "three\n");
+    assert_int_equal(rename(new, path), 0);
+    service_wait(&s, "inputs.in0.accepted_samples_total", 14);
+    json_t *lines = service_stop(&s);
+    assert_int_equal(events_of(lines, "log", "gap"), 1);
+    assert_int_equal(events_of(lines, "log", "reset"), 1);
+    assert_string_equal(json_string_value(json_object_get(event_of(lines, "log", "reset"), "reason")), "sender");
+    json_decref(lines);
+    service_done(&s);
+}
+
 static int sweep(void **state)
 {
     service_sweep();
@@ -269,6 +304,7 @@ int main(void)
         cmocka_unit_test(test_rows),
         cmocka_unit_test(test_records),
         cmocka_unit_test(test_no_bytes),
+        cmocka_unit_test(test_reset_before_a_rotation),
     };
 
     return cmocka_run_group_tests(tests, NULL, sweep);

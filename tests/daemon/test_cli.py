@@ -246,6 +246,13 @@ class WrongFiles(Case):
     def test_configuration_before_missing_input(self):
         self.wrong(78, "i: {type: audio, files: DIR/none.wav, channl: 1}", "c.yaml:2:", "did you mean 'channel'?")
 
+    def test_what_would_show_when_it_is_opened(self):
+        for inputs, outputs, says in (
+                ("i: {type: audio, files: x, encoding: s16le, channels: 2, channel: 3, rate: 1}", "",
+                 "inputs.i.channel: raw PCM: channel 3 is wanted, there are 2"),
+                ("", "o: {type: hdf5, path: DIR/x.h5}", "outputs.o.path: with `state` each start needs a file of its own")):
+            self.check(run(MAMBAD, "--check", "-c", self.config(inputs, outputs, more="state: {dir: DIR/state}")), 78, says)
+
     def test_unreadable_input_is_65(self):
         self.path("text.wav", "this is not a sound file\n" * 100)
         self.wrong(65, "i: {type: audio, files: DIR/text.wav}", "text.wav")

@@ -132,7 +132,10 @@ static void test_no_memory(void **state)
     assert_string_equal(json_string_value(json_object_get(event_of(lines, "c", "error"), "reason")), "memory");
     struct texts rows = texts_rows(lines, "embedding", "c");
     assert_int_equal(rows.n, ROWS / 4);
+    assert_int_equal(strncmp(rows.v[0], "c 000000 000000000022 ", 22),
+                     0); /* those that were refused keep their numbers */
     texts_free(&rows);
+    assert_int_equal(json_integer_value(json_object_get(event_of(lines, "c", "drop"), "count")), 2 * ROWS);
     json_decref(lines);
     service_done(&s);
 }

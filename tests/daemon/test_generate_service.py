@@ -93,8 +93,8 @@ class Service(Running):
             self.assertNotIn("Sanitizer", self.said())
         super().tearDown()
 
-    def serve(self, inputs="", more="", outputs="", **keys):
-        text = f"models: {{b: {{path: {MODEL}, device: {self.device}, threads: 1, weights: fp32}}}}\n"
+    def serve(self, inputs="", more="", outputs="", models="", **keys):
+        text = f"models: {{b: {{path: {MODEL}, device: {self.device}, threads: 1, weights: fp32}}{models}}}\n"
         text += f"inputs: {{{inputs}}}\noutputs: {{{outputs}}}\n" if inputs else ""
         text += "server:\n  control: \"ipc://DIR/control\"\n  generate: \"ipc://DIR/generate\"\n"
         text += "".join(f"  generate_{key}: {value}\n" for key, value in keys.items()) + more
@@ -221,6 +221,29 @@ class OnDevice(Texts):
         self.wait(lambda: self.counts(control)["errors_total"] == 3)
         self.assertEqual(self.status(control)["models"]["b"]["slots_used"], 0)
         self.assertEqual(client.text(3, n=20, temperature=0), generate(b"hello", 20, "--temperature", "0"))
+
+
+class BesideAHungDevice(Service):
+    environment = {"LD_LIBRARY_PATH": FAKE, "FAKE_DEVICE_HANG_AT": "1"}
+
+    def test_a_state_is_waited_for(self):
+        """mambactl snapshot --stream waits for a device that hangs, for seconds; a text of another model does not."""
+        control = self.serve("z: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\", model: h}",
+                             outputs="o: {type: jsonl, path: DIR/out.jsonl}",
+                             models=f", h: {{path: {self.model}, device: cuda}}")
+        push = self.context.socket(zmq.PUSH)
+        self.addCleanup(push.close, 0)
+        push.connect("ipc://" + self.path("z"))
+        push.send_multipart([b'{"stream": "s", "dtype": "float32", "shape": [16]}', bytes(64)])
+        self.wait(lambda: self.status(control)["models"]["h"]["batches_total"] >= 1)
+        asking = subprocess.Popen([MAMBACTL, "snapshot", "--stream", "s", "-o", self.path("s"), "--control", control],
+                                  stderr=subprocess.PIPE, text=True)
+        time.sleep(1)
+        self.assertEqual(len(Client(self).text("t", n=10)), 10)
+        time.sleep(0.5)  # if both were answered at once
+        self.assertIsNone(asking.poll(), "the text came while the state was waited for")
+        self.assertIn("no answer: the device or an output hangs", asking.communicate(timeout=PATIENCE)[1])
+        self.assertEqual(asking.returncode, 69)
 
 
 class Forks(Service):

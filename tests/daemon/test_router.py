@@ -325,8 +325,11 @@ class Durable(Router):
         self.assertLessEqual(answer["durable"], answer["seq"])
         super().ack({**answer, "durable": seq}, seq, **more)
 
+    def ctl(self, *args):
+        subprocess.run([MAMBACTL, *args, "-c", f"{self.dir}/c"], stdout=subprocess.DEVNULL, check=True)
+
     def snapshot(self):
-        subprocess.run([MAMBACTL, "snapshot", "-c", f"{self.dir}/c"], stdout=subprocess.DEVNULL, check=True)
+        self.ctl("snapshot")
 
     def durable(self, c, stream, want):
         """Rows reach the model a moment after they are acked."""
@@ -376,6 +379,24 @@ class Durable(Router):
         lines = self.lines()
         self.assertEqual(self.rows(lines, "a"), [(0, n) for n in range(64)])
         self.assertEqual(self.events(lines, "anomaly_start", "anomaly_end"), ["start", "restore", "end"])
+
+    def test_a_state_that_was_put_in(self):
+        """Its rows are not durable before a snapshot has it: a daemon that is killed before knows nothing of it."""
+        c, state = self.client(), f"{self.dir}/a.state"
+        c.say("a", 0, 64)
+        self.ack(c.hear(), 64)
+        self.ctl("snapshot", "--stream", "a", "-o", state)
+        self.ctl("restore", state, "--as", "b")
+        for stream, durable in (("b", 0), ("b", 64)):
+            answer = c.ask(stream)
+            self.assertEqual((answer["seq"], answer["durable"]), (64, durable))
+            self.snapshot()
+        self.ctl("restore", state, "--as", "c")
+        self.stop(signal.SIGKILL)
+        self.start()
+        for stream, seq in (("b", 64), ("c", 0)):
+            answer = c.ask(stream)
+            self.assertEqual((answer["seq"], answer["durable"]), (seq, seq))
 
     def test_lost_state(self):
         """The daemon forgot what was durable: it waits, until the sender says that it cannot send that any more."""

@@ -162,6 +162,25 @@ class Transfer(Several):
         self.check(run(MAMBACTL, "inspect", state), 0, "model m, weights", "s ", "live", "2 channels")
         self.check(run(MAMBACTL, "inspect", self.path("torn")), 65, "damaged (checksum)")
 
+    def test_unlike_its_source(self):
+        """Of other rates or channels than its rows: refused where the input's keys tell, else said when the rows come."""
+        a = self.daemon("a")
+        a.push("s", self.data[:100])
+        state = self.save(a)
+        b = self.daemon("b", input_keys=", rate: 50")
+        self.check(b.ctl("restore", state), 69, "s: the state is of rows at 100 Hz, those of input z come at 50 Hz")
+        c = self.daemon("c", input_keys=", format: raw, channels: 3")
+        self.check(c.ctl("restore", state), 69, "s: the state's channels: 2, those of input z's streams: 3")
+        self.assertEqual((b.streams(), c.streams()), ({}, {}))
+        d = self.daemon("d")
+        self.check(d.ctl("restore", state), 0)
+        d.push("s", [(*row, 0.5) for row in self.data[100:200]])
+        d.stop()
+        self.assertEqual(d.events("s")[:2], ["start", "gap"])
+        gap = next(m for m in d.lines("s") if m.get("event") == "gap")
+        self.assertEqual((gap["epoch"], gap["reason"], gap["from_seq"]), (1, "restart", 100))
+        self.assertIn("is not what its state is of (input z, channels: 2, rate: 100 Hz)", d.said())
+
     def test_another_op_table(self):
         """Allowed, and said in every message, until the state is reset."""
         a = self.daemon("a", keys=", weights: fp32")

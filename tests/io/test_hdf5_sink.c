@@ -63,7 +63,7 @@ static void *open_sink_at(const char *path, const struct io_position *position, 
     const char *key;
     void *sink = NULL;
 
-    assert_int_equal(io_sink_hdf5.check(conf, &key, err), 0);
+    assert_int_equal(io_sink_hdf5.check(conf, false, &key, err), 0);
     return io_sink_hdf5.open(conf, &env, &sink, err) ? NULL : sink;
 }
 

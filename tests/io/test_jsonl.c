@@ -43,7 +43,7 @@ static void open_sink(struct fixture *f, bool append)
     f->conf = calloc(1, io_sink_jsonl.conf_bytes);
     set(f->conf, "path", &path, sizeof path);
     set(f->conf, "append", &append, sizeof append);
-    assert_int_equal(io_sink_jsonl.check(f->conf, &key, err), 0);
+    assert_int_equal(io_sink_jsonl.check(f->conf, false, &key, err), 0);
     if (io_sink_jsonl.open(f->conf, &(struct io_sink_env){0}, &f->sink, err))
         fail_msg("%s", err);
 }
@@ -267,7 +267,7 @@ static void a_bad_path_is_said(void **state)
     assert_non_null(strstr(err, path));
     path = "";
     set(conf, "path", &path, sizeof path);
-    assert_int_equal(io_sink_jsonl.check(conf, &key, err), -EINVAL);
+    assert_int_equal(io_sink_jsonl.check(conf, false, &key, err), -EINVAL);
     assert_string_equal(key, "path");
     free(conf);
 }

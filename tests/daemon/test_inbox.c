@@ -1,0 +1,133 @@
+/* test_inbox.c: a full queue drops rows, but neither the flags that came with them nor how many they were. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <string.h>
+
+#include "daemon/input.h"
+
+struct rig {
+    struct io_pool *pool;
+    struct md_inbox inbox;
+    struct md_input_conf conf;
+    struct md_input input;
+    struct io_stream stream;
+};
+
+static void begin(struct rig *r, enum md_when_full when_full, uint32_t queue)
+{
+    memset(r, 0, sizeof *r);
+    assert_int_equal(io_pool_new(1 << 20, &r->pool), 0);
+    assert_int_equal(md_inbox_init(&r->inbox, 4, r->pool), 0);
+    r->conf.when_full = when_full;
+    r->conf.queue = queue;
+    r->conf.max_streams = 4;
+    r->input.conf = &r->conf;
+    r->stream.input = &r->input;
+    r->stream.inbox = &r->inbox;
+    r->stream.channels = 1;
+    assert_int_equal(md_inbox_enter(&r->inbox, &r->stream), 0);
+}
+
+static void push(struct rig *r, uint32_t rows, uint32_t flags)
+{
+    struct io_block *b = io_block_get(r->pool, rows * sizeof(float));
+
+    assert_non_null(b);
+    b->n = rows;
+    b->flags = flags;
+    assert_int_equal(md_inbox_push(&r->inbox, &r->stream, b), 0);
+}
+
+/* Takes everything out; the first block is the caller's to look at until done(). */
+static struct io_block *collect(struct rig *r)
+{
+    struct io_stream *s;
+
+    assert_int_equal(md_inbox_collect(&r->inbox, &s, 1, 1000), 1);
+    assert_ptr_equal(s, &r->stream);
+    return s->course.mine;
+}
+
+static void done(struct rig *r)
+{
+    for (struct io_block *b = r->stream.course.mine, *next; b; b = next) {
+        next = b->next;
+        io_block_put(r->pool, b);
+    }
+    md_inbox_done(&r->inbox);
+    io_pool_free(&r->pool);
+}
+
+/* A block without rows, or the end of the stream, stays: what stood before it stands before it still. */
+static void test_what_stays(void **state)
+{
+    static const uint32_t stays[] = {MD_NOTE, IO_END};
+
+    (void)state;
+    for (unsigned i = 0; i < 2; i++) {
+        struct rig r;
+        begin(&r, MD_DROP_OLDEST, 10);
+        push(&r, 3, 0);
+        push(&r, 3, IO_RESET);
+        push(&r, 0, stays[i]);
+        push(&r, 3, 0);
+        push(&r, 9, 0);
+        const struct io_block *b = collect(&r);
+        assert_int_equal(b->n, 0);
+        assert_int_equal(b->lost, 6);
+        assert_int_equal(b->flags, IO_RESET | stays[i]);
+        assert_int_equal(b->next->n, 9);
+        assert_int_equal(b->next->lost, 3);
+        assert_int_equal(b->next->flags, 0);
+        done(&r);
+    }
+}
+
+static void test_oldest(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    begin(&r, MD_DROP_OLDEST, 10);
+    push(&r, 5, IO_GAP);
+    push(&r, 5, 0);
+    push(&r, 6, IO_RESET);
+    const struct io_block *b = collect(&r);
+    assert_int_equal(b->n, 6);
+    assert_int_equal(b->lost, 10);
+    assert_int_equal(b->flags, IO_GAP | IO_RESET);
+    done(&r);
+}
+
+static void test_newest(void **state)
+{
+    struct rig r;
+
+    (void)state;
+    begin(&r, MD_DROP_NEWEST, 10);
+    push(&r, 8, 0);
+    push(&r, 3, IO_RESET);
+    push(&r, 2, 0);
+    const struct io_block *b = collect(&r);
+    assert_int_equal(b->n, 8);
+    assert_int_equal(b->flags, 0);
+    assert_int_equal(b->next->n, 2);
+    assert_int_equal(b->next->lost, 3);
+    assert_int_equal(b->next->flags, IO_RESET);
+    done(&r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_what_stays),
+        cmocka_unit_test(test_oldest),
+        cmocka_unit_test(test_newest),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
