@@ -23,6 +23,7 @@ from cases import MAMBACTL, MAMBAD, PATIENCE, Running, free_port, run  # noqa: E
 
 MODEL = os.path.join(os.path.abspath(sys.argv[3]), "bytes")
 FAKE = os.path.abspath(sys.argv[4])
+DEVICE = "cuda" if os.environ.get("MAMBAD_REQUIRE_GPU") else "cpu"
 
 
 class Client:
@@ -76,12 +77,12 @@ class Client:
 
 
 def generate(prompt, n, *how):
-    args = [MAMBACTL, "generate", "-q", "-m", MODEL, "-f", "-", "-n", str(n), "--threads", "1", *how]
+    args = [MAMBACTL, "generate", "-q", "-m", MODEL, "-f", "-", "-n", str(n), "--threads", "1", "--device", DEVICE, *how]
     return subprocess.run(args, input=prompt, capture_output=True, timeout=PATIENCE, check=True).stdout
 
 
 class Service(Running):
-    device, environment = "auto", {}
+    device, environment = DEVICE, {}
 
     def setUp(self):
         super().setUp()
