@@ -5,8 +5,11 @@ the one long lag (a season, perhaps) that serves better, so that a term is about
 d·√h: what was known when the forecast was made, which gives quiet stretches and near horizons their say; held above
 c/10, lest a burst after silence be all there is.
 
-Horizon h weighs 1/√h: whoever looks far ahead looks at the near as well, and anomalies are scored on the next patch.
+Horizon h weighs h^−nearness: whoever looks far ahead looks at the near as well, and anomalies are scored on the next patch.
+A term beyond `cap` counts like its logarithm: a few series that jump a thousandfold do not set a whole update's direction.
 """
+import math
+
 import torch
 
 SHORT = (1, 4, 16, 64)
@@ -31,7 +34,7 @@ def unit_of(x):
     return torch.maximum(best, LEAST * mean)
 
 
-def in_units(frames, truth, c):
+def in_units(frames, truth, c, nearness=0.5):
     """Truth [S, K, H] and step size in the loss's units, and how much each counts."""
     root = torch.arange(1, truth.shape[-1] + 1, device=truth.device, dtype=torch.float64).sqrt()
     step = frames["step"][..., None] * root
@@ -39,11 +42,13 @@ def in_units(frames, truth, c):
     counts = truth.isfinite() & (frames["n"] > 1)[..., None] & (c > 0)
     weight = torch.where(c > 0, 0.5 / c + 0.5 / torch.maximum(step, 0.1 * c), 0.0)
     target = torch.where(counts, (truth - frames["last"][..., None]) * weight, 0.0)
-    return target.float(), (step * weight).float(), (counts / root).float()
+    return target.float(), (step * weight).float(), (counts / root ** (2 * nearness)).float()
 
 
-def pinball(z, target, step, counts, levels):
+def pinball(z, target, step, counts, levels, cap=math.inf):
     """Weighted mean over what counts and over levels; z [S, K, H, Q] are raw head outputs."""
     miss = target[..., None] - step[..., None] * torch.sinh(z.float().clamp(-20.0, 20.0))
     loss = torch.maximum(levels * miss, (levels - 1.0) * miss).mean(-1)
+    if cap < math.inf:
+        loss = torch.where(loss > cap, cap * (1.0 + (loss.clamp(min=cap) / cap).log()), loss)
     return 2.0 * (loss * counts).sum() / counts.sum().clamp(min=1)
