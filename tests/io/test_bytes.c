@@ -13,20 +13,11 @@
 
 #include <cmocka.h>
 
+#include "tests/io/place.h"
 #include "tests/io/recorder.h"
 
 extern const struct io_source_class io_source_bytes;
 
-static char dir[] = "/tmp/test_bytes.XXXXXX";
-
-static char *at(const char *name)
-{
-    static char paths[8][256];
-    static unsigned turn;
-    char *p = paths[turn++ % 8];
-    snprintf(p, 256, "%s/%s", dir, name);
-    return p;
-}
 
 static void put(const char *name, const char *mode, const char *text)
 {
