@@ -16,6 +16,7 @@
 #include "daemon/control.h"
 #include "daemon/generate.h"
 #include "daemon/notify.h"
+#include "daemon/plural.h"
 #include "daemon/reload.h"
 
 static const char usage[] = "usage: mambad -c FILE [--check] [--once] [--set KEY.PATH=VALUE]... [--print-config]\n"
@@ -43,6 +44,16 @@ static const char help[] =
     "Exit codes: 0 done, 64 usage, 65 bad input data, 66 no configuration or input file, 69 device, socket, address,\n"
     "thread or memory unavailable, 70 bug, 74 input/output error, or not all written in time, 78 wrong configuration\n"
     "or model folder.\n";
+
+enum { PARTS = 64 };
+
+/* What a configuration is made of, in words. */
+static const char *count_parts(const struct md_config *c, char text[PARTS])
+{
+    snprintf(text, PARTS, "%u model%s, %u input%s, %u output%s", c->n_models, md_s(c->n_models), c->n_inputs,
+             md_s(c->n_inputs), c->n_outputs, md_s(c->n_outputs));
+    return text;
+}
 
 struct options {
     const char *file;
@@ -189,8 +200,10 @@ static int load_again(const struct options *o, struct md_config **ret, char **re
 
 static void say_ready(const struct running *r, const char *refused)
 {
-    md_notify(&r->notify, "READY=1\nSTATUS=%u models, %u inputs, %u outputs%s%.200s", r->config->n_models,
-              r->config->n_inputs, r->config->n_outputs, refused ? "; reload refused: " : "", refused ? refused : "");
+    char parts[PARTS];
+
+    md_notify(&r->notify, "READY=1\nSTATUS=%s%s%.200s", count_parts(r->config, parts),
+              refused ? "; reload refused: " : "", refused ? refused : "");
 }
 
 /* False: the daemon has to end. */
@@ -199,7 +212,7 @@ static bool reload(struct running *r)
     struct timespec t;
     struct md_config *config = NULL;
     uint64_t asked = md_daemon_reload_asked(r->daemon);
-    char *text = NULL, reterr[IO_ERR] = "";
+    char *text = NULL, reterr[IO_ERR] = "", parts[PARTS];
     int rc;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -220,8 +233,7 @@ static bool reload(struct running *r)
     } else {
         r->config = config;
         md_log_setup(config->log_level, config->log_format);
-        md_log(MD_INFO, NULL, "reloaded: %u models, %u inputs, %u outputs", config->n_models, config->n_inputs,
-               config->n_outputs);
+        md_log(MD_INFO, NULL, "reloaded: %s", count_parts(config, parts));
     }
     md_daemon_answer_reload(r->daemon, asked, rc ? reterr : NULL);
     say_ready(r, rc ? reterr : NULL);
@@ -290,7 +302,7 @@ static int serve(struct running *r)
 {
     struct md_control *control = NULL;
     struct md_generate *generate = NULL;
-    char reterr[IO_ERR] = "";
+    char reterr[IO_ERR] = "", parts[PARTS];
     int code = md_daemon_start(r->config, r->o->once ? MD_ONCE : 0, &r->daemon, reterr), rc;
 
     if (code != 0) {
@@ -306,8 +318,7 @@ static int serve(struct running *r)
         md_daemon_stop(&r->daemon, 0);
         return rc == -EKEYREJECTED ? EX_CONFIG : EX_UNAVAILABLE;
     }
-    md_log(MD_INFO, NULL, "mambad " MAMBAD_VERSION " runs: %u models, %u inputs, %u outputs", r->config->n_models,
-           r->config->n_inputs, r->config->n_outputs);
+    md_log(MD_INFO, NULL, "mambad " MAMBAD_VERSION " runs: %s", count_parts(r->config, parts));
     say_ready(r, NULL);
     if (wait_for_end(r))
         code = md_daemon_status_code(r->daemon);
@@ -351,13 +362,14 @@ static int run(const struct md_config *config, const struct options *o)
 /* What is done with a configuration that was read. */
 static int act(const struct md_config *config, const struct options *o)
 {
+    char parts[PARTS];
+
     if (o->check && md_check(config, stderr) < 0)
         return EX_CONFIG;
     if (o->print)
         md_config_print(config, stdout);
     else if (o->check)
-        printf("%s is valid: %u models, %u inputs, %u outputs\n", config->file, config->n_models, config->n_inputs,
-               config->n_outputs);
+        printf("%s is valid: %s\n", config->file, count_parts(config, parts));
     else
         return run(config, o);
     if (fflush(stdout) != 0) {

@@ -71,8 +71,8 @@ static void forget(struct md_publisher *p, int64_t now)
     md_bump(&p->forgotten, early);
     if (early)
         md_log(MD_WARN, NULL,
-               "%" PRIu64 " ended streams are forgotten before their time: no more than %u are remembered", early,
-               p->remember);
+               "ended streams that are forgotten before their time, for no more than %u are remembered: %" PRIu64,
+               p->remember, early);
 }
 
 static void beat(struct md_publisher *p, int64_t now)

@@ -192,7 +192,7 @@ int md_restore_streams(struct md_daemon *d, char *reterr)
         return EX_UNAVAILABLE;
     }
     md_log(MD_INFO, NULL,
-           "%s (%s): %" PRIu64 " streams go on, %" PRIu64 " ended ones are remembered, %" PRIu64 " fit no input",
+           "%s (%s): streams that go on: %" PRIu64 ", that had ended: %" PRIu64 ", that fit no input: %" PRIu64,
            d->restored.path, d->restored.head.clean ? "made with nothing left to take" : "made while running", t.open,
            t.ended, t.left_out);
     return 0;

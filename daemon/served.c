@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "daemon/log.h"
+#include "daemon/plural.h"
 #include "daemon/scarce.h"
 
 static int refuse(char *reterr, int code, const char *id, const char *text)
@@ -59,8 +60,8 @@ int md_load_engine(const struct md_model_conf *conf, const char *device, bool ad
 
 void md_loaded_say(const struct md_loaded *l, const char *id)
 {
-    md_log(MD_INFO, id, "model %s on %s (%s), %u slots", l->info.name, ssm_engine_device(l->engine),
-           ssm_engine_ops(l->engine), l->slots);
+    md_log(MD_INFO, id, "model %s on %s (%s), %u slot%s", l->info.name, ssm_engine_device(l->engine),
+           ssm_engine_ops(l->engine), l->slots, md_s(l->slots));
     if (*ssm_engine_note(l->engine))
         md_log(MD_INFO, id, "device auto is the CPU: %s", ssm_engine_note(l->engine));
 }

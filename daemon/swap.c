@@ -158,11 +158,11 @@ static void say(const struct md_swap *w, uint32_t n)
 
     md_loaded_say(&w->served->loaded, id);
     if (n && w->carries)
-        md_log(MD_INFO, id, "%u streams go on with their states%s", n,
-               w->exact ? "" : ", and say exact: false until they begin anew");
+        md_log(MD_INFO, id, "streams that go on with their states%s: %u",
+               w->exact ? "" : ", and say exact: false until they begin anew", n);
     else if (n)
-        md_log(MD_WARN, id, "%u streams begin new epochs: %s", n,
-               w->alike ? "other weights, without `carry`" : "another architecture");
+        md_log(MD_WARN, id, "streams that begin new epochs (%s): %u",
+               w->alike ? "other weights, without `carry`" : "another architecture", n);
 }
 
 /* What of a stream is on the disk goes along as it lies there, or not at all. */

@@ -5,28 +5,24 @@
  * read WINDOW files at a time. Followed input: every file is kept, and the globs are looked at again for new ones.
  * Trap: a log that waits for room in the daemon may get it at any turn, whatever its own time says. */
 #include <errno.h>
-#include <search.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/hdf5_error.h"
 #include "io/hdf5_log.h"
+#include "io/roster.h"
 #include "io/stream_id.h"
 
 enum { WINDOW = 16, TURN_BYTES = 1 << 20, TURN_LOGS = 64 };
-#define RESCAN_NS INT64_C(1000000000)
 
 struct source {
     const struct io_hdf5_conf *conf;
     struct io_hdf5_input input;
-    struct io_hdf5_log *logs;
-    unsigned n;
-    unsigned at;       /* whose turn it is */
-    unsigned first;    /* logs before it are done */
-    int64_t rescan_ns; /* when to look for new files */
-    bool said;         /* that this failed */
-    void *paths;       /* search tree of the logs' paths, which belong to the logs */
+    struct io_roster roster; /* of struct io_hdf5_log */
+    /* of the turn under way */
+    size_t bytes;
+    unsigned worked; /* logs */
 };
 
 #define CONF(field) offsetof(struct io_hdf5_conf, field)
@@ -67,73 +63,28 @@ static int check(const void *conf, const char **ret_key, char *reterr)
 
 /* ---- files ------------------------------------------------------------------------------------------------ */
 
-static int by_name(const void *a, const void *b)
+static int add_log(void *self, const struct io_file *file, bool fresh, void **ret_item, char *reterr)
 {
-    return strcmp(a, b);
-}
+    struct source *s = self;
+    struct io_hdf5_log *log = malloc(sizeof *log);
+    int r = log ? io_hdf5_log_init(log, file, s->conf->from == IO_HDF5_END && !fresh) : -ENOMEM;
 
-static void keep(void *path)
-{
-}
-
-static int add_log(struct source *s, const struct io_file *name, bool from_end)
-{
-    if (tfind(name->path, &s->paths, by_name))
-        return 0;
-    if ((s->n & (s->n - 1)) == 0) { /* grow at powers of two */
-        struct io_hdf5_log *v = realloc(s->logs, (s->n ? 2 * (size_t)s->n : 1) * sizeof *v);
-        if (!v)
-            return -ENOMEM;
-        s->logs = v;
-    }
-    int r = io_hdf5_log_init(&s->logs[s->n++], name, from_end); /* a half-made one is freed with the rest */
-    return r == 0 && !tsearch(s->logs[s->n - 1].path, &s->paths, by_name) ? -ENOMEM : r;
-}
-
-/* A file that is not there yet. */
-static int add_awaited(struct source *s, const char *path)
-{
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
-    char *stem = strndup(name, dot && dot != name ? (size_t)(dot - name) : strlen(name));
-    struct io_file file = {.path = (char *)path, .rel = (char *)name, .stem = stem};
-    int r = stem ? add_log(s, &file, false) : -ENOMEM;
-
-    free(stem);
-    return r;
-}
-
-/* Adds what a pattern means now. */
-static int scan_one(struct source *s, char *pattern, bool from_end, char *reterr)
-{
-    struct io_strings one = {.v = &pattern, .n = 1};
-    struct io_files found;
-    int r = io_files_expand(&one, s->conf->follow, &found, reterr);
-
-    if (r == -ENOENT && s->conf->follow)
-        return add_awaited(s, pattern);
-    if (r)
+    if (r && log)
+        io_hdf5_log_done(log, &s->input);
+    if (r) {
+        free(log);
         return r;
-    for (unsigned i = 0; i < found.n && r == 0; i++)
-        r = add_log(s, &found.v[i], from_end);
-    io_files_free(&found);
-    return r;
-}
-
-static int scan(struct source *s, bool from_end, char *reterr)
-{
-    int r = 0;
-
-    for (unsigned i = 0; i < s->conf->files.n && r == 0; i++)
-        r = scan_one(s, s->conf->files.v[i], from_end, reterr);
-    return r;
+    }
+    *ret_item = log;
+    return 0;
 }
 
 /* Opens every file, so that what is wrong with any of them is known at the start. Of a followed one only what waiting
  * will not mend is wrong. */
 static int probe(struct source *s, char *reterr)
 {
-    for (unsigned i = 0; i < s->n; i++) {
-        struct io_hdf5_log *log = &s->logs[i];
+    for (unsigned i = 0; i < s->roster.n; i++) {
+        struct io_hdf5_log *log = s->roster.v[i].item;
         int r = io_hdf5_log_open(log, &s->input, reterr);
         bool later = r == -EAGAIN || r == -ENOENT || r == -ESTALE;
         if (r && !(later && s->conf->follow))
@@ -148,6 +99,20 @@ static int probe(struct source *s, char *reterr)
     return 0;
 }
 
+static bool turn_log(void *self, void *item, int64_t now_ns, int64_t *ret_wake_ns)
+{
+    struct source *s = self;
+    struct io_hdf5_log *log = item;
+    bool due = now_ns >= log->wake_ns && s->bytes < TURN_BYTES && s->worked < TURN_LOGS;
+
+    if (due || log->blocked) {
+        s->bytes += io_hdf5_log_turn(log, &s->input, now_ns);
+        s->worked += due;
+    }
+    *ret_wake_ns = log->wake_ns;
+    return log->done;
+}
+
 /* ---- the class -------------------------------------------------------------------------------------------- */
 
 static void source_close(void *self)
@@ -157,10 +122,11 @@ static void source_close(void *self)
     if (!s)
         return;
     io_hdf5_quiet();
-    tdestroy(s->paths, keep);
-    for (unsigned i = 0; i < s->n; i++)
-        io_hdf5_log_done(&s->logs[i], &s->input);
-    free(s->logs);
+    for (unsigned i = 0; i < s->roster.n; i++) {
+        io_hdf5_log_done(s->roster.v[i].item, &s->input);
+        free(s->roster.v[i].item);
+    }
+    io_roster_done(&s->roster);
     free(s);
 }
 
@@ -174,7 +140,15 @@ static int source_open(const void *conf, const struct io_host *host, void **ret_
     io_hdf5_quiet();
     s->conf = conf;
     s->input = (struct io_hdf5_input){.conf = conf, .host = *host};
-    r = scan(s, s->conf->from == IO_HDF5_END, reterr);
+    s->roster = (struct io_roster){.patterns = &s->conf->files,
+                                   .follow = s->conf->follow,
+                                   .poll_ns = s->conf->poll_ns,
+                                   .window = WINDOW,
+                                   .host = &s->input.host,
+                                   .self = s,
+                                   .add = add_log,
+                                   .turn = turn_log};
+    r = io_roster_fill(&s->roster, reterr);
     if (r == 0)
         r = probe(s, reterr);
     if (r == -ENOMEM)
@@ -187,60 +161,14 @@ static int source_open(const void *conf, const struct io_host *host, void **ret_
     return 0;
 }
 
-/* New files of a followed input. What is wrong with the search is said once. */
-static void rescan(struct source *s, int64_t now_ns)
-{
-    char why[IO_ERR] = "";
-
-    if (scan(s, false, why) && !s->said) {
-        s->input.host.discard(s->input.host.self, IO_R_FILE, NULL, 0, why[0] ? why : "out of memory");
-        s->said = true;
-    }
-    s->rescan_ns = now_ns + (s->conf->poll_ns > RESCAN_NS ? s->conf->poll_ns : RESCAN_NS);
-}
-
-/* Logs that may be open now: all that are followed, else WINDOW unfinished ones. */
-static unsigned window_end(struct source *s)
-{
-    unsigned open = 0, i;
-
-    while (s->first < s->n && s->logs[s->first].done)
-        s->first++;
-    if (s->conf->follow)
-        return s->n;
-    for (i = s->first; i < s->n && open < WINDOW; i++)
-        open += !s->logs[i].done;
-    return i;
-}
-
 static enum io_turn source_turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
 {
     struct source *s = self;
-    int64_t wake = INT64_MAX;
-    size_t bytes = 0;
-    unsigned worked = 0;
 
     io_hdf5_quiet();
-    if (s->conf->follow && now_ns >= s->rescan_ns)
-        rescan(s, now_ns);
-    unsigned end = window_end(s), span = end - s->first;
-    for (unsigned k = 0; k < span; k++) {
-        s->at = s->at + 1 < end && s->at + 1 > s->first ? s->at + 1 : s->first;
-        struct io_hdf5_log *log = &s->logs[s->at];
-        bool due = now_ns >= log->wake_ns && bytes < TURN_BYTES && worked < TURN_LOGS;
-        if (!log->done && (due || log->blocked)) {
-            bytes += io_hdf5_log_turn(log, &s->input, now_ns);
-            worked += due;
-        }
-        if (!log->done && log->wake_ns < wake)
-            wake = log->wake_ns;
-    }
-    if (s->conf->follow && s->rescan_ns < wake)
-        wake = s->rescan_ns;
-    *ret_wake_ns = wake;
-    if (!s->conf->follow && window_end(s) == s->first)
-        return IO_TURN_DONE;
-    return wake <= now_ns || (!s->conf->follow && window_end(s) > end) ? IO_TURN_MORE : IO_TURN_WAIT;
+    s->bytes = 0;
+    s->worked = 0;
+    return io_roster_turn(&s->roster, now_ns, ret_wake_ns);
 }
 
 static bool endless(const void *conf)

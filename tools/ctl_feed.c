@@ -14,6 +14,7 @@
 #include <zmq.h>
 
 #include "daemon/config.h"
+#include "daemon/plural.h"
 #include "tools/ctl_inputs.h"
 #include "tools/feed_reliable.h"
 #include "tools/feed_socket.h"
@@ -298,10 +299,10 @@ static int conclude(const struct ctl_feed *c)
 {
     const struct feed *f = &c->feed;
     if (c->interrupted)
-        fprintf(stderr, "mambactl feed: interrupted; %u of %llu streams have not arrived: run again to go on\n",
+        fprintf(stderr, "mambactl feed: interrupted; streams that have not arrived: %u of %llu: run again to go on\n",
                 f->n_streams, (unsigned long long)f->started);
     else if (!c->quiet && !f->code && !f->broken)
-        fprintf(stderr, "%llu streams: all rows are %s\n", (unsigned long long)f->ended,
+        fprintf(stderr, "%llu stream%s: all rows are %s\n", (unsigned long long)f->ended, md_s(f->ended),
                 f->durable ? "durable" : "acked");
     return c->interrupted ? EX_IOERR : EX_OK;
 }

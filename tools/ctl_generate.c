@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/plural.h"
 #include "io/utf8.h"
 #include "tools/generate.h"
 #include "tools/mambactl.h"
@@ -408,12 +409,13 @@ static int print(struct generator *g)
     if (isatty(STDOUT_FILENO) && !g->o->json)
         putchar('\n');
     if (!g->o->quiet)
-        fprintf(stderr, "%llu bytes in %.2f s: %.0f bytes/s; prompt of %zu bytes in %.2f s; %s\n",
-                (unsigned long long)g->made, g->bytes_s, g->bytes_s > 0 ? (double)g->made / g->bytes_s : 0.0,
-                g->prompt_n, g->prompt_s, g->engine ? ssm_engine_ops(g->engine) : g->o->connect);
+        fprintf(stderr, "%llu byte%s in %.2f s: %.0f bytes/s; prompt of %zu byte%s in %.2f s; %s\n",
+                (unsigned long long)g->made, md_s(g->made), g->bytes_s,
+                g->bytes_s > 0 ? (double)g->made / g->bytes_s : 0.0, g->prompt_n, md_s(g->prompt_n), g->prompt_s,
+                g->engine ? ssm_engine_ops(g->engine) : g->o->connect);
     if (!g->o->quiet && g->speculation.rounds > 0)
-        fprintf(stderr, "%llu bytes drafted, %.1f %% of them stood: %.2f bytes a step\n",
-                (unsigned long long)g->speculation.drafted,
+        fprintf(stderr, "%llu byte%s drafted, of which %.1f %% stood: %.2f bytes a step\n",
+                (unsigned long long)g->speculation.drafted, md_s(g->speculation.drafted),
                 100.0 * (double)g->speculation.accepted / (double)(g->speculation.drafted ? g->speculation.drafted : 1),
                 (double)g->made / (double)g->speculation.rounds);
     return fflush(stdout) || ferror(stdout) ? complain(EX_IOERR, "standard output cannot be written") : EX_OK;

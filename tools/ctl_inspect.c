@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <sysexits.h>
 
+#include "daemon/plural.h"
 #include "ssm/ssm.h"
 #include "tools/inspect.h"
 #include "tools/mambactl.h"
@@ -78,7 +79,7 @@ static void print_model(const json_t *doc)
     size_t i;
     printf("%s: %s, %lld parameters, %lld bytes, stored as %s\n", text(doc, "name"), text(doc, "type"),
            (long long)integer(doc, "parameters"), (long long)integer(doc, "file_bytes"), text(doc, "stored"));
-    printf("  backbone    %lld layers, d_model %lld, d_inner %lld, d_state %lld, d_conv %lld, dt_rank %lld\n",
+    printf("  backbone    layers %lld, d_model %lld, d_inner %lld, d_state %lld, d_conv %lld, dt_rank %lld\n",
            (long long)integer(doc, "n_layer"), (long long)integer(doc, "d_model"), (long long)integer(doc, "d_inner"),
            (long long)integer(doc, "d_state"), (long long)integer(doc, "d_conv"), (long long)integer(doc, "dt_rank"));
     printf("  input       %s", text(doc, "input"));
@@ -104,17 +105,17 @@ static void print_messages(const json_t *doc)
     size_t i;
     const char *event;
     json_t *s, *n;
-    printf("%lld messages\n", (long long)integer(doc, "lines"));
+    printf("%lld message%s\n", (long long)integer(doc, "lines"), md_s((uint64_t)integer(doc, "lines")));
     json_array_foreach(json_object_get(doc, "series"), i, s)
     {
-        printf("  %-15s %-30s %8lld messages %10lld rows", text(s, "family"), text(s, "stream"),
+        printf("  %-15s %-30s messages %8lld rows %10lld", text(s, "family"), text(s, "stream"),
                (long long)integer(s, "messages"), (long long)integer(s, "rows"));
         if (json_object_get(s, "from_seq"))
             printf("  seq %lld to %lld", (long long)integer(s, "from_seq"), (long long)integer(s, "to_seq"));
         if (integer(s, "warmup_rows"))
-            printf(", %lld rows of warm-up", (long long)integer(s, "warmup_rows"));
+            printf(", of warm-up: %lld", (long long)integer(s, "warmup_rows"));
         if (integer(s, "breaks"))
-            printf(", %lld breaks in out_seq", (long long)integer(s, "breaks"));
+            printf(", breaks in out_seq: %lld", (long long)integer(s, "breaks"));
         json_object_foreach(json_object_get(s, "events"), event, n)
             printf(", %s %lld", event, (long long)json_integer_value(n));
         putchar('\n');
@@ -147,7 +148,7 @@ static void print_snapshot(const json_t *doc)
     json_array_foreach(json_object_get(doc, "models"), i, s)
         printf("  model %s, weights %s\n", text(s, "model"), text(s, "hash"));
     json_array_foreach(json_object_get(doc, "streams"), i, s)
-        printf("  %-30s %-6s input %s, model %s, %lld channels of %lld bytes, epoch %lld, %lld rows, next %lld\n",
+        printf("  %-30s %-6s input %s, model %s, channels: %lld of %lld bytes, epoch %lld, rows: %lld, next %lld\n",
                text(s, "stream"), text(s, "state"), text(s, "input"), text(s, "model"),
                (long long)integer(s, "channels"), (long long)integer(s, "slot_bytes"), (long long)integer(s, "epoch"),
                (long long)integer(s, "rows"), (long long)integer(s, "next_seq"));

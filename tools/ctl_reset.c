@@ -29,7 +29,7 @@ int ctl_reset(int argc, char **argv)
         json_dumpf(reply, stdout, JSON_COMPACT);
         putchar('\n');
     } else if (n) {
-        printf("%lld streams begin anew with their next rows\n", (long long)n);
+        printf("streams that begin anew with their next rows: %lld\n", (long long)n);
     }
     json_decref(reply);
     if (n)

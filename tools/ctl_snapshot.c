@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "daemon/base64.h"
+#include "daemon/plural.h"
 #include "daemon/snapshot_file.h"
 #include "tools/ctl_control.h"
 #include "tools/mambactl.h"
@@ -22,9 +23,18 @@ static const char help[] =
     "  -o, --output FILE       replaced when all of it is on the disk\n" CTL_CONTROL_HELP
     "74: it could not be written; the snapshots before it stay. 69 also: no such stream.\n";
 
+static const char *size_text(double bytes, char text[32])
+{
+    bool large = bytes >= 1 << 20;
+
+    snprintf(text, 32, "%.1f %s", bytes / (large ? 1 << 20 : 1 << 10), large ? "MiB" : "KiB");
+    return text;
+}
+
 static int report(const struct ctl_target *target, json_t *snapshots)
 {
     const char *error = json_string_value(json_object_get(snapshots, "error"));
+    char size[32];
 
     if (error && *error) {
         fprintf(stderr, "mambactl snapshot: %s\n", error);
@@ -34,8 +44,9 @@ static int report(const struct ctl_target *target, json_t *snapshots)
         json_dumpf(snapshots, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
         putchar('\n');
     } else {
-        printf("%lld streams, %.1f MiB\n", (long long)json_integer_value(json_object_get(snapshots, "streams")),
-               json_number_value(json_object_get(snapshots, "bytes")) / (1 << 20));
+        json_int_t n = json_integer_value(json_object_get(snapshots, "streams"));
+        printf("%lld stream%s, %s\n", (long long)n, md_s((uint64_t)n),
+               size_text(json_number_value(json_object_get(snapshots, "bytes")), size));
     }
     return EX_OK;
 }
@@ -89,7 +100,7 @@ static int write_file(const char *path, const void *bytes, size_t n)
 
 static int snapshot_stream(const struct ctl_target *target, const char *stream, const char *path)
 {
-    char reterr[MD_SNAPSHOT_ERR];
+    char reterr[MD_SNAPSHOT_ERR], size[32];
     struct md_snapshot_file f;
     json_t *reply = NULL;
     size_t n = 0;
@@ -108,7 +119,7 @@ static int snapshot_stream(const struct ctl_target *target, const char *stream, 
     if (code == EX_OK && target->json)
         printf("{\"bytes\":%zu}\n", n);
     else if (code == EX_OK)
-        printf("%s: %.1f KiB\n", path, (double)n / (1 << 10));
+        printf("%s: %s\n", path, size_text((double)n, size));
     free(bytes);
     json_decref(reply);
     return code;

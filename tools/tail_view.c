@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/plural.h"
+
 enum { STREAM_LEAST = 12 };
 
 /* ---- cells ---- */
@@ -190,10 +192,10 @@ static void draw_totals(FILE *out, struct tail_line *l, const struct tail_model 
         end_line(out, l);
         return;
     }
-    snprintf(text, sizeof text, "%u streams   %.0f rows/s   %.0f messages/s   latency %.1f ms   ", m->n, m->rows_s,
-             m->messages_s, m->latency_us / 1000);
+    snprintf(text, sizeof text, "%u stream%s   %.0f rows/s   %.0f messages/s   latency %.1f ms   ", m->n, md_s(m->n),
+             m->rows_s, m->messages_s, m->latency_us / 1000);
     tail_text(l, text, 0);
-    snprintf(text, sizeof text, "%llu rows lost", (unsigned long long)m->lost);
+    snprintf(text, sizeof text, "%llu row%s lost", (unsigned long long)m->lost, md_s(m->lost));
     tail_ink(l, m->lost ? TAIL_RED : TAIL_PLAIN);
     tail_text(l, text, 0);
     end_line(out, l);

@@ -184,6 +184,33 @@ void service_end(struct service *s, unsigned input, const char *stream)
     service_send(s, input, stream, NULL, 0, 1, ",\"flags\":[\"end\"]");
 }
 
+static unsigned below(unsigned *chance, unsigned n)
+{
+    *chance = *chance * 1664525u + 1013904223u;
+    return (*chance >> 8) % n;
+}
+
+void service_send_mixed(struct service *s, unsigned from, unsigned to, unsigned rows, unsigned most, unsigned *chance,
+                        void (*some)(struct service *s, unsigned stream, unsigned *at, unsigned most))
+{
+    unsigned *at = calloc(to, sizeof *at), left = to - from;
+    char id[16];
+
+    while (left) {
+        unsigned i = from + below(chance, to - from);
+        if (at[i] >= rows)
+            continue;
+        some(s, i, &at[i], 1 + below(chance, most));
+        left -= at[i] >= rows;
+    }
+    for (unsigned i = from; i < to; i++) {
+        snprintf(id, sizeof id, "s%02u", i);
+        service_end(s, 0, id);
+    }
+    free(at);
+    service_wait(s, "inputs.in0.stream_ends_total", to - from);
+}
+
 uint64_t service_count(struct service *s, const char *path)
 {
     json_t *status = md_daemon_status(s->daemon), *at = status;

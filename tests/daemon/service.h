@@ -36,6 +36,12 @@ void service_send_frames(struct service *s, unsigned input, const char *header, 
                          size_t payload_bytes, const void *times, size_t times_bytes);
 void service_end(struct service *s, unsigned input, const char *stream);
 
+/* Streams s`from` … of two digits, below s`to`, on input 0, each from 0 to `rows`, in a random order of streams, and
+ * their ends. `some` sends a message of up to `most` rows from *at on, and moves that on. *chance: what chance begins
+ * with. */
+void service_send_mixed(struct service *s, unsigned from, unsigned to, unsigned rows, unsigned most, unsigned *chance,
+                        void (*some)(struct service *s, unsigned stream, unsigned *at, unsigned most));
+
 /* Waits until the number at a path ("inputs.in0.stream_ends_total") of the status is at least `least`; its value. */
 uint64_t service_wait(struct service *s, const char *path, uint64_t least);
 uint64_t service_count(struct service *s, const char *path);

@@ -16,13 +16,7 @@
 
 enum { STREAMS = 12, BYTES = 900 };
 
-static unsigned random_state;
-
-static unsigned below(unsigned n)
-{
-    random_state = random_state * 1664525u + 1013904223u;
-    return (random_state >> 8) % n;
-}
+static unsigned chance;
 
 static const char config[] = "models: {m: {path: '24x2,4,256', device: cpu, slots: 40, threads: %u}}\n"
                              "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0'}}\n"
@@ -66,23 +60,11 @@ static void send_some(struct service *s, unsigned stream, unsigned *at, unsigned
 
 static json_t *run(struct service *s, unsigned from, unsigned to, unsigned most, const char *delay, unsigned batch)
 {
-    unsigned at[STREAMS] = {0}, left = to - from;
-    char yaml[2048], id[16];
+    char yaml[2048];
 
     snprintf(yaml, sizeof yaml, config, 1 + most % 2, delay, batch);
     service_start(s, yaml, MD_PRESETS);
-    while (left) {
-        unsigned i = from + below(to - from);
-        if (at[i] >= BYTES)
-            continue;
-        send_some(s, i, &at[i], 1 + below(most));
-        left -= at[i] >= BYTES;
-    }
-    for (unsigned i = from; i < to; i++) {
-        snprintf(id, sizeof id, "s%02u", i);
-        service_end(s, 0, id);
-    }
-    service_wait(s, "inputs.in0.stream_ends_total", to - from);
+    service_send_mixed(s, from, to, BYTES, most, &chance, send_some);
     return service_stop(s);
 }
 
@@ -100,7 +82,7 @@ static void test_own_bytes_only(void **state)
     json_t *together, *other, *alone;
     char id[16];
 
-    random_state = 4711;
+    chance = 4711;
     together = run(&s, 0, STREAMS, 200, "2ms", 1024);
     service_done(&s);
     other = run(&s, 0, STREAMS, 9, "0ms", 5);

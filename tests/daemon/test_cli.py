@@ -69,7 +69,7 @@ class CommandLine(Case):
     def test_configuration_on_standard_input(self):
         with open(self.config(outputs=""), "rb") as text:
             result = subprocess.run([MAMBAD, "-c", "-", "--check"], stdin=text, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        self.check(result, 0, "(stdin) is valid: 1 models, 0 inputs, 0 outputs")
+        self.check(result, 0, "(stdin) is valid: 1 model, 0 inputs, 0 outputs")
 
 
 class WrongConfigurations(Case):
@@ -142,7 +142,7 @@ class WrongConfigurations(Case):
         said = run(MAMBAD, "-c", self.path("readme.yaml", examples[0]), "--check", cwd=root)
         if "cannot be had" in said.stderr:
             self.skipTest("this build lacks an adapter")
-        self.check(said, 0, "is valid: 1 models, 3 inputs, 3 outputs")
+        self.check(said, 0, "is valid: 1 model, 3 inputs, 3 outputs")
 
     def test_check_opens_nothing(self):
         """No input file, folder, address or socket is needed or made."""

@@ -44,7 +44,7 @@ class Manager(Running):
         for name in (self.path("notify"), "@mambad-test-" + os.path.basename(self.dir)):
             with self.subTest(name):
                 self.live(env=self.listen(name))
-                self.assertEqual(self.hear(), "READY=1\nSTATUS=1 models, 2 inputs, 1 outputs")
+                self.assertEqual(self.hear(), "READY=1\nSTATUS=1 model, 2 inputs, 1 output")
                 self.daemon.send_signal(signal.SIGTERM)
                 self.assertEqual(self.hear(), "STOPPING=1\nSTATUS=draining")
                 self.assertEqual(self.daemon.wait(PATIENCE), 0)
@@ -84,7 +84,7 @@ class Manager(Running):
         st = os.stat(log)
         control = self.live(env={**os.environ, "JOURNAL_STREAM": f"{st.st_dev}:{st.st_ino}"})
         run(MAMBACTL, "status", "--control", control)
-        self.assertRegex(self.said(), r"(?m)^<6>mambad \S+ runs: 1 models, 2 inputs, 1 outputs$")
+        self.assertRegex(self.said(), r"(?m)^<6>mambad \S+ runs: 1 model, 2 inputs, 1 output$")
 
 
 class Unit(Running):

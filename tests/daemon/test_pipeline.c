@@ -15,13 +15,7 @@
 
 enum { STREAMS = 50, ROWS = 700 };
 
-static unsigned random_state;
-
-static unsigned below(unsigned n)
-{
-    random_state = random_state * 1664525u + 1013904223u;
-    return (random_state >> 8) % n;
-}
+static unsigned chance;
 
 /* Stream i: its own signal, its own holes, missing values and channels. */
 static size_t channels_of(unsigned i)
@@ -77,29 +71,14 @@ static const char config[] =
     "  '*': {publish: {channel_anomaly: true}}\n"
     "batch: {max_delay: %s, max_streams: %u}\n";
 
-/* Streams [from, to) in messages of 1 … most rows, in a random order of streams. */
 static json_t *run(struct service *s, unsigned from, unsigned to, unsigned most, const char *delay, unsigned batch)
 {
-    unsigned row[STREAMS] = {0}, left = to - from;
-    char yaml[2048], id[16];
-    json_t *lines;
+    char yaml[2048];
 
     snprintf(yaml, sizeof yaml, config, 1 + most % 2, delay, batch);
     service_start(s, yaml, 0);
-    while (left) {
-        unsigned i = from + below(to - from);
-        if (row[i] >= ROWS)
-            continue;
-        send_some(s, i, &row[i], 1 + below(most));
-        left -= row[i] >= ROWS;
-    }
-    for (unsigned i = from; i < to; i++) {
-        snprintf(id, sizeof id, "s%02u", i);
-        service_end(s, 0, id);
-    }
-    service_wait(s, "inputs.in0.stream_ends_total", to - from);
-    lines = service_stop(s);
-    return lines;
+    service_send_mixed(s, from, to, ROWS, most, &chance, send_some);
+    return service_stop(s);
 }
 
 static void assert_same(json_t *a, json_t *b, const char *stream)
@@ -125,8 +104,8 @@ static void test_batch_mix_and_cutting(void **state)
     char id[16];
 
     (void)state;
-    random_state = 4711;
-    printf("seed %u\n", random_state);
+    chance = 4711;
+    printf("seed %u\n", chance);
     together = run(&s, 0, STREAMS, 64, "2ms", 1024);
     service_done(&s);
     other = run(&s, 0, STREAMS, 9, "0ms", 7);

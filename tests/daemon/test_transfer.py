@@ -159,7 +159,7 @@ class Transfer(Several):
         e = self.daemon("e", model=signal_model.write(self.path("model"), weights=bytes(weights)))
         self.check(e.ctl("restore", state), 69, "s: the state is of another model, or of other weights")
         self.assertEqual(e.streams(), {})
-        self.check(run(MAMBACTL, "inspect", state), 0, "model m, weights", "s ", "live", "2 channels")
+        self.check(run(MAMBACTL, "inspect", state), 0, "model m, weights", "s ", "live", "channels: 2 of ")
         self.check(run(MAMBACTL, "inspect", self.path("torn")), 65, "damaged (checksum)")
 
     def test_unlike_its_source(self):

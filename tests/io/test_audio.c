@@ -15,23 +15,14 @@
 #include <cmocka.h>
 
 #include "io/resample.h"
+#include "tests/io/place.h"
 #include "tests/io/recorder.h"
 
 extern const struct io_source_class io_source_audio;
 
 enum { FRAMES = 30011, LONG = 400000 };
-static char dir[] = "/tmp/test_audio.XXXXXX";
 static char reterr[IO_ERR];
 static const int64_t second = 1000000000;
-
-static char *at(const char *name)
-{
-    static char paths[8][256];
-    static unsigned turn;
-    char *p = paths[turn++ % 8];
-    snprintf(p, 256, "%s/%s", dir, name);
-    return p;
-}
 
 /* Speech-like: gliding tones, another one in each channel. */
 static float *signal_of(int channels, int rate, int frames)

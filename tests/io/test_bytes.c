@@ -13,20 +13,11 @@
 
 #include <cmocka.h>
 
+#include "tests/io/place.h"
 #include "tests/io/recorder.h"
 
 extern const struct io_source_class io_source_bytes;
 
-static char dir[] = "/tmp/test_bytes.XXXXXX";
-
-static char *at(const char *name)
-{
-    static char paths[8][256];
-    static unsigned turn;
-    char *p = paths[turn++ % 8];
-    snprintf(p, 256, "%s/%s", dir, name);
-    return p;
-}
 
 static void put(const char *name, const char *mode, const char *text)
 {
@@ -248,6 +239,31 @@ static int sweep(void **state)
     return rmdir(dir);
 }
 
+/* A file whose name makes no id is said once, and holds up none that comes later. */
+static void a_name_that_cannot_be(void **state)
+{
+    struct input in;
+    char *name = calloc(1, 256);
+    memset(name, 'a', IO_ID_MAX);
+    put("b.odd", "w", "b");
+    open_input(&in, "*.odd", true, IO_FROM_RESUME);
+    strcat(name, ".odd");
+    put(name, "w", "a");
+    put("c.odd", "w", "c");
+    for (int i = 0; i < 200 && !recorder_find(&in.r, "in:c.odd"); i++)
+        run(&in);
+    assert_said(&in, "in:b.odd", "b", 0);
+    assert_said(&in, "in:c.odd", "c", 0);
+    assert_int_equal(in.r.n_streams, 2);
+    assert_int_equal(in.r.n_said, 1);
+    assert_true(recorder_said(&in.r, "makes no valid stream id"));
+    close_input(&in);
+    unlink(at("b.odd"));
+    unlink(at(name));
+    unlink(at("c.odd"));
+    free(name);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +275,7 @@ int main(void)
         cmocka_unit_test(cut_off_before_anything_was_read),
         cmocka_unit_test(awaited),
         cmocka_unit_test(pipes),
+        cmocka_unit_test(a_name_that_cannot_be),
     };
     if (!mkdtemp(dir))
         return 1;

@@ -14,21 +14,12 @@
 
 #include <cmocka.h>
 
+#include "tests/io/place.h"
 #include "tests/io/recorder.h"
 
 extern const struct io_source_class io_source_csv;
 
-static char dir[] = "/tmp/test_csv.XXXXXX";
 static char reterr[IO_ERR];
-
-static char *at(const char *name)
-{
-    static char paths[8][256];
-    static unsigned turn;
-    char *p = paths[turn++ % 8];
-    snprintf(p, 256, "%s/%s", dir, name);
-    return p;
-}
 
 static void put(const char *name, const char *text)
 {

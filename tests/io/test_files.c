@@ -13,17 +13,9 @@
 
 #include <cmocka.h>
 
-static char dir[] = "/tmp/test_files.XXXXXX";
-static char reterr[IO_ERR];
+#include "tests/io/place.h"
 
-static char *at(const char *name)
-{
-    static char paths[8][256];
-    static unsigned turn;
-    char *p = paths[turn++ % 8];
-    snprintf(p, 256, "%s/%s", dir, name);
-    return p;
-}
+static char reterr[IO_ERR];
 
 static void touch(const char *name)
 {

@@ -18,25 +18,15 @@
 #include <hdf5.h>
 
 #include "io/sink.h"
+#include "tests/io/place.h"
 
 extern const struct io_sink_class io_sink_hdf5;
 
 enum { HORIZON = 5, QUANTILES = 4, DIM = 6, STREAMS = 3, STEPS = 200, EVERY = 10 };
 
-static char folder[] = "/tmp/test_sink_XXXXXX";
 static const float levels[] = {0.1f, 0.25f, 0.5f, 0.9f}, few_levels[] = {0.25f, 0.75f};
 static char ids[STREAMS][IO_ID_MAX + 1] = {"plant/a", "pl\xc3\xa4nt-",
                                            "c"}; /* the second one is made as long as can be */
-
-static char *at(const char *name)
-{
-    static char path[4][256];
-    static int turn;
-    char *p = path[turn = (turn + 1) % 4];
-
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
 
 static int writes_left = -1; /* libhdf5's, before this process dies; below zero: it lives */
 
@@ -423,14 +413,14 @@ static int set_up(void **state)
     size_t n = strlen(ids[1]);
 
     memset(ids[1] + n, 'b', IO_ID_MAX - n);
-    return mkdtemp(folder) ? 0 : -1;
+    return mkdtemp(dir) ? 0 : -1;
 }
 
 static int tear_down(void **state)
 {
     char command[64];
 
-    snprintf(command, sizeof command, "rm -rf %s", folder);
+    snprintf(command, sizeof command, "rm -rf %s", dir);
     return system(command);
 }
 

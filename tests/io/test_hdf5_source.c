@@ -14,23 +14,13 @@
 #include <hdf5.h>
 
 #include "io/hdf5_track.h"
+#include "tests/io/place.h"
 #include "tests/io/recorder.h"
 
 extern const struct io_source_class io_source_hdf5;
 
 enum { N = 129 };
 
-static char folder[] = "/tmp/test_hdf5_XXXXXX";
-
-static char *at(const char *name)
-{
-    static char path[4][256];
-    static int turn;
-    char *p = path[turn = (turn + 1) % 4];
-
-    snprintf(p, sizeof path[0], "%s/%s", folder, name);
-    return p;
-}
 
 /* ---- an input under test ---------------------------------------------------------------------------------- */
 
@@ -689,14 +679,14 @@ static void test_cut_off(void **state)
 static int set_up(void **state)
 {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    return mkdtemp(folder) ? 0 : -1;
+    return mkdtemp(dir) ? 0 : -1;
 }
 
 static int tear_down(void **state)
 {
     char command[64];
 
-    snprintf(command, sizeof command, "rm -rf %s", folder);
+    snprintf(command, sizeof command, "rm -rf %s", dir);
     return system(command);
 }
 

@@ -15,21 +15,12 @@
 
 #include <cmocka.h>
 
+#include "tests/io/place.h"
 #include "tests/io/recorder.h"
 
 extern const struct io_source_class io_source_audio;
 
-static char dir[] = "/tmp/test_pcm.XXXXXX";
 static char reterr[IO_ERR];
-
-static char *at(const char *name)
-{
-    static char paths[8][256];
-    static unsigned turn;
-    char *p = paths[turn++ % 8];
-    snprintf(p, 256, "%s/%s", dir, name);
-    return p;
-}
 
 static int encoding(const char *name)
 {

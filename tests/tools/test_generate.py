@@ -254,7 +254,7 @@ class Drafts(unittest.TestCase):
     def test_text_for_people(self):
         done = run("generate", "-m", MODEL, "-f", self.prompt, "-n", "50", "--temperature", "0", "--draft", self.good)
         self.assertEqual(done.stdout, GREEDY[:50])
-        self.assertRegex(done.stderr, rb"bytes drafted, [0-9.]+ % of them stood")
+        self.assertRegex(done.stderr, rb"bytes drafted, of which [0-9.]+ % stood")
         self.assertEqual(generate("-p", "x", "-n", "0", "--draft", self.good).stdout, b"")
 
     def test_refusals(self):

@@ -53,7 +53,7 @@ def check_lines(folder):
     assert (prediction["from_seq"], prediction["to_seq"], prediction["warmup_rows"], prediction["breaks"]) == (16, 160, 2, 1)
     assert doc["series"][1]["events"] == {"gap": 1}
     code, out, _ = inspect(path)
-    assert code == 0 and "seq 16 to 160" in out and "1 breaks" in out, out
+    assert code == 0 and "seq 16 to 160" in out and "breaks in out_seq: 1" in out, out
     with open(path, "a", encoding="utf-8") as f:
         f.write('{"no": "topic"}\n')
     code, _, err = inspect(path)
