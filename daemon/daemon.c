@@ -496,7 +496,7 @@ static bool finished_within(const struct md_daemon *d, int64_t ns)
 
 static bool tell_lost(struct io_stream *s, void *arg)
 {
-    md_inbox_tell_lost(s->inbox, s);
+    md_inbox_tell_lost(s->input, s);
     return true;
 }
 
