@@ -214,6 +214,15 @@ static unsigned window_end(struct source *s)
     return i;
 }
 
+static bool at_end(const struct source *s, int64_t now_ns)
+{
+    bool all = true;
+
+    for (unsigned i = s->first; i < s->n && all; i++)
+        all = io_tail_at_end(s->tails[i], now_ns);
+    return all;
+}
+
 static enum io_turn source_turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
 {
     struct source *s = self;
@@ -239,7 +248,7 @@ static enum io_turn source_turn(void *self, int64_t now_ns, int64_t *ret_wake_ns
     if (s->input.conf->follow && s->rescan_ns < wake)
         wake = s->rescan_ns;
     *ret_wake_ns = wake;
-    if (!s->input.conf->follow && window_end(s) == s->first)
+    if (s->input.conf->follow ? s->input.host.once && at_end(s, now_ns) : window_end(s) == s->first)
         return IO_TURN_DONE;
     return wake <= now_ns || (!s->input.conf->follow && window_end(s) > end) ? IO_TURN_MORE : IO_TURN_WAIT;
 }

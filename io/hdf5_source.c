@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "io/hdf5_error.h"
+#include "io/hdf5_follow.h"
 #include "io/hdf5_log.h"
 #include "io/stream_id.h"
 
@@ -213,6 +214,15 @@ static unsigned window_end(struct source *s)
     return i;
 }
 
+static bool at_end(const struct source *s, int64_t now_ns)
+{
+    bool all = true;
+
+    for (unsigned i = s->first; i < s->n && all; i++)
+        all = io_hdf5_follow_at_end(&s->logs[i], now_ns);
+    return all;
+}
+
 static enum io_turn source_turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
 {
     struct source *s = self;
@@ -238,7 +248,7 @@ static enum io_turn source_turn(void *self, int64_t now_ns, int64_t *ret_wake_ns
     if (s->conf->follow && s->rescan_ns < wake)
         wake = s->rescan_ns;
     *ret_wake_ns = wake;
-    if (!s->conf->follow && window_end(s) == s->first)
+    if (s->conf->follow ? s->input.host.once && at_end(s, now_ns) : window_end(s) == s->first)
         return IO_TURN_DONE;
     return wake <= now_ns || (!s->conf->follow && window_end(s) > end) ? IO_TURN_MORE : IO_TURN_WAIT;
 }

@@ -127,6 +127,7 @@ struct io_host {
     bool bytes;        /* the model takes bytes: blocks of IO_U8, one channel, as they come */
     const char *input; /* the input's id */
     bool blocks;       /* when_full: block */
+    bool once;         /* what is endless is to be DONE where it has read all that is there */
     /* Finds the input's live stream of this id or starts it. -EEXIST: another live source has the id; -ENOSPC: no
      * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted, with desc->samples, and announced
      * by the daemon). */
@@ -194,7 +195,8 @@ struct io_source_class {
     void (*close)(void *self);
     /* optional: NULL means none */
     int (*fd)(void *self);             /* readable when a turn is worthwhile */
-    bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it */
+    bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it,
+                                          unless it says so (io_host.once) */
     int (*keys)(const void *conf, char *reterr);           /* reads the key files that it names: 0 or -EKEYREJECTED */
     const struct io_records *(*records)(const void *conf); /* how bytes fall into records (io/records.h); NULL, also
                                                               under this config: it cannot give a model bytes */
