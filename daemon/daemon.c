@@ -137,6 +137,7 @@ struct md_output *md_daemon_output(struct md_daemon *d, const struct md_output_c
 
 static int describe_all(struct md_daemon *d, unsigned flags)
 {
+    bool files = true; /* and nothing else */
     int finite = 0;
 
     for (; d->n_outputs < d->config->n_outputs; d->n_outputs++)
@@ -148,10 +149,13 @@ static int describe_all(struct md_daemon *d, unsigned flags)
             return -ENOMEM;
         in->finite = flags & MD_ONCE && is_finite(in->conf);
         finite += in->finite;
+        files &= in->conf->class_->replayable;
         d->inputs[d->n_inputs] = in;
     }
-    for (unsigned i = 0; i < d->n_inputs && flags & MD_ONCE && finite == 0; i++)
-        d->inputs[i]->finite = true; /* only live inputs: the end is when they all say so */
+    for (unsigned i = 0; i < d->n_inputs && flags & MD_ONCE && finite == 0; i++) {
+        d->inputs[i]->finite = true; /* none that ends by itself: the end is when they all say so */
+        d->inputs[i]->host.once = files;
+    }
     d->finite_left = finite || !(flags & MD_ONCE) ? finite : (int)d->n_inputs;
     return 0;
 }
@@ -496,7 +500,7 @@ static bool finished_within(const struct md_daemon *d, int64_t ns)
 
 static bool tell_lost(struct io_stream *s, void *arg)
 {
-    md_inbox_tell_lost(s->inbox, s);
+    md_inbox_tell_lost(s->input, s);
     return true;
 }
 

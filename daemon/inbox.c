@@ -200,55 +200,66 @@ static void append(struct md_queue *q, struct io_block *b)
     q->rows += b->n;
 }
 
-int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b)
+int md_inbox_push(struct md_input *from, struct io_stream *s, struct io_block *b, int64_t next)
 {
+    struct md_inbox *in = from->inbox;
     struct md_queue *q = &s->queue;
     struct io_block *dropped = NULL;
     uint64_t rows = b->n;
     int r;
 
     pthread_mutex_lock(&in->lock);
-    r = q->live ? make_room(in, s, b, &dropped) : -ESTALE;
+    r = s->input == from && q->live ? make_room(in, s, b, &dropped) : -ESTALE;
     if (r == 0) {
         append(q, b);
         if (!q->ready)
             make_ready(in, s);
     }
+    if (r >= 0 && next != IO_SEQ_NONE)
+        s->place.next = next;
     uint32_t waiting = q->rows;
     pthread_mutex_unlock(&in->lock);
     while (dropped) {
-        struct io_block *next = dropped->next;
+        struct io_block *rest = dropped->next;
         io_block_put(in->pool, dropped);
-        dropped = next;
+        dropped = rest;
     }
     if (r < 0)
         return r;
     if (r == 1)
         io_block_put(in->pool, b);
-    md_bump(&s->input->counters.samples, rows * s->channels);
-    md_raise(&s->input->counters.queue_high_water, waiting);
+    md_bump(&from->counters.samples, rows * s->channels);
+    md_raise(&from->counters.queue_high_water, waiting);
     return 0;
 }
 
-void md_inbox_drop(struct md_inbox *in, struct io_stream *s, uint32_t rows, uint32_t flags)
+void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, uint32_t flags)
 {
+    struct md_inbox *in = from->inbox;
+    uint64_t samples;
+
     pthread_mutex_lock(&in->lock);
-    count_dropped(s, IO_R_LIMIT, rows);
-    if (s->queue.live) {
+    samples = (uint64_t)rows * s->channels;
+    if (s->input == from)
+        count_dropped(s, IO_R_LIMIT, rows);
+    else
+        md_add(&from->counters.discarded[IO_R_LIMIT], samples);
+    if (s->input == from && s->queue.live) {
         lose(&s->queue, rows, flags);
         s->queue.over += rows;
     }
     pthread_mutex_unlock(&in->lock);
-    md_bump(&s->input->counters.samples, (uint64_t)rows * s->channels);
+    md_bump(&from->counters.samples, samples);
 }
 
-void md_inbox_tell_lost(struct md_inbox *in, struct io_stream *s)
+void md_inbox_tell_lost(struct md_input *from, struct io_stream *s)
 {
+    struct md_inbox *in = from->inbox;
     struct io_block *b;
     bool lost;
 
     pthread_mutex_lock(&in->lock);
-    lost = s->queue.live && s->queue.lost > 0;
+    lost = s->input == from && s->queue.live && s->queue.lost > 0;
     pthread_mutex_unlock(&in->lock);
     b = lost ? io_block_get(in->pool, 0) : NULL;
     if (!b)
@@ -257,23 +268,69 @@ void md_inbox_tell_lost(struct md_inbox *in, struct io_stream *s)
     b->t_ns = IO_T_NONE;
     b->arrived_ns = (uint64_t)md_now_ns();
     b->channels = s->channels;
-    md_inbox_push(in, s, b);
+    md_inbox_push(from, s, b, IO_SEQ_NONE);
 }
 
-void md_inbox_end(struct md_inbox *in, struct io_stream *s)
+/* Under the lock. True: the stream is from's. After it the record may be forgotten at any time. */
+static bool take_back(const struct md_input *from, struct io_stream *s)
+{
+    bool own = s->input == from;
+
+    if (own)
+        s->queue.held = false;
+    else
+        atomic_fetch_sub_explicit(&s->queue.stale, 1, memory_order_release);
+    return own;
+}
+
+void md_inbox_end(struct md_input *from, struct io_stream *s)
+{
+    struct md_inbox *in = from->inbox;
+    struct md_queue *q = &s->queue;
+
+    md_inbox_tell_lost(from, s);
+    pthread_mutex_lock(&in->lock);
+    if (take_back(from, s)) {
+        if (q->live && q->tail)
+            q->tail->flags |= IO_END;
+        else if (q->live)
+            q->ending = true;
+        if (q->ending && !q->ready)
+            make_ready(in, s);
+    }
+    pthread_mutex_unlock(&in->lock);
+}
+
+bool md_inbox_is_own(struct md_input *from, struct io_stream *s)
+{
+    pthread_mutex_lock(&from->inbox->lock);
+    bool own = s->input == from;
+    pthread_mutex_unlock(&from->inbox->lock);
+    return own;
+}
+
+bool md_inbox_let_go(struct md_input *from, struct io_stream *s, bool always)
+{
+    pthread_mutex_lock(&from->inbox->lock);
+    bool gone = always || s->input != from || !s->queue.live;
+    if (gone)
+        take_back(from, s);
+    pthread_mutex_unlock(&from->inbox->lock);
+    return gone;
+}
+
+bool md_inbox_retract(struct md_input *from, struct io_stream *s)
 {
     struct md_queue *q = &s->queue;
 
-    md_inbox_tell_lost(in, s);
-    pthread_mutex_lock(&in->lock);
-    q->held = false;
-    if (q->live && q->tail)
-        q->tail->flags |= IO_END;
-    else if (q->live)
-        q->ending = true;
-    if (q->ending && !q->ready)
-        make_ready(in, s);
-    pthread_mutex_unlock(&in->lock);
+    pthread_mutex_lock(&from->inbox->lock);
+    bool nothing = s->input == from && q->live && !q->ready && !q->head && !q->ending;
+    if (nothing) {
+        q->held = false;
+        free_place(from->inbox, s);
+    }
+    pthread_mutex_unlock(&from->inbox->lock);
+    return nothing;
 }
 
 /* ---- engine side ------------------------------------------------------------------------------------------------- */
@@ -429,20 +486,6 @@ void md_inbox_cut(struct md_inbox *in, uint32_t number)
     in->cut = number;
     pthread_cond_signal(&in->wake);
     pthread_mutex_unlock(&in->lock);
-}
-
-bool md_inbox_retract(struct md_inbox *in, struct io_stream *s)
-{
-    struct md_queue *q = &s->queue;
-
-    pthread_mutex_lock(&in->lock);
-    bool nothing = q->live && !q->ready && !q->head && !q->ending;
-    if (nothing) {
-        q->held = false;
-        free_place(in, s);
-    }
-    pthread_mutex_unlock(&in->lock);
-    return nothing;
 }
 
 bool md_inbox_reset(struct md_inbox *in, struct io_stream *s)

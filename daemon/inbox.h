@@ -30,14 +30,23 @@ void md_inbox_done(struct md_inbox *in);
 
 /* Source side. Reserves room for the stream: −ENOSPC, also at the input's max_streams. A live stream keeps its own. */
 int md_inbox_enter(struct md_inbox *in, struct io_stream *s);
-/* 0: taken or dropped by policy; −EAGAIN: full, the caller keeps the block; −ESTALE: the stream is not live. */
-int md_inbox_push(struct md_inbox *in, struct io_stream *s, struct io_block *b);
+/* In these `from` is the input whose handle it is. An id that the daemon has ended may have gone to another input
+ * since: then the handle is stale, and nothing is done with it but to take it back. 0: taken or dropped by policy, and
+ * place.next is `next`, unless that is IO_SEQ_NONE; −EAGAIN: full, the caller keeps the block; −ESTALE: the stream is
+ * not live, or not from's. */
+int md_inbox_push(struct md_input *from, struct io_stream *s, struct io_block *b, int64_t next);
 /* Rows that the input's limit turned away. The flags pass to the stream's next block. */
-void md_inbox_drop(struct md_inbox *in, struct io_stream *s, uint32_t rows, uint32_t flags);
+void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, uint32_t flags);
 /* Rows that were dropped last stand before no block: an empty one tells of them. Also once no source pushes any more.
  */
-void md_inbox_tell_lost(struct md_inbox *in, struct io_stream *s);
-void md_inbox_end(struct md_inbox *in, struct io_stream *s);
+void md_inbox_tell_lost(struct md_input *from, struct io_stream *s);
+void md_inbox_end(struct md_input *from, struct io_stream *s);
+/* Whether the handle is not stale. */
+bool md_inbox_is_own(struct md_input *from, struct io_stream *s);
+/* The handle goes back if the stream is not live, or not from's, or `always`. False: it is. */
+bool md_inbox_let_go(struct md_input *from, struct io_stream *s, bool always);
+/* A stream of which nothing has come, and nothing will, is not live after all. False: something has come. */
+bool md_inbox_retract(struct md_input *from, struct io_stream *s);
 
 /* Engine side. Waits until a batch is worth while: `full` streams ready, the oldest ready for max_delay_ns, all live
  * ones ready, a queue full, draining, another cut or errand asked for than in *ret, a call, or until_ns. */
@@ -72,7 +81,5 @@ void md_inbox_lost(struct md_inbox *in, struct io_stream *s, const struct io_blo
 void md_inbox_drain(struct md_inbox *in, bool stop);
 /* Asks the engine for a cut, soon. */
 void md_inbox_cut(struct md_inbox *in, uint32_t number);
-/* Source: a stream of which nothing has come, and nothing will, is not live after all. False: something has come. */
-bool md_inbox_retract(struct md_inbox *in, struct io_stream *s);
 
 #endif

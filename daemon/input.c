@@ -71,7 +71,7 @@ static void host_drop(void *self, struct io_stream *s, uint64_t rows, uint32_t f
     struct md_input *in = self;
 
     md_bump(&in->counters.errors[IO_R_LIMIT], 1);
-    md_inbox_drop(s->inbox, s, (uint32_t)rows, flags);
+    md_inbox_drop(in, s, (uint32_t)rows, flags);
     say(in, IO_R_LIMIT, s->id, "more than the input takes a second");
 }
 
@@ -182,30 +182,38 @@ static bool seen_before(struct md_input *in, struct io_stream *s, struct io_bloc
 static int host_push(void *self, struct io_stream *s, struct io_block *b)
 {
     struct md_input *in = self;
-    int64_t next;
+    bool replayable = in->conf->class_->replayable;
     int r;
 
-    if (seen_before(in, s, b)) {
+    if (replayable && seen_before(in, s, b)) {
         io_block_put(in->host.pool, b);
         return 0;
     }
-    next = b->seq == IO_SEQ_NONE || b->n == 0 ? s->place.next : b->seq + b->n;
-    r = md_inbox_push(s->inbox, s, b);
-    if (r)
-        return r;
-    s->replay = (struct md_replay){.from = IO_SEQ_NONE};
-    s->place.next = next;
-    return 0;
+    r = md_inbox_push(in, s, b, b->seq == IO_SEQ_NONE || b->n == 0 ? IO_SEQ_NONE : b->seq + b->n);
+    if (r == 0 && replayable)
+        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+    return r;
 }
 
 static void host_end(void *self, struct io_stream *s)
 {
-    if (s->replay.from != IO_SEQ_NONE && s->replay.from > 0 && !s->replay.met)
-        another_file(self, s, NULL);
-    if (!s->replay.quiet || !md_inbox_retract(s->inbox, s))
-        md_inbox_end(s->inbox, s);
-    s->replay = (struct md_replay){.from = IO_SEQ_NONE};
-    s->place.ended = true;
+    struct md_input *in = self;
+    bool quiet = false;
+
+    if (md_inbox_is_own(in, s)) {
+        if (s->replay.from != IO_SEQ_NONE && s->replay.from > 0 && !s->replay.met)
+            another_file(in, s, NULL);
+        quiet = s->replay.quiet;
+        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
+        s->place.ended = true;
+    }
+    if (!quiet || !md_inbox_retract(in, s))
+        md_inbox_end(in, s); /* it may be forgotten from here on */
+}
+
+static bool host_let_go(void *self, struct io_stream *s, bool always)
+{
+    return md_inbox_let_go(self, s, always);
 }
 
 /* Without snapshots nothing is ever asked for again that was taken. */
@@ -298,7 +306,7 @@ static void host_note(void *self, struct io_stream *s, const char *event, const 
     b->arrived_ns = (uint64_t)md_now_ns();
     b->flags = MD_NOTE;
     b->channels = s->channels;
-    if (md_inbox_push(s->inbox, s, b))
+    if (md_inbox_push(in, s, b, IO_SEQ_NONE))
         io_block_put(in->host.pool, b);
 }
 
@@ -323,6 +331,7 @@ void md_input_init(struct md_input *in, struct io_pool *pool)
         .stream = host_stream,
         .push = host_push,
         .end = host_end,
+        .let_go = host_let_go,
         .resume = host_resume,
         .known = host_known,
         .place = host_place,

@@ -296,7 +296,7 @@ static bool end_stream(struct io_stream *s, void *arg)
     live = s->queue.live;
     pthread_mutex_unlock(&s->inbox->lock);
     if (live && g->end)
-        md_inbox_end(s->inbox, s);
+        md_inbox_end(s->input, s);
     g->left += live || atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0;
     return true;
 }
@@ -359,11 +359,18 @@ static void end_feeders(struct md_daemon *d)
 
 /* ---- changing places --------------------------------------------------------------------------------------------- */
 
-static void close_source(struct md_input *in)
+static bool has_no_handle(struct io_stream *s, void *arg)
+{
+    s->queue.held = s->queue.held && s->input != arg;
+    return true;
+}
+
+static void close_source(struct md_registry *r, struct md_input *in)
 {
     if (in->source)
         in->conf->class_->close(in->source);
     in->source = NULL;
+    md_registry_each(r, has_no_handle, in);
 }
 
 /* What it holds is remembered, in case it is opened again after all. */
@@ -441,7 +448,7 @@ static void change_places(struct change *c)
 
     for (unsigned i = 0; i < d->n_inputs; i++)
         if (!stays(c, d->inputs[i]))
-            close_source(d->inputs[i]);
+            close_source(&d->registry, d->inputs[i]);
     for (unsigned i = 0; i < d->n_outputs; i++)
         if (!stays_output(c, d->outputs[i]))
             close_sink(d->outputs[i]);

@@ -141,6 +141,21 @@ static void set_rules(struct io_stream *s)
     };
 }
 
+/* An input that has a handle of it keeps that, stale (inbox.h): it finds out under the lock that this takes. */
+static void set_input(struct io_stream *s, struct md_input *input)
+{
+    pthread_mutex_t *lock = &s->inbox->lock;
+
+    pthread_mutex_lock(lock);
+    if (s->input != input && s->queue.held) {
+        s->queue.held = false;
+        atomic_fetch_add_explicit(&s->queue.stale, 1, memory_order_relaxed);
+    }
+    s->input = input;
+    s->inbox = input->inbox;
+    pthread_mutex_unlock(lock);
+}
+
 /* What a stream is from now on. It is not live, and nothing of it is on its way. */
 static int identify(struct md_registry *r, struct io_stream *s, struct md_input *input,
                     const struct io_stream_desc *desc)
@@ -153,8 +168,7 @@ static int identify(struct md_registry *r, struct io_stream *s, struct md_input 
     if (!plan)
         return -ENOMEM;
     s->plan = plan;
-    s->input = input;
-    s->inbox = input->inbox;
+    set_input(s, input);
     s->channels = desc->channels;
     s->irregular = desc->irregular;
     s->rate = desc->irregular ? 0 : desc->rate;
@@ -370,7 +384,8 @@ static bool forgotten(struct io_stream *s, int64_t before_ns)
     pthread_mutex_lock(&s->inbox->lock);
     idle = !s->queue.live && !s->queue.held && !s->queue.ready;
     pthread_mutex_unlock(&s->inbox->lock);
-    return idle && atomic_load_explicit(&s->in_flight, memory_order_acquire) == 0 &&
+    return idle && atomic_load_explicit(&s->queue.stale, memory_order_acquire) == 0 &&
+           atomic_load_explicit(&s->in_flight, memory_order_acquire) == 0 &&
            atomic_load_explicit(&s->seen.last_ns, memory_order_relaxed) < before_ns;
 }
 

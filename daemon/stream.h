@@ -28,13 +28,14 @@ struct md_queue {
     struct io_block *head, *tail;
     struct io_stream *next_ready;
     uint32_t rows;
-    int64_t lost;   /* rows dropped since the last block: they stand before the next one */
-    int64_t over;   /* how many of them for the input's limit */
-    uint32_t flags; /* of dropped blocks, for the next one */
-    bool ready;     /* in the ready list or in the engine's hands */
-    bool live;      /* slots are reserved */
-    bool held;      /* the source has not said end() since it asked */
-    bool ending;    /* end() came while the queue was empty: the end stands before whatever is queued now */
+    int64_t lost;           /* rows dropped since the last block: they stand before the next one */
+    int64_t over;           /* how many of them for the input's limit */
+    uint32_t flags;         /* of dropped blocks, for the next one */
+    bool ready;             /* in the ready list or in the engine's hands */
+    bool live;              /* slots are reserved */
+    bool held;              /* the source has not said end() since it asked */
+    _Atomic uint32_t stale; /* as many inputs that had the stream before this one still have handles of it */
+    bool ending;            /* end() came while the queue was empty: the end stands before whatever is queued now */
 };
 
 /* Consecutive rows of one block. The time of a row follows from one whose time is known. */

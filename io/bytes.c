@@ -108,6 +108,11 @@ static bool turn_tail(void *self, void *item, int64_t now_ns, int64_t *ret_wake_
     return t->done;
 }
 
+static bool tail_at_end(void *item, int64_t now_ns)
+{
+    return io_tail_at_end(item, now_ns);
+}
+
 /* ---- the class -------------------------------------------------------------------------------------------------- */
 
 static void source_close(void *self)
@@ -140,7 +145,8 @@ static int source_open(const void *conf, const struct io_host *host, void **ret_
                                    .host = &s->input.host,
                                    .self = s,
                                    .add = add_tail,
-                                   .turn = turn_tail};
+                                   .turn = turn_tail,
+                                   .at_end = tail_at_end};
     r = s->input.epoll < 0 ? -errno : io_roster_fill(&s->roster, reterr);
     if (r == 0)
         r = probe(s, reterr);

@@ -147,6 +147,13 @@ void io_hdf5_follow_turned(struct io_hdf5_log *log, const struct io_hdf5_input *
         wait_up_to(log, WAIT_FIRST_NS, in->conf->poll_ns, now_ns);
 }
 
+bool io_hdf5_follow_at_end(const struct io_hdf5_log *log, int64_t now_ns)
+{
+    bool waits = !log->blocked && log->wait_ns > 0 && log->wake_ns > now_ns;
+
+    return log->done || (waits && (log->waiting_ns == 0 || now_ns - log->waiting_ns > PAUSE_NS));
+}
+
 void io_hdf5_follow_failed(struct io_hdf5_log *log, const struct io_hdf5_input *in, int code, const char *text,
                            int64_t now_ns)
 {

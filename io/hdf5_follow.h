@@ -12,6 +12,9 @@ bool io_hdf5_follow_ready(struct io_hdf5_log *log, const struct io_hdf5_input *i
 void io_hdf5_follow_turned(struct io_hdf5_log *log, const struct io_hdf5_input *in, bool idle, bool moving,
                            int64_t now_ns);
 
+/* All that is there was read, or it cannot be had, and has been for longer than is worth waiting for. */
+bool io_hdf5_follow_at_end(const struct io_hdf5_log *log, int64_t now_ns);
+
 /* It cannot be opened or read now: said once, closed, tried again later. */
 void io_hdf5_follow_failed(struct io_hdf5_log *log, const struct io_hdf5_input *in, int code, const char *text,
                            int64_t now_ns);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "io/hdf5_error.h"
+#include "io/hdf5_follow.h"
 #include "io/hdf5_log.h"
 #include "io/roster.h"
 #include "io/stream_id.h"
@@ -113,6 +114,11 @@ static bool turn_log(void *self, void *item, int64_t now_ns, int64_t *ret_wake_n
     return log->done;
 }
 
+static bool log_at_end(void *item, int64_t now_ns)
+{
+    return io_hdf5_follow_at_end(item, now_ns);
+}
+
 /* ---- the class -------------------------------------------------------------------------------------------- */
 
 static void source_close(void *self)
@@ -147,7 +153,8 @@ static int source_open(const void *conf, const struct io_host *host, void **ret_
                                    .host = &s->input.host,
                                    .self = s,
                                    .add = add_log,
-                                   .turn = turn_log};
+                                   .turn = turn_log,
+                                   .at_end = log_at_end};
     r = io_roster_fill(&s->roster, reterr);
     if (r == 0)
         r = probe(s, reterr);

@@ -121,6 +121,15 @@ static unsigned window_end(struct io_roster *r)
     return i;
 }
 
+static bool all_at_end(const struct io_roster *r, int64_t now_ns)
+{
+    bool all = true;
+
+    for (unsigned i = r->first; i < r->n && all; i++)
+        all = r->at_end(r->v[i].item, now_ns);
+    return all;
+}
+
 enum io_turn io_roster_turn(struct io_roster *r, int64_t now_ns, int64_t *ret_wake_ns)
 {
     int64_t wake = INT64_MAX;
@@ -140,7 +149,7 @@ enum io_turn io_roster_turn(struct io_roster *r, int64_t now_ns, int64_t *ret_wa
     if (r->follow && r->rescan_ns < wake)
         wake = r->rescan_ns;
     *ret_wake_ns = wake;
-    if (!r->follow && window_end(r) == r->first)
+    if (r->follow ? r->host->once && all_at_end(r, now_ns) : window_end(r) == r->first)
         return IO_TURN_DONE;
     return wake <= now_ns || (!r->follow && window_end(r) > end) ? IO_TURN_MORE : IO_TURN_WAIT;
 }

@@ -18,6 +18,7 @@ struct io_roster {
     /* A bounded piece of work, if any is due. True: it will never have more; else *ret_wake_ns says when it wants the
      * next turn. It gets one at every turn of the input: whoever waits for room in the daemon may have it at any. */
     bool (*turn)(void *self, void *item, int64_t now_ns, int64_t *ret_wake_ns);
+    bool (*at_end)(void *item, int64_t now_ns); /* of a followed file: all that is there now was read */
 
     struct io_roster_entry {
         void *item;

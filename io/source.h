@@ -127,6 +127,7 @@ struct io_host {
     bool bytes;        /* the model takes bytes: blocks of IO_U8, one channel, as they come */
     const char *input; /* the input's id */
     bool blocks;       /* when_full: block */
+    bool once;         /* what is endless is to be DONE where it has read all that is there */
     /* Finds the input's live stream of this id or starts it. -EEXIST: another live source has the id; -ENOSPC: no
      * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted, with desc->samples, and announced
      * by the daemon). */
@@ -134,10 +135,14 @@ struct io_host {
     /* Hands a block over. -EAGAIN: the queue is full and the input's policy is `block`: the caller keeps the block and
      * offers it again in a later turn (the daemon wakes the source when there is room). -ESTALE: the daemon has ended
      * the stream meanwhile (streams.idle): the caller keeps the block and asks stream() again. 0: taken, or dropped
-     * and counted by policy. A handle is good for this call until end() or the input's close, ended or not. */
+     * and counted by policy. A handle is good for this call until end(), let_go() or the input's close, ended or not.
+     */
     int (*push)(void *self, struct io_stream *stream, struct io_block *block);
     /* No more samples will come: the stream ends after its queue is consumed, its slots are freed. */
     void (*end)(void *self, struct io_stream *stream);
+    /* True: the handle is given back, for the daemon has ended the stream itself, or `always`: it goes on without one.
+     */
+    bool (*let_go)(void *self, struct io_stream *stream, bool always);
     /* Something was not taken. `id` may be NULL; `text` says it for a person (rate-limited log line). */
     void (*discard)(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text);
     /* Rows of a stream that stream() has given are over the input's limit (IO_R_LIMIT). They keep their numbers and are
@@ -190,7 +195,8 @@ struct io_source_class {
     void (*close)(void *self);
     /* optional: NULL means none */
     int (*fd)(void *self);             /* readable when a turn is worthwhile */
-    bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it */
+    bool (*endless)(const void *conf); /* replayable, but never DONE under this config: --once does not wait for it,
+                                          unless it says so (io_host.once) */
     int (*keys)(const void *conf, char *reterr);           /* reads the key files that it names: 0 or -EKEYREJECTED */
     const struct io_records *(*records)(const void *conf); /* how bytes fall into records (io/records.h); NULL, also
                                                               under this config: it cannot give a model bytes */

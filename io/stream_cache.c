@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIRST = 64, LIMIT = 1 << 18 };
+enum { FIRST = 64, LIMIT = 1 << 18, SWEEP_MIN = 1024 };
 
 static uint64_t mix(uint64_t h)
 {
@@ -28,9 +28,11 @@ static uint64_t hash(const struct io_stream_cache *c, const char *id, size_t len
     return mix(mix(h ^ w));
 }
 
-int io_stream_cache_init(struct io_stream_cache *c, uint64_t seed, void (*free_extra)(void *extra))
+int io_stream_cache_init(struct io_stream_cache *c, uint64_t seed, const struct io_host *host,
+                         void (*free_extra)(void *extra))
 {
-    *c = (struct io_stream_cache){.mask = FIRST - 1, .seed = seed, .free_extra = free_extra};
+    *c = (struct io_stream_cache){
+        .mask = FIRST - 1, .sweep_at = SWEEP_MIN, .seed = seed, .host = host, .free_extra = free_extra};
     c->table = calloc(FIRST, sizeof *c->table);
     return c->table ? 0 : -ENOMEM;
 }
@@ -42,19 +44,11 @@ static void free_entry(struct io_stream_cache *c, struct io_cached *e)
     free(e);
 }
 
-static void clear(struct io_stream_cache *c)
-{
-    for (size_t i = 0; c->table && i <= c->mask; i++) {
-        if (c->table[i])
-            free_entry(c, c->table[i]);
-        c->table[i] = NULL;
-    }
-    c->n = 0;
-}
-
 void io_stream_cache_done(struct io_stream_cache *c)
 {
-    clear(c);
+    for (size_t i = 0; c->table && i <= c->mask; i++)
+        if (c->table[i])
+            free_entry(c, c->table[i]);
     free(c->table);
     c->table = NULL;
 }
@@ -98,13 +92,30 @@ static int grow(struct io_stream_cache *c)
     return 0;
 }
 
+static void sweep(struct io_stream_cache *c, bool all)
+{
+    for (size_t i = 0; i <= c->mask; i++)
+        while (c->table[i] && c->host->let_go(c->host->self, c->table[i]->stream, all))
+            io_stream_cache_drop(c, c->table[i]); /* another may take its place */
+}
+
+/* Ids that fall silent and never come back must not pile up, here or in the daemon. What a sweep costs is shared by as
+ * many additions. */
+static void make_way(struct io_stream_cache *c)
+{
+    sweep(c, false);
+    if (c->n > LIMIT - LIMIT / 8)
+        sweep(c, true);
+    c->sweep_at = c->n > LIMIT / 2 ? LIMIT : c->n > SWEEP_MIN / 2 ? c->n * 2 : SWEEP_MIN;
+}
+
 int io_stream_cache_add(struct io_stream_cache *c, const char *id, struct io_cached **ret)
 {
     size_t len = strlen(id);
     struct io_cached *e;
 
-    if (c->n == LIMIT)
-        clear(c);
+    if (c->n >= c->sweep_at)
+        make_way(c);
     if (c->n * 2 > c->mask && grow(c))
         return -ENOMEM;
     e = calloc(1, sizeof *e + len + 1);

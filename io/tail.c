@@ -129,6 +129,13 @@ static size_t wait_for_file(struct io_tail *t, const struct io_bytes_input *in, 
     return wait_up_to(t, in->conf->poll_ns, now_ns);
 }
 
+bool io_tail_at_end(const struct io_tail *t, int64_t now_ns)
+{
+    bool waits = !t->pending && t->wait_ns > 0 && t->wake_ns > now_ns;
+
+    return t->done || (waits && (t->waiting_ns == 0 || t->said));
+}
+
 /* A FIFO or standard input: until it is readable. */
 static size_t wait_for_bytes(struct io_tail *t, const struct io_bytes_input *in, int64_t now_ns)
 {

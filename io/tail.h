@@ -58,4 +58,7 @@ int io_tail_open(struct io_tail *t, const struct io_bytes_input *in, char *reter
 /* A bounded piece of work; bytes handed over. 0: nothing to do before t->wake_ns, or `done`. */
 size_t io_tail_turn(struct io_tail *t, const struct io_bytes_input *in, int64_t now_ns);
 
+/* Of a followed one: all that is there was read, or it is not there and has been said to be missing. */
+bool io_tail_at_end(const struct io_tail *t, int64_t now_ns);
+
 #endif

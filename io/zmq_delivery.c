@@ -23,7 +23,7 @@ int io_zmq_delivery_init(struct io_zmq_delivery *d)
     clock_gettime(CLOCK_REALTIME, &now);
     io_zmq_message_init(&d->message);
     return io_stream_cache_init(&d->cache, (uint64_t)now.tv_nsec * 0x9e3779b97f4a7c15 ^ (uint64_t)(uintptr_t)d,
-                                free_run);
+                                d->host, free_run);
 }
 
 void io_zmq_delivery_done(struct io_zmq_delivery *d)
@@ -154,6 +154,10 @@ static int find_stream(struct io_zmq_delivery *d)
     }
     if (e && e->channels == m->channels && e->irregular == desc.irregular && e->rate == d->rate)
         return 0;
+    if (e && d->host->let_go(d->host->self, e->stream, false)) {
+        io_stream_cache_drop(&d->cache, e);
+        e = d->entry = NULL;
+    }
     desc.samples = samples_left(d);
     desc.rate = d->common->resample && wanted_rate(d) > 0 ? wanted_rate(d) : d->rate;
     r = d->host->stream(d->host->self, &desc, &stream);

@@ -321,6 +321,30 @@ class Signals(Running):
                              + self.wav("a.wav", 400) + "}")
         self.check(run(MAMBAD, "-c", config, "--once"), 0)
 
+    def test_once_where_all_is_followed(self):
+        """It ends where the files end now, and the next one goes on there."""
+        log = self.path("a.log", b"one line\nand another\n" * 500)
+        config = self.config("l: {type: bytes, files: DIR/*.log, follow: true, poll: 10ms}", "o: {type: jsonl, path: DIR/out, families: [anomaly, event]}",
+                             model=os.path.join(GOLDEN, "bytes"), more="state: {dir: DIR/state}")
+        self.check(run(MAMBAD, "-c", config, "--once"), 0)
+        with open(log, "ab") as f:
+            f.write(b"a third\n" * 100)
+        self.check(run(MAMBAD, "-c", config, "--once"), 0)
+        with open(self.path("out")) as f:
+            lines = [json.loads(line) for line in f]
+        self.assertEqual(sum(span for m in lines if m["topic"].startswith("anomaly/") for span in m["spans"]), 500 * 21 + 800)
+        self.assertEqual([m["event"] for m in lines if m["topic"].startswith("event/") and m["event"] in ("start", "restore", "end", "gap")],
+                         ["start", "restore"])
+
+    def test_once_where_all_is_followed_hdf5(self):
+        made = run("/usr/bin/python3", "-c", "import h5py,sys; h5py.File(sys.argv[1],'w').create_dataset('x', data=[1.]*4000)", self.path("a.h5"))
+        if made.returncode:
+            self.skipTest("no h5py")
+        config = self.config("l: {type: hdf5, files: DIR/a.h5, follow: true, rate: 1}")
+        self.check(run(MAMBAD, "-c", config, "--once"), 0)
+        with open(self.path("out.jsonl")) as f:
+            self.assertEqual(sum(len(m["data"]) for m in map(json.loads, f) if m["topic"].startswith("anomaly/")), 4000)
+
     def test_terms_end_with_0(self):
         for number in (signal.SIGTERM, signal.SIGINT):
             with self.subTest(number):

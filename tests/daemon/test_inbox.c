@@ -1,10 +1,12 @@
-/* test_inbox.c: a full queue drops rows, but neither the flags that came with them nor how many they were. */
+/* test_inbox.c: a full queue drops rows, but neither the flags that came with them nor how many they were; what an
+ * input does with the handle of a stream that has gone to another one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <errno.h>
 #include <string.h>
 
 #include "daemon/input.h"
@@ -26,6 +28,7 @@ static void begin(struct rig *r, enum md_when_full when_full, uint32_t queue)
     r->conf.queue = queue;
     r->conf.max_streams = 4;
     r->input.conf = &r->conf;
+    r->input.inbox = &r->inbox;
     r->stream.input = &r->input;
     r->stream.inbox = &r->inbox;
     r->stream.channels = 1;
@@ -39,7 +42,7 @@ static void push(struct rig *r, uint32_t rows, uint32_t flags)
     assert_non_null(b);
     b->n = rows;
     b->flags = flags;
-    assert_int_equal(md_inbox_push(&r->inbox, &r->stream, b), 0);
+    assert_int_equal(md_inbox_push(&r->input, &r->stream, b, IO_SEQ_NONE), 0);
 }
 
 /* Takes everything out; the first block is the caller's to look at until done(). */
@@ -121,12 +124,45 @@ static void test_newest(void **state)
     done(&r);
 }
 
+/* It can be taken back, and that is all. */
+static void test_stale(void **state)
+{
+    struct rig r;
+    struct md_input before;
+
+    (void)state;
+    begin(&r, MD_BLOCK, 10);
+    before = r.input; /* had it, and still has a handle */
+    atomic_store(&r.stream.queue.stale, 1);
+    assert_true(md_inbox_is_own(&r.input, &r.stream));
+    assert_false(md_inbox_is_own(&before, &r.stream));
+    struct io_block *b = io_block_get(r.pool, 0);
+    assert_int_equal(md_inbox_push(&before, &r.stream, b, 7), -ESTALE);
+    io_block_put(r.pool, b);
+    assert_int_equal(r.stream.place.next, 0);
+    md_inbox_drop(&before, &r.stream, 3, IO_RESET);
+    assert_int_equal(md_read(&before.counters.discarded[IO_R_LIMIT]), 3);
+    assert_int_equal(r.stream.queue.lost, 0);
+    assert_false(md_inbox_retract(&before, &r.stream));
+    md_inbox_end(&before, &r.stream);
+    assert_int_equal(atomic_load(&r.stream.queue.stale), 0);
+    assert_true(r.stream.queue.live && r.stream.queue.held && !r.stream.queue.ending);
+    assert_false(md_inbox_let_go(&r.input, &r.stream, false));
+    assert_true(r.stream.queue.held);
+    assert_true(md_inbox_let_go(&r.input, &r.stream, true));
+    assert_true(r.stream.queue.live && !r.stream.queue.held);
+    push(&r, 3, 0);
+    assert_int_equal(collect(&r)->n, 3);
+    done(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_what_stays),
         cmocka_unit_test(test_oldest),
         cmocka_unit_test(test_newest),
+        cmocka_unit_test(test_stale),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

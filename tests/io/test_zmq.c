@@ -190,6 +190,11 @@ static void host_end(void *self, struct io_stream *s)
     s->ended = true;
 }
 
+static bool host_let_go(void *self, struct io_stream *s, bool always)
+{
+    return always || s->ended || s->stale;
+}
+
 static void host_discard(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text)
 {
     struct host *h = self;
@@ -242,6 +247,7 @@ static void host_init(struct host *h, size_t pool)
                              .stream = host_stream,
                              .push = host_push,
                              .end = host_end,
+                             .let_go = host_let_go,
                              .discard = host_discard,
                              .drop = host_drop,
                              .announce = host_announce,
