@@ -423,13 +423,13 @@ static void print_text(struct bench *b, const char *families)
 
 static void print_json(struct bench *b, const char *families)
 {
-    json_t *threads = json_object(), *o;
+    json_t *threads = json_object(), *status = md_daemon_status(b->daemon), *o;
 
     for (unsigned i = 0; i < b->n_threads; i++)
         json_object_set_new(threads, b->threads[i].name,
                             json_real(1e6 * b->threads[i].seconds / (double)b->o->messages));
     o = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:s, s:i, s:I, s:f, s:f, s:f, s:f, "
-                  "s:f, s:f, s:o}",
+                  "s:f, s:f, s:o, s:o?}",
                   "bench", "daemon", "preset", b->o->preset, "device", b->o->device, "weights", b->o->weights, "state",
                   b->o->state, "latency_seconds", md_hist_json(&b->latency), "device_busy_share",
                   b->counts.busy / b->seconds, "batches", b->counts.batches, "batch_streams",
@@ -438,7 +438,9 @@ static void print_json(struct bench *b, const char *families)
                   "streams", (int)b->o->streams, "messages", (json_int_t)b->o->messages, "messages_out", b->published,
                   "seconds", b->seconds, "cpu_us_per_message", us_per_message(b), "idle_core_share", b->idle_share,
                   "rss_bytes_per_idle_stream", b->rss_per_stream - (double)b->slot_bytes, "rss_growth_bytes",
-                  b->rss_growth, "cpu_us_by_thread", threads);
+                  b->rss_growth, "cpu_us_by_thread", threads, "snapshots",
+                  json_incref(json_object_get(status, "snapshots")));
+    json_decref(status);
     json_dumpf(o, stdout, JSON_COMPACT | JSON_REAL_PRECISION(5));
     putchar('\n');
     json_decref(o);

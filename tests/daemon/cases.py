@@ -77,11 +77,15 @@ class Case(unittest.TestCase):
 class Running(Case):
     """One daemon at a time, with its control socket at DIR/control."""
 
-    def start(self, config, *args, **more):
+    def launch(self, config, *args, **more):
         self.log = open(self.path("log"), "w+")
         self.addCleanup(self.log.close)
         self.daemon = subprocess.Popen([MAMBAD, "-c", config, *args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log, **more)
         self.addCleanup(self.end)
+
+    def start(self, config, *args, **more):
+        """Launches it and returns its control socket, once that answers."""
+        self.launch(config, *args, **more)
         control = self.path("control")
         self.wait(lambda: os.path.exists(control) and run(MAMBACTL, "status", "--control", control).returncode == 0)
         return control

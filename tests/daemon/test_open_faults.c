@@ -265,7 +265,7 @@ static void each_in_turn(const char *format, bool finite)
     fail_at = fail_from = 0;
     out = live(yaml, finite);
     assert_true(out.started && out.code == 0);
-    printf("%lu calls\n", most);
+    printf("{\"faults\": %lu}\n", 2 * most); /* for tools/torture */
 }
 
 static void files(void **state)

@@ -1,7 +1,10 @@
 #!/usr/bin/python3
 """Kills the real mambad at random moments, starts it again, and compares what its outputs hold in the end with those of a
-run that nothing disturbed: no row lost, double or different.   test_resume.py MAMBAD [SEED [KILLS]]"""
+run that nothing disturbed: no row lost, double or different. On standard output a line of JSON for each kind of input: how
+often it was killed, and how many rows were compared.   test_resume.py MAMBAD [SEED [KILLS [TEST]...]]"""
+import collections
 import glob
+import itertools
 import json
 import os
 import random
@@ -25,7 +28,7 @@ BYTES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "ssm", "g
 CLIENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "reliable_client.py")
 MAMBACTL = os.path.join(os.path.dirname(MAMBAD), "..", "tools", "mambactl")
 PATIENCE = 120
-EXCEPTED = ("latency_us", "run", "out_seq", "seq", "t_ns", "shape", "data", "topic", "spans")
+EXCEPTED = ("latency_us", "run", "out_seq", "seq", "t_ns", "shape", "data", "topic", "spans")  # times: on a message's first row only
 TELLING = ("restore", "error")  # events that speak of the restart
 
 try:
@@ -40,7 +43,7 @@ except ImportError:
 
 
 def rows_of_lines(path):
-    """{(stream, family): [(out_seq, seq, time, epoch, hash of the rest)]}, events in their order; whatever the grouping."""
+    """{(stream, family): [(what a row is known by: (epoch or event, seq); the rest)]} in their order; whatever the grouping."""
     rows = {}
     with open(path, encoding="utf-8") as f:
         for number, line in enumerate(f):
@@ -51,11 +54,10 @@ def rows_of_lines(path):
             keys = json.dumps({k: v for k, v in m.items() if k not in EXCEPTED}, sort_keys=True)
             to = rows.setdefault((m["stream"], family), [])
             if family == "event":
-                to.append((m["seq"], m["t_ns"], keys))
+                to.append(((m["event"], m["seq"]), (m["t_ns"], keys)))
             spans = m.get("spans") or [m["stride"]] * len(m["data"])
             for i, row in enumerate(m["data"]):
-                t = int(m["t_ns"]) if i == 0 and m["t_ns"] is not None else None
-                to.append((m["out_seq"] + i, m["seq"] + sum(spans[:i]), t, m["epoch"], hash((keys, spans[i], json.dumps(row)))))
+                to.append(((m["epoch"], m["seq"] + sum(spans[:i])), (m["out_seq"] + i, hash((keys, spans[i], json.dumps(row))))))
     return rows
 
 
@@ -71,19 +73,26 @@ def rows_of_tables(base):
                 values = f[beside][:] if beside else [None] * len(table)
                 levels = f["quantiles"][:]
                 for row, value in zip(table, values):
-                    if family == "event" and row["event"].decode() in TELLING:
+                    name = row["event"].decode() if family == "event" else int(row["epoch"])
+                    if name in TELLING:
                         continue
                     fields = {n: row[n] for n in table.dtype.names if n not in ("stream", "latency_us", "run", "levels")}
                     if "levels" in table.dtype.names and len(levels):
                         fields["levels"] = levels[row["levels"]].tobytes()
                     rows.setdefault((names[row["stream"]], family), []).append(
-                        hash((repr(fields), value.tobytes() if value is not None else b"")))
+                        ((name, row["seq"]), hash((repr(fields), value.tobytes() if value is not None else b""))))
     return rows
 
 
-def strip_times(rows):
-    """Times stand on a message's first row only, and grouping is free."""
-    return {key: [(r[0], r[1], *r[3:]) if len(r) == 5 else r for r in of] for key, of in rows.items()}
+def difference(a, b):
+    """How many of a list of rows the other one lacks, has too often, or has otherwise or elsewhere."""
+    had, has = (collections.Counter(known for known, _ in rows) for rows in (a, b))
+    lost, double = (had - has).total(), (has - had).total()
+    if lost or double:
+        different = (collections.Counter(b) - collections.Counter(a)).total() - double
+    else:
+        different = sum(x != y for x, y in zip(a, b))
+    return {"lost": lost, "double": double, "different": different}
 
 
 class Resume(unittest.TestCase):
@@ -189,6 +198,7 @@ class Resume(unittest.TestCase):
             done += 1
         self.assertGreater(done, kills / 4, "the run was over before it could be killed")
         print(f"killed {done} times,", end=" ", file=sys.stderr, flush=True)
+        self.measured["kills"] += done
         return sending
 
     def await_socket(self, process):
@@ -203,27 +213,26 @@ class Resume(unittest.TestCase):
         while any(s.poll() is None for s in sending) and os.path.getsize(path) <= size + 5000:
             time.sleep(0.005)
 
-    def compare_lines(self, a, b):
-        a, b = strip_times(rows_of_lines(a)), strip_times(rows_of_lines(b))
-        self.assertEqual(sorted(a), sorted(b))
-        for key in a:
-            for i, (x, y) in enumerate(zip(a[key], b[key])):
-                self.assertEqual(x, y, f"{key}, row {i}")
-            self.assertEqual(len(a[key]), len(b[key]), key)
+    def compare(self, a, b):
+        for key in sorted({*a, *b}):
+            of, to = a.get(key, []), b.get(key, [])
+            self.measured["rows"] += len(of)
+            self.measured.update(**difference(of, to))
+            if of != to and not self.first:
+                self.first = next(f"{key}, row {i}: {x} {y}" for i, (x, y) in enumerate(itertools.zip_longest(of, to)) if x != y)
 
     def check_lines(self, inputs, slots=64):
         out = "  o: {type: jsonl, path: OUT.jsonl}\n"
         out += "  h: {type: hdf5, path: OUT.out}\n" if h5py else ""
         undisturbed, killed = self.config("plain", inputs, out, False), self.config("killed", inputs, out, True, slots)
+        self.measured, self.first = collections.Counter(kills=0, rows=0, lost=0, double=0, different=0), None
         length = self.finish(undisturbed)
         self.finish(killed, self.killed(killed, KILLS, length))
-        self.compare_lines(undisturbed + ".jsonl", killed + ".jsonl")
+        self.compare(rows_of_lines(undisturbed + ".jsonl"), rows_of_lines(killed + ".jsonl"))
         if h5py:
-            a, b = rows_of_tables(undisturbed + ".out"), rows_of_tables(killed + ".out")
-            self.assertEqual({k: len(v) for k, v in a.items()}, {k: len(v) for k, v in b.items()})
-            for key in a:
-                for i, (x, y) in enumerate(zip(a[key], b[key])):
-                    self.assertEqual(x, y, f"{key}, row {i}")
+            self.compare(rows_of_tables(undisturbed + ".out"), rows_of_tables(killed + ".out"))
+        print(json.dumps({"test": self.id().split(".")[-1], **self.measured}), flush=True)
+        self.assertEqual([self.measured[k] for k in ("lost", "double", "different")], [0, 0, 0], self.first)
 
     def events(self, path, name):
         with open(path, encoding="utf-8") as f:
@@ -245,8 +254,8 @@ class Resume(unittest.TestCase):
             f.write("1,2\n" * 8)
         self.finish(config)
         rows = [r for key, of in rows_of_lines(out).items() if key[1] == "anomaly" for r in of]
-        self.assertEqual([r[1] for r in rows], list(range(1008)))
-        self.assertEqual([r[3] for r in rows], [0] * 1000 + [1] * 8)
+        self.assertEqual([r[0][1] for r in rows], list(range(1008)))
+        self.assertEqual([r[0][0] for r in rows], [0] * 1000 + [1] * 8)
         self.assertEqual(self.events(out, "gap"), [])
         with open(path, "w", encoding="utf-8") as f:
             f.write("a,b\n" + "7,8\n" * 1100)
@@ -254,7 +263,7 @@ class Resume(unittest.TestCase):
         gap, = self.events(out, "gap")
         self.assertEqual((gap["reason"], gap["from_seq"], gap["to_seq"]), ("rotation", 0, 1007))
         rows = [r for key, of in rows_of_lines(out).items() if key[1] == "anomaly" for r in of]
-        self.assertEqual([r[1] for r in rows], list(range(1100)))
+        self.assertEqual([r[0][1] for r in rows], list(range(1100)))
         with open(path, "w", encoding="utf-8") as f:
             f.write("a,b\n" + "7,8\n" * 90)
         self.finish(config)
@@ -313,8 +322,8 @@ class Resume(unittest.TestCase):
         cut = old + 400 * len("line 1000\n")
         self.assertEqual(gaps, [("rotation", old), ("truncation", cut), ("truncation", cut + 5 * len("line 0\n"))])
         rows, = (of for key, of in rows_of_lines(out).items() if key[1] == "anomaly")
-        self.assertEqual({r[3] for r in rows}, {0})
-        self.assertEqual([r[1] for r in rows[-8:]], [cut + 7 * i for i in range(8)])
+        self.assertEqual({r[0][0] for r in rows}, {0})
+        self.assertEqual([r[0][1] for r in rows[-8:]], [cut + 7 * i for i in range(8)])
         self.assertEqual(self.events(out, "reset"), [])
 
     def test_audio(self):
@@ -357,4 +366,4 @@ class Resume(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    unittest.main(argv=sys.argv[:1], verbosity=2)
+    unittest.main(argv=[sys.argv[0], *sys.argv[4:]], verbosity=2)

@@ -148,7 +148,7 @@ static void each_call_in_turn(void **state)
 {
     char reterr[MD_SNAPSHOT_ERR];
     uint64_t generation = 1;
-    unsigned failed = 0, taken = 0;
+    unsigned failed = 0, taken = 0, faults = 0;
     faulty_call = -1;
     assert_int_equal(try_generation(generation, reterr), 0);
     for (fault = 0; fault < FAULTS; fault++) {
@@ -159,6 +159,7 @@ static void each_call_in_turn(void **state)
             reterr[0] = 0;
             int r = try_generation(++generation, reterr);
             faulty_call = -1;
+            faults += happened;
             const uint64_t now = newest();
             assert_int_equal(parts(), 0);
             if (r == 0) {
@@ -175,6 +176,7 @@ static void each_call_in_turn(void **state)
     assert_true(failed >=
                 2 * (RECORDS + 2 + 3));      /* writes, fsync, close, rename: for want of room and for a bad disk */
     assert_true(taken >= 2 * (RECORDS + 2)); /* interrupted and short writes go on */
+    printf("{\"faults\": %u}\n", faults); /* for tools/torture */
 }
 
 static int set_up(void **state)
