@@ -14,21 +14,10 @@
 
 #include "daemon/assembly.h"
 #include "daemon/generate_request.h"
-#include "daemon/socket_file.h"
-#include "io/zmq_endpoint.h"
+#include "daemon/generate_socket.h"
 
-enum {
-    FRAMES = 4,
-    PEER_MAX = 255,
-    TURN = 64,
-    RETRY_MS = 20,
-    FAREWELL_MS = 200,
-    HWM = 64,
-    HEADER_ROOM = 65536,
-    HEADER_MAX = 2048
-};
+enum { FRAMES = 4, PEER_MAX = 255, TURN = 64, RETRY_MS = 20, FAREWELL_MS = 200, HEADER_MAX = 2048 };
 static const int64_t stalled_ns = 30000000000; /* given up after so long without a message taken */
-static const char name[] = "generation socket";
 
 struct peer {
     uint8_t id[PEER_MAX];
@@ -50,9 +39,7 @@ struct md_generate {
     struct md_daemon *daemon;
     const struct md_generate_conf *conf;
     struct md_generate_counters *counters;
-    struct io_zmq_ends ends;
-    struct io_zmq zmq;
-    struct md_socket_file file;
+    struct md_generate_socket socket;
     int stop; /* eventfd */
     struct writing *list;
     pthread_t thread;
@@ -65,12 +52,12 @@ struct md_generate {
 static int send_to(struct md_generate *g, const struct peer *peer, const char *kind, const char *header,
                    const void *data, size_t n)
 {
-    if (zmq_send(g->zmq.socket, peer->id, peer->n, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
+    if (zmq_send(g->socket.zmq.socket, peer->id, peer->n, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0)
         return -errno;
-    zmq_send(g->zmq.socket, kind, strlen(kind), ZMQ_SNDMORE | ZMQ_DONTWAIT);
-    zmq_send(g->zmq.socket, header, strlen(header), (data ? ZMQ_SNDMORE : 0) | ZMQ_DONTWAIT);
+    zmq_send(g->socket.zmq.socket, kind, strlen(kind), ZMQ_SNDMORE | ZMQ_DONTWAIT);
+    zmq_send(g->socket.zmq.socket, header, strlen(header), (data ? ZMQ_SNDMORE : 0) | ZMQ_DONTWAIT);
     if (data)
-        zmq_send(g->zmq.socket, data, n, ZMQ_DONTWAIT);
+        zmq_send(g->socket.zmq.socket, data, n, ZMQ_DONTWAIT);
     return 0;
 }
 
@@ -364,7 +351,7 @@ static bool receive(struct md_generate *g)
 
     for (unsigned i = 0; i <= FRAMES; i++)
         zmq_msg_init(&frames[i]);
-    while (more && zmq_msg_recv(&frames[n < FRAMES ? n : FRAMES], g->zmq.socket, ZMQ_DONTWAIT) >= 0) {
+    while (more && zmq_msg_recv(&frames[n < FRAMES ? n : FRAMES], g->socket.zmq.socket, ZMQ_DONTWAIT) >= 0) {
         more = zmq_msg_more(&frames[n < FRAMES ? n : FRAMES]);
         n++;
     }
@@ -395,7 +382,7 @@ static void end_all(struct md_generate *g)
 static void *run(void *arg)
 {
     struct md_generate *g = arg;
-    zmq_pollitem_t items[] = {{.socket = g->zmq.socket, .events = ZMQ_POLLIN},
+    zmq_pollitem_t items[] = {{.socket = g->socket.zmq.socket, .events = ZMQ_POLLIN},
                               {.fd = g->stop, .events = ZMQ_POLLIN},
                               {.fd = g->daemon->texts_fd, .events = ZMQ_POLLIN}};
     bool blocked = false;
@@ -415,75 +402,10 @@ static void *run(void *arg)
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
-static bool is_ipc(const struct md_generate_conf *conf)
-{
-    return !strncmp(conf->endpoint, "ipc://", 6);
-}
-
-static struct io_zmq_ends ends_of(const struct md_generate_conf *conf)
-{
-    return (struct io_zmq_ends){.bind = {(char **)&conf->endpoint, 1},
-                                .insecure = conf->insecure,
-                                .curve_key = conf->curve_key,
-                                .curve_clients = conf->curve_clients};
-}
-
-int md_generate_check(const struct md_generate_conf *conf, const char **ret_key, char *reterr)
-{
-    const struct io_zmq_ends ends = ends_of(conf);
-
-    *ret_key = "bind";
-    if (!is_ipc(conf) || (!conf->curve_key && !conf->curve_clients))
-        return io_zmq_ends_check(&ends, ret_key, reterr);
-    snprintf(reterr, IO_ERR, "an ipc:// socket is this user's only: CURVE is for tcp://");
-    return -EINVAL;
-}
-
-int md_generate_keys(const struct md_generate_conf *conf, char *reterr)
-{
-    const struct io_zmq_ends ends = ends_of(conf);
-
-    return io_zmq_ends_keys(&ends, reterr);
-}
-
-static int set_options(struct md_generate *g, char *reterr)
-{
-    int one = 1, hwm = HWM;
-    int64_t most = g->conf->prompt + HEADER_ROOM;
-
-    if (!zmq_setsockopt(g->zmq.socket, ZMQ_ROUTER_MANDATORY, &one, sizeof one) &&
-        !zmq_setsockopt(g->zmq.socket, ZMQ_SNDHWM, &hwm, sizeof hwm) &&
-        !zmq_setsockopt(g->zmq.socket, ZMQ_RCVHWM, &hwm, sizeof hwm) &&
-        !zmq_setsockopt(g->zmq.socket, ZMQ_MAXMSGSIZE, &most, sizeof most))
-        return 0;
-    snprintf(reterr, IO_ERR, "%s: %s", name, zmq_strerror(errno));
-    return -errno;
-}
-
-/* The file's mode guards an ipc socket. */
-static int bind_file(struct md_generate *g, char *reterr)
-{
-    int fd, rc = md_socket_file_make(&g->file, name, g->conf->endpoint + strlen("ipc://"), &fd, reterr);
-
-    if (rc < 0)
-        return rc;
-    if (!zmq_setsockopt(g->zmq.socket, ZMQ_USE_FD, &fd, sizeof fd) && !zmq_bind(g->zmq.socket, g->conf->endpoint))
-        return 0;
-    snprintf(reterr, IO_ERR, "%s %s: %s", name, g->conf->endpoint, zmq_strerror(errno));
-    rc = -errno;
-    close(fd);
-    return rc;
-}
-
 static int start(struct md_generate *g, char *reterr)
 {
-    const struct io_door door = md_door_open(&g->counters->door, "server.generate");
-    int rc = io_zmq_open(&g->zmq, ZMQ_ROUTER, reterr);
+    int rc = md_generate_socket_open(&g->socket, g->conf, &g->counters->door, reterr);
 
-    if (rc == 0)
-        rc = set_options(g, reterr);
-    if (rc == 0)
-        rc = is_ipc(g->conf) ? bind_file(g, reterr) : io_zmq_attach(&g->zmq, &g->ends, &door, reterr);
     if (rc)
         return rc;
     g->stop = eventfd(0, EFD_CLOEXEC);
@@ -492,7 +414,7 @@ static int start(struct md_generate *g, char *reterr)
     if (g->running)
         pthread_setname_np(g->thread, "generate");
     else
-        snprintf(reterr, IO_ERR, "%s: %s", name, strerror(-rc));
+        snprintf(reterr, IO_ERR, "generation service: %s", strerror(-rc));
     return rc;
 }
 
@@ -508,7 +430,6 @@ int md_generate_open(struct md_daemon *d, struct md_generate **ret, char *reterr
     g->daemon = d;
     g->conf = &d->config->generate;
     g->counters = &d->texts;
-    g->ends = ends_of(g->conf);
     g->stop = -1;
     rc = start(g, reterr);
     if (rc) {
@@ -530,8 +451,7 @@ void md_generate_close(struct md_generate **generate)
         eventfd_write(g->stop, 1);
         pthread_join(g->thread, NULL);
     }
-    md_socket_file_remove(&g->file);
-    io_zmq_close(&g->zmq, FAREWELL_MS * INT64_C(1000000));
+    md_generate_socket_close(&g->socket, FAREWELL_MS * INT64_C(1000000));
     if (g->stop >= 0)
         close(g->stop);
     free(g);
