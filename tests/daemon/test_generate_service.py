@@ -225,7 +225,7 @@ class OnDevice(Texts):
 
 
 class BesideAHungDevice(Service):
-    environment = {"LD_LIBRARY_PATH": FAKE, "FAKE_DEVICE_HANG_AT": "1"}
+    device, environment = "cpu", {"LD_LIBRARY_PATH": FAKE, "FAKE_DEVICE_HANG_AT": "1"}  # the other model's is that
 
     def test_a_state_is_waited_for(self):
         """mambactl snapshot --stream waits for a device that hangs, for seconds; a text of another model does not."""
