@@ -75,6 +75,7 @@ int md_generate_socket_open(struct md_generate_socket *s, const struct md_genera
     const struct io_door guarded = md_door_open(door, "server.generate");
     const struct io_zmq_ends ends = ends_of(conf);
     int rc = io_zmq_open(&s->zmq, ZMQ_ROUTER, reterr);
+
     if (rc == 0)
         rc = set_options(s, conf, reterr);
     if (rc == 0)
