@@ -205,7 +205,8 @@ int md_inbox_push(struct md_input *from, struct io_stream *s, struct io_block *b
     struct md_inbox *in = from->inbox;
     struct md_queue *q = &s->queue;
     struct io_block *dropped = NULL;
-    uint64_t rows = b->n;
+    uint64_t samples = (uint64_t)b->n * b->channels;
+    uint32_t waiting;
     int r;
 
     pthread_mutex_lock(&in->lock);
@@ -217,7 +218,7 @@ int md_inbox_push(struct md_input *from, struct io_stream *s, struct io_block *b
     }
     if (r >= 0 && next != IO_SEQ_NONE)
         s->place.next = next;
-    uint32_t waiting = q->rows;
+    waiting = r < 0 ? 0 : q->rows;
     pthread_mutex_unlock(&in->lock);
     while (dropped) {
         struct io_block *rest = dropped->next;
@@ -228,7 +229,7 @@ int md_inbox_push(struct md_input *from, struct io_stream *s, struct io_block *b
         return r;
     if (r == 1)
         io_block_put(in->pool, b);
-    md_bump(&from->counters.samples, rows * s->channels);
+    md_bump(&from->counters.samples, samples); /* of the stream behind the lock nothing is known */
     md_raise(&from->counters.queue_high_water, waiting);
     return 0;
 }
