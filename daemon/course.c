@@ -114,9 +114,11 @@ static void discard_waiting(struct md_scheduler *sch, struct io_stream *s, enum 
         struct io_block *block = c->mine;
         rows += block->n - c->at;
         if (block->flags & IO_START)
-            ret_lost->lost = ret_lost->over = 0; /* those of before have no numbers in what begins */
-        ret_lost->lost += block->lost + block->n - c->at;
-        ret_lost->over += block->over;
+            ret_lost->lost = (struct io_lost){0}; /* those of before have no numbers in what begins */
+        struct io_lost more = {.rows = block->n - c->at};
+        *(why == IO_R_MEMORY ? &more.memory : &more.streams) = more.rows;
+        io_lost_add(&ret_lost->lost, &block->lost);
+        io_lost_add(&ret_lost->lost, &more);
         ret_lost->flags |= block->flags;
         c->at = 0;
         *ret_end |= (block->flags & IO_END) != 0;
@@ -480,7 +482,7 @@ static bool drop_first(struct md_scheduler *sch, struct md_batch *b, struct io_s
         md_trail_add(&c->trail, block, block->n);
     if (end && c->held) { /* what waits comes before the end */
         block->n = 0;
-        block->lost = block->over = 0;
+        block->lost = (struct io_lost){0};
         return false;
     }
     c->mine = block->next;

@@ -108,22 +108,22 @@ static struct io_block *drop_oldest(struct io_stream *s, uint32_t over)
     struct md_queue *q = &s->queue;
     struct io_block *dropped = NULL, *b, **at = &q->head, *last = NULL;
     uint32_t flags = 0, gone = 0;
-    int64_t lost = 0, limited = 0;
+    struct io_lost lost = {0};
 
     while ((b = *at) && gone < over) {
         bool stays = b->n == 0 || b->flags & IO_END;
         if (b->flags & IO_START)
-            lost = limited = 0;
-        lost += b->lost + b->n;
-        limited += b->over;
+            lost = (struct io_lost){0};
+        io_lost_add(&lost, &b->lost);
+        lost.rows += b->n;
         flags |= b->flags & flags_kept;
         gone += b->n;
         if (stays) {
             b->n = 0;
             b->lost = lost;
-            b->over = limited;
             b->flags |= flags;
-            lost = limited = flags = 0;
+            lost = (struct io_lost){0};
+            flags = 0;
             last = b;
             at = &b->next;
         } else {
@@ -134,13 +134,11 @@ static struct io_block *drop_oldest(struct io_stream *s, uint32_t over)
     }
     q->rows -= gone;
     if (b) {
-        b->lost += lost;
-        b->over += limited;
+        io_lost_add(&b->lost, &lost);
         b->flags |= flags;
     } else {
         q->tail = last;
-        q->lost += lost;
-        q->over += limited;
+        io_lost_add(&q->lost, &lost);
         q->flags |= flags;
     }
     count_dropped(s, IO_R_QUEUE_FULL, gone);
@@ -151,8 +149,8 @@ static struct io_block *drop_oldest(struct io_stream *s, uint32_t over)
 static void lose(struct md_queue *q, uint32_t rows, uint32_t flags)
 {
     if (flags & IO_START)
-        q->lost = q->over = 0; /* those of before have no numbers in what begins */
-    q->lost += rows;
+        q->lost = (struct io_lost){0}; /* those of before have no numbers in what begins */
+    q->lost.rows += rows;
     q->flags |= flags & flags_kept;
 }
 
@@ -187,10 +185,9 @@ static int make_room(struct md_inbox *in, struct io_stream *s, struct io_block *
 static void append(struct md_queue *q, struct io_block *b)
 {
     b->next = NULL;
-    b->lost += q->lost;
-    b->over += q->over;
+    io_lost_add(&b->lost, &q->lost);
     b->flags |= q->flags;
-    q->lost = q->over = 0;
+    q->lost = (struct io_lost){0};
     q->flags = 0;
     if (q->tail)
         q->tail->next = b;
@@ -247,7 +244,7 @@ void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, ui
         md_add(&from->counters.discarded[IO_R_LIMIT], samples);
     if (s->input == from && s->queue.live) {
         lose(&s->queue, rows, flags);
-        s->queue.over += rows;
+        s->queue.lost.limit += rows;
     }
     pthread_mutex_unlock(&in->lock);
     md_bump(&from->counters.samples, samples);
@@ -260,7 +257,7 @@ void md_inbox_tell_lost(struct md_input *from, struct io_stream *s)
     bool lost;
 
     pthread_mutex_lock(&in->lock);
-    lost = s->input == from && s->queue.live && s->queue.lost > 0;
+    lost = s->input == from && s->queue.live && s->queue.lost.rows > 0;
     pthread_mutex_unlock(&in->lock);
     b = lost ? io_block_get(in->pool, 0) : NULL;
     if (!b)
@@ -513,8 +510,7 @@ void md_inbox_lost(struct md_inbox *in, struct io_stream *s, const struct io_blo
     struct md_queue *q = &s->queue;
 
     pthread_mutex_lock(&in->lock);
-    *(q->head ? &q->head->lost : &q->lost) += b->lost;
-    *(q->head ? &q->head->over : &q->over) += b->over;
+    io_lost_add(q->head ? &q->head->lost : &q->lost, &b->lost);
     *(q->head ? &q->head->flags : &q->flags) |= b->flags & flags_kept;
     pthread_mutex_unlock(&in->lock);
 }

@@ -28,8 +28,7 @@ struct md_queue {
     struct io_block *head, *tail;
     struct io_stream *next_ready;
     uint32_t rows;
-    int64_t lost;           /* rows dropped since the last block: they stand before the next one */
-    int64_t over;           /* how many of them for the input's limit */
+    struct io_lost lost;    /* since the last block: they stand before the next one */
     uint32_t flags;         /* of dropped blocks, for the next one */
     bool ready;             /* in the ready list or in the engine's hands */
     bool live;              /* slots are reserved */

@@ -58,9 +58,9 @@ static void remember_hole(struct md_timeline *t, int64_t from, int64_t to)
 static void renumber(struct md_timeline *t, struct io_block *b)
 {
     if (b->seq == IO_SEQ_NONE) {
-        b->seq = b->lost; /* dropped rows keep their numbers */
+        b->seq = b->lost.rows; /* dropped rows keep their numbers */
     }
-    t->next = b->seq - b->lost;
+    t->next = b->seq - b->lost.rows;
     t->n_holes = 0;
     t->owed = 0;
     t->last_t = t->anchor_t = IO_T_NONE;
@@ -103,7 +103,7 @@ static bool number(struct md_timeline *t, const struct md_time_rules *r, struct 
     if (given) {
         clock = judge && (off - (b->seq - t->next) > 1 || off - (b->seq - t->next) < -1);
     } else {
-        b->seq = t->next + (judge ? off : (int64_t)b->lost);
+        b->seq = t->next + (judge ? off : b->lost.rows);
     }
     if (t_ns != IO_T_NONE) {
         anchor(t, r, b->seq, t_ns);
@@ -283,8 +283,22 @@ static bool judge_flags(struct md_timeline *t, struct io_block *b, bool fresh, s
     return live;
 }
 
-/* What is said of the block as a whole: flags, its number, rows that were dropped here before it: where it was for
- * both reasons, their numbers are shared out as if it had been one after the other. */
+/* One reason's share of what was dropped: their numbers are shared out as if it had been one after the other. */
+static enum io_reason take_lost(struct io_lost *lost)
+{
+    int64_t *share[] = {&lost->limit, &lost->streams, &lost->memory, &lost->rows};
+    static const enum io_reason why[] = {IO_R_LIMIT, IO_R_STREAMS, IO_R_MEMORY, IO_R_QUEUE_FULL};
+    unsigned i = 0;
+
+    while (*share[i] == 0)
+        i++;
+    lost->rows -= *share[i];
+    if (share[i] != &lost->rows)
+        *share[i] = 0;
+    return why[i];
+}
+
+/* What is said of the block as a whole: flags, its number, rows that were dropped here before it. */
 static bool judge_block(struct md_timeline *t, const struct md_time_rules *r, struct io_block *b, bool fresh,
                         struct md_verdict *v)
 {
@@ -298,15 +312,14 @@ static bool judge_block(struct md_timeline *t, const struct md_time_rules *r, st
     if (!sane || !numbers_sane(b)) {
         discard(v, IO_R_MALFORMED, b->n);
         v->from = v->to = IO_SEQ_NONE;
-        b->lost = b->over = 0;
+        b->lost = (struct io_lost){0};
         b->flags &= ~(uint32_t)(IO_START | IO_RESET);
         return true;
     }
-    if (b->lost > 0) {
-        int64_t n = b->over > 0 ? b->over : b->lost, from = b->seq - b->lost;
-        announce(v, "drop", b->over > 0 ? "limit" : "queue_full", from, from + n - 1);
-        b->lost -= n;
-        b->over = 0;
+    if (b->lost.rows > 0) {
+        int64_t from = b->seq - b->lost.rows;
+        enum io_reason why = take_lost(&b->lost);
+        announce(v, "drop", io_reason_name(why), from, b->seq - b->lost.rows - 1);
         b->flags |= MD_NO_WAIT;
         return true;
     }
@@ -361,7 +374,7 @@ void md_timeline_next(struct md_timeline *t, const struct md_time_rules *r, stru
     ret->from = ret->to = IO_SEQ_NONE;
     ret->count = -1;
     ret->seq = t->next;
-    if (at == 0 && (b->n > 0 || b->lost > 0 || b->flags & (IO_START | IO_RESET)) && judge_block(t, r, b, fresh, ret))
+    if (at == 0 && (b->n > 0 || b->lost.rows > 0 || b->flags & (IO_START | IO_RESET)) && judge_block(t, r, b, fresh, ret))
         return;
     if (at < b->n) {
         judge_rows(t, r, b, at, fresh, ret);

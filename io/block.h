@@ -27,6 +27,11 @@ enum {               /* block flags */
        IO_GAP = 8    /* the sender says that samples before these are lost */
 };
 
+/* Rows that were dropped, and how many of them not because a queue was full. */
+struct io_lost {
+    int64_t rows, limit, streams, memory;
+};
+
 struct io_block {
     struct io_block *next;
     int64_t seq;          /* of the first row, as the sender or the file has it; IO_SEQ_NONE: count on */
@@ -39,10 +44,17 @@ struct io_block {
     uint32_t class_;   /* of the pool */
     uint32_t capacity; /* bytes of payload */
     int64_t origin;    /* number of the first row of the file that these are from */
-    int64_t lost,
-        over; /* the daemon's: rows that it dropped just before these, and how many of them for the input's limit */
+    struct io_lost lost; /* the daemon's: just before these rows */
     unsigned char data[]; /* rows [n][channels], then, 8-aligned, int64 t_ns[n] where timed */
 };
+
+static inline void io_lost_add(struct io_lost *to, const struct io_lost *more)
+{
+    to->rows += more->rows;
+    to->limit += more->limit;
+    to->streams += more->streams;
+    to->memory += more->memory;
+}
 
 /* Bytes of payload that n rows need. */
 static inline size_t io_block_need(size_t n, size_t channels, enum io_sample type, bool timed)

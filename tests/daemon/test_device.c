@@ -136,6 +136,7 @@ static void test_no_memory(void **state)
                      0); /* those that were refused keep their numbers */
     texts_free(&rows);
     assert_int_equal(json_integer_value(json_object_get(event_of(lines, "c", "drop"), "count")), 2 * ROWS);
+    assert_string_equal(json_string_value(json_object_get(event_of(lines, "c", "drop"), "reason")), "memory");
     json_decref(lines);
     service_done(&s);
 }

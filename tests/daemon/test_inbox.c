@@ -81,10 +81,10 @@ static void test_what_stays(void **state)
         push(&r, 9, 0);
         const struct io_block *b = collect(&r);
         assert_int_equal(b->n, 0);
-        assert_int_equal(b->lost, 6);
+        assert_int_equal(b->lost.rows, 6);
         assert_int_equal(b->flags, IO_RESET | stays[i]);
         assert_int_equal(b->next->n, 9);
-        assert_int_equal(b->next->lost, 3);
+        assert_int_equal(b->next->lost.rows, 3);
         assert_int_equal(b->next->flags, 0);
         done(&r);
     }
@@ -101,7 +101,7 @@ static void test_oldest(void **state)
     push(&r, 6, IO_RESET);
     const struct io_block *b = collect(&r);
     assert_int_equal(b->n, 6);
-    assert_int_equal(b->lost, 10);
+    assert_int_equal(b->lost.rows, 10);
     assert_int_equal(b->flags, IO_GAP | IO_RESET);
     done(&r);
 }
@@ -119,7 +119,7 @@ static void test_newest(void **state)
     assert_int_equal(b->n, 8);
     assert_int_equal(b->flags, 0);
     assert_int_equal(b->next->n, 2);
-    assert_int_equal(b->next->lost, 3);
+    assert_int_equal(b->next->lost.rows, 3);
     assert_int_equal(b->next->flags, IO_RESET);
     done(&r);
 }
@@ -142,7 +142,7 @@ static void test_stale(void **state)
     assert_int_equal(r.stream.place.next, 0);
     md_inbox_drop(&before, &r.stream, 3, IO_RESET);
     assert_int_equal(md_read(&before.counters.discarded[IO_R_LIMIT]), 3);
-    assert_int_equal(r.stream.queue.lost, 0);
+    assert_int_equal(r.stream.queue.lost.rows, 0);
     assert_false(md_inbox_retract(&before, &r.stream));
     md_inbox_end(&before, &r.stream);
     assert_int_equal(atomic_load(&r.stream.queue.stale), 0);

@@ -308,7 +308,7 @@ static void test_dropped_rows(void **state)
     begin(&t, &l);
     feed(&t, &r, block(10, IO_SEQ_NONE, IO_T_NONE, false), &l);
     b = block(10, IO_SEQ_NONE, IO_T_NONE, false);
-    b->lost = 6;
+    b->lost.rows = 6;
     feed(&t, &r, b, &l);
     assert_int_equal(l.drops, 1);
     assert_int_equal(l.drop_from, 10);
@@ -318,20 +318,21 @@ static void test_dropped_rows(void **state)
     assert_int_equal(l.seq[10], 16);
     assert_int_equal(l.dt[10], 7);
     b = block(0, IO_SEQ_NONE, IO_T_NONE, false); /* rows dropped at the end keep their numbers */
-    b->lost = 4;
+    b->lost.rows = 4;
     b->flags = IO_END;
     feed(&t, &r, b, &l);
     assert_int_equal(l.drops, 2);
     assert_int_equal(t.next, 30);
-    b = block(0, IO_SEQ_NONE, IO_T_NONE, false); /* for two reasons: an event each, and the model hears of all */
-    b->lost = 4;
-    b->over = 3;
+    b = block(0, IO_SEQ_NONE, IO_T_NONE, false); /* an event for each reason, and the model hears of all */
+    b->lost = (struct io_lost){.rows = 8, .limit = 3, .streams = 1, .memory = 2};
     assert_true(next_event(&r, b, "limit", 30, 32));
-    assert_true(next_event(&r, b, "queue_full", 33, 33));
+    assert_true(next_event(&r, b, "streams", 33, 33));
+    assert_true(next_event(&r, b, "memory", 34, 35));
+    assert_true(next_event(&r, b, "queue_full", 36, 37));
     feed(&t, &r, b, &l);
     feed(&t, &r, block(2, IO_SEQ_NONE, IO_T_NONE, false), &l);
-    assert_int_equal(l.seq[20], 34);
-    assert_int_equal(l.dt[20], 9);
+    assert_int_equal(l.seq[20], 38);
+    assert_int_equal(l.dt[20], 13);
     assert_int_equal(l.dt[21], 1);
 }
 
@@ -453,7 +454,7 @@ static void test_hostile(void **state)
         struct io_block *b =
             block((uint32_t)rand() % 4, odd[(unsigned)rand() % 9], odd[(unsigned)rand() % 9], rand() % 2);
         b->flags = (uint32_t)rand() % 16;
-        b->lost = rand() % 3 ? 0 : (uint32_t)rand();
+        b->lost.rows = rand() % 3 ? 0 : (uint32_t)rand();
         r.irregular = rand() % 2;
         l.n = 0;
         if (!run(&t, &r, b, 1 + (uint32_t)rand() % 3, &l))
