@@ -40,11 +40,11 @@ struct io_block {
     uint32_t n, channels; /* rows, and samples per row */
     uint32_t flags;
     enum io_sample type;
-    bool timed;        /* int64 ns per row at io_block_times() */
-    uint32_t class_;   /* of the pool */
-    uint32_t capacity; /* bytes of payload */
-    int64_t origin;    /* number of the first row of the file that these are from */
-    struct io_lost lost; /* the daemon's: just before these rows */
+    bool timed;           /* int64 ns per row at io_block_times() */
+    uint32_t class_;      /* of the pool */
+    uint32_t capacity;    /* bytes of payload */
+    int64_t origin;       /* number of the first row of the file that these are from */
+    struct io_lost lost;  /* the daemon's: just before these rows */
     unsigned char data[]; /* rows [n][channels], then, 8-aligned, int64 t_ns[n] where timed */
 };
 
