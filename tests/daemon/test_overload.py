@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """mambad with more than it can do: on a device that takes its time for each row, far above what that allows. What is
-asserted are counts; where a time is, it follows from the rate at which rows came out.
+asserted are counts; where a time is, it follows from the rate at which rows came out. What was measured is said on standard
+output, in lines of JSON.
 test_overload.py MAMBAD MAMBACTL FAKE_DEVICE"""
 import json
 import os
@@ -20,7 +21,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from cases import MAMBACTL, MAMBAD, PATIENCE, Running, run  # noqa: E402
 
 FAKE_DEVICE = os.path.abspath(sys.argv[3])
-ROW_US = 250  # of the device for a row of one channel; two batches at a time: 8000 rows a second at most
+ROW_US = 250  # of the device for a row of one channel
+CAPACITY = 2 * 1e6 / ROW_US  # rows a second at most: two batches at a time
 PATCH = 4
 
 
@@ -92,7 +94,11 @@ class Overload(Running):
         self.assertFalse(set(out) & set(gone), "either out or dropped")
         missing = set(range(sent)) - set(out) - set(gone)
         self.assertLess(len(missing), PATCH)
+        self.measured(sent=sent, taken=self.last["accepted_samples_total"], dropped=sum(counted.values()))
         return out
+
+    def measured(self, **numbers):
+        print(json.dumps({"test": self._testMethodName, **numbers}), flush=True)
 
     def flood(self, stream, messages, n, seconds=0.0):
         """As fast as a sender can, for at least so long; with numbers of its own every other time. Returns rows sent."""
@@ -108,7 +114,9 @@ class Overload(Running):
             with self.subTest(policy):
                 self.setUp()
                 self.serve(f", when_full: {policy}, queue: 256")
+                begin = time.monotonic()
                 sent = self.flood("hot", 2000, 16)  # eight seconds' work
+                self.measured(times_capacity=sent / (time.monotonic() - begin) / CAPACITY)
                 self.done(sent)
                 self.last = self.input()
                 self.assertGreater(self.last["input_discarded_samples_total"]["queue_full"], sent // 2)
@@ -132,6 +140,7 @@ class Overload(Running):
                 ahead = 4 * 128  # rows: a full queue, two batches of at most that, and a margin
                 self.assertLess(worst, 3 * ahead / rate + 3 * slowest)
                 self.assertLess(3 * ahead, sent / 10, "and that is little of what was sent")
+                self.measured(longest_s=worst)
 
     def memory(self):
         with open(f"/proc/{self.daemon.pid}/status") as f:
@@ -146,7 +155,9 @@ class Overload(Running):
         before, bytes_before = self.memory(), self.input()["input_bytes_total"]
         self.flood("hot", 20000, 4096)
         self.wait(lambda: self.input()["input_bytes_total"] - bytes_before >= 300e6)
-        self.assertLess(self.memory() - before, 64 * 1024, "of more than 300 MB")
+        grown = self.memory() - before
+        self.assertLess(grown, 64 * 1024, "of more than 300 MB")
+        self.measured(grown_KiB=grown)
         self.assertGreater(self.input()["input_discarded_samples_total"]["queue_full"], 0)
 
     def test_a_hot_stream_starves_no_other(self):

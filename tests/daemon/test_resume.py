@@ -164,7 +164,10 @@ class Resume(unittest.TestCase):
                                 stderr=subprocess.PIPE, text=True)
 
     def send(self):
-        return [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in self.senders]
+        sending = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in self.senders]
+        for sender in sending:
+            self.addCleanup(sender.kill)
+        return sending
 
     def finish(self, config, sending=None):
         p, begun = self.start(config), time.monotonic()
