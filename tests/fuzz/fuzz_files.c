@@ -6,6 +6,14 @@
 #include "tests/fuzz/fuzz.h"
 #include "tests/io/recorder.h"
 
+/* libhdf5 (1.10.8) loses a few hundred bytes of its own when it refuses a damaged file. What we forgot to close would not
+ * hide behind this: the library's tables still reach it. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libhdf5";
+}
+
 enum { TURNS = 64 }; /* a file may say that it is longer than anyone can wait for */
 
 static const char *const kinds[] = {"{type: csv, files: '%s/in'}", "{type: audio, files: '%s/in', channel: mix}",
