@@ -105,25 +105,31 @@ static bool find_rate(struct io_zmq_delivery *d, const struct io_cached *before)
     return d->rate == wanted || (d->common->resample && d->rate > 0);
 }
 
-static int renew(struct io_zmq_delivery *d, const struct io_stream_desc *desc, struct io_stream *stream)
+/* What takes a stream's rows to the rate that is wanted; none where they have it. */
+static int make_run(struct io_zmq_delivery *d, const struct io_stream_desc *desc, struct io_zmq_run **ret)
+{
+    int r;
+
+    *ret = NULL;
+    if (desc->rate == d->rate)
+        return 0;
+    r = io_zmq_run_new(&d->plans, d->rate, desc->rate, desc->channels, ret);
+    if (r)
+        discard(d, r == -ENOMEM ? IO_R_MEMORY : IO_R_RATE, d->id, samples_left(d), "the rate cannot be resampled");
+    return r;
+}
+
+static void renew(const struct io_zmq_delivery *d, const struct io_stream_desc *desc, struct io_stream *stream,
+                  struct io_zmq_run *run)
 {
     struct io_cached *e = d->entry;
-    struct io_zmq_run *run = NULL;
 
-    if (desc->rate != d->rate) {
-        int r = io_zmq_run_new(&d->plans, d->rate, desc->rate, desc->channels, &run);
-        if (r) {
-            discard(d, r == -ENOMEM ? IO_R_MEMORY : IO_R_RATE, d->id, samples_left(d), "the rate cannot be resampled");
-            return r;
-        }
-    }
     free_run(e->extra);
     e->extra = run;
     e->stream = stream;
     e->channels = desc->channels;
     e->rate = d->rate;
     e->irregular = desc->irregular;
-    return 0;
 }
 
 /* Why the daemon did not give a stream. */
@@ -142,6 +148,7 @@ static int find_stream(struct io_zmq_delivery *d)
     struct io_cached *e = d->entry = io_stream_cache_find(&d->cache, d->id);
     struct io_stream_desc desc = {.id = d->id, .channels = m->channels, .irregular = m->times != NULL};
     struct io_stream *stream;
+    struct io_zmq_run *run;
     int r;
 
     if (!find_rate(d, e)) {
@@ -160,15 +167,19 @@ static int find_stream(struct io_zmq_delivery *d)
     }
     desc.samples = samples_left(d);
     desc.rate = d->common->resample && wanted_rate(d) > 0 ? wanted_rate(d) : d->rate;
+    if ((r = make_run(d, &desc, &run)) != 0)
+        return r;
     r = d->host->stream(d->host->self, &desc, &stream);
     if (r) {
         d->why = refusal(r);
         d->text = "stream refused";
+    } else if (!e && (r = io_stream_cache_add(&d->cache, d->id, &d->entry)) != 0) {
+        d->host->let_go(d->host->self, stream, true);
     }
-    if (!r && !e)
-        r = io_stream_cache_add(&d->cache, d->id, &d->entry);
-    if (!r)
-        r = renew(d, &desc, stream);
+    if (r)
+        free_run(run);
+    else
+        renew(d, &desc, stream, run);
     return r;
 }
 

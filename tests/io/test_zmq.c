@@ -904,6 +904,24 @@ static void holes_and_repeats_of_resampled_streams(void **state)
     finish(f);
 }
 
+/* A stream whose rate cannot be resampled is none, however often it comes. */
+static void no_stream_of_an_impossible_rate(void **state)
+{
+    static const char *const keys[] = {"rate", "360", "resample", "true", NULL};
+    struct fixture *f = fixture(ZMQ_PUSH, "pull", keys);
+
+    for (unsigned i = 0; i < 3; i++)
+        send_array(f, "{\"dtype\": \"float32\", \"shape\": [1], \"rate\": 999999.999}", "abcd", 4);
+    run_until(f, 3);
+    assert_int_equal(f->host.discarded[IO_R_RATE], 3);
+    assert_int_equal(f->host.discarded_rows, 3);
+    assert_int_equal(f->host.n_streams, 0);
+    send_wave(f, 0, 800, "");
+    run_until(f, 4);
+    assert_true(f->host.n_streams == 1 && f->host.streams->n > 0);
+    finish(f);
+}
+
 static void bad_configs_are_refused(void **state)
 {
     static const struct {
@@ -1155,6 +1173,7 @@ int main(void)
         cmocka_unit_test(ended_streams_begin_anew),
         cmocka_unit_test(messages_are_resampled_as_one_signal),
         cmocka_unit_test(holes_and_repeats_of_resampled_streams),
+        cmocka_unit_test(no_stream_of_an_impossible_rate),
         cmocka_unit_test(bad_configs_are_refused),
         cmocka_unit_test(an_address_in_use_is_said),
         cmocka_unit_test(an_ipc_path_in_use_is_not_taken),
