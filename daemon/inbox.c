@@ -266,7 +266,8 @@ void md_inbox_tell_lost(struct md_input *from, struct io_stream *s)
     b->t_ns = IO_T_NONE;
     b->arrived_ns = (uint64_t)md_now_ns();
     b->channels = s->channels;
-    md_inbox_push(from, s, b, IO_SEQ_NONE);
+    if (md_inbox_push(from, s, b, IO_SEQ_NONE))
+        io_block_put(in->pool, b);
 }
 
 /* Under the lock. True: the stream is from's. After it the record may be forgotten at any time. */
@@ -281,22 +282,36 @@ static bool take_back(const struct md_input *from, struct io_stream *s)
     return own;
 }
 
+/* Under the lock. */
+static void queue_end(struct md_inbox *in, struct io_stream *s)
+{
+    struct md_queue *q = &s->queue;
+
+    if (q->live && q->tail)
+        q->tail->flags |= IO_END;
+    else if (q->live)
+        q->ending = true;
+    if (q->ending && !q->ready)
+        make_ready(in, s);
+}
+
 void md_inbox_end(struct md_input *from, struct io_stream *s)
 {
     struct md_inbox *in = from->inbox;
-    struct md_queue *q = &s->queue;
 
     md_inbox_tell_lost(from, s);
     pthread_mutex_lock(&in->lock);
-    if (take_back(from, s)) {
-        if (q->live && q->tail)
-            q->tail->flags |= IO_END;
-        else if (q->live)
-            q->ending = true;
-        if (q->ending && !q->ready)
-            make_ready(in, s);
-    }
+    if (take_back(from, s))
+        queue_end(in, s);
     pthread_mutex_unlock(&in->lock);
+}
+
+void md_inbox_cut_off(struct io_stream *s)
+{
+    md_inbox_tell_lost(s->input, s);
+    pthread_mutex_lock(&s->inbox->lock);
+    queue_end(s->inbox, s);
+    pthread_mutex_unlock(&s->inbox->lock);
 }
 
 bool md_inbox_is_own(struct md_input *from, struct io_stream *s)

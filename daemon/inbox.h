@@ -41,6 +41,8 @@ void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, ui
  */
 void md_inbox_tell_lost(struct md_input *from, struct io_stream *s);
 void md_inbox_end(struct md_input *from, struct io_stream *s);
+/* Once no source pushes any more: the stream ends, and its source keeps the handle until it is closed. */
+void md_inbox_cut_off(struct io_stream *s);
 /* Whether the handle is not stale. */
 bool md_inbox_is_own(struct md_input *from, struct io_stream *s);
 /* The handle goes back if the stream is not live, or not from's, or `always`. False: it is. */

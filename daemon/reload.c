@@ -296,7 +296,7 @@ static bool end_stream(struct io_stream *s, void *arg)
     live = s->queue.live;
     pthread_mutex_unlock(&s->inbox->lock);
     if (live && g->end)
-        md_inbox_end(s->input, s);
+        md_inbox_cut_off(s);
     g->left += live || atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0;
     return true;
 }

@@ -46,9 +46,12 @@ static void free_entry(struct io_stream_cache *c, struct io_cached *e)
 
 void io_stream_cache_done(struct io_stream_cache *c)
 {
-    for (size_t i = 0; c->table && i <= c->mask; i++)
-        if (c->table[i])
-            free_entry(c, c->table[i]);
+    for (size_t i = 0; c->table && i <= c->mask; i++) {
+        if (!c->table[i])
+            continue;
+        c->host->let_go(c->host->self, c->table[i]->stream, true);
+        free_entry(c, c->table[i]);
+    }
     free(c->table);
     c->table = NULL;
 }

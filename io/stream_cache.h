@@ -29,7 +29,7 @@ struct io_stream_cache {
 /* A seed that senders cannot know; free_extra takes NULL too. Of the host let_go() is called. */
 int io_stream_cache_init(struct io_stream_cache *c, uint64_t seed, const struct io_host *host,
                          void (*free_extra)(void *extra));
-void io_stream_cache_done(struct io_stream_cache *c);
+void io_stream_cache_done(struct io_stream_cache *c); /* all are given back */
 struct io_cached *io_stream_cache_find(const struct io_stream_cache *c, const char *id);
 /* Adds an id that is not there. -ENOMEM. Others may leave for it: those of ended streams; near its limit all. */
 int io_stream_cache_add(struct io_stream_cache *c, const char *id, struct io_cached **ret);

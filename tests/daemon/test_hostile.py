@@ -161,7 +161,7 @@ class TwoInputs(Hostile):
 
     def test_an_id_that_went_elsewhere(self):
         """An id that fell silent is taken by another input: the first one's sender is refused while it lives there."""
-        self.serve_both("2s")  # so long that it does live
+        self.serve_both("5s")  # so long that it does live
         self.send(self.a, "x")
         self.ends("i", 1)
         for k in range(2):

@@ -156,6 +156,25 @@ static void test_stale(void **state)
     done(&r);
 }
 
+/* A stream that the daemon ends is its source's to give back. */
+static void test_cut_off(void **state)
+{
+    struct rig r;
+    struct io_stream *s;
+
+    (void)state;
+    begin(&r, MD_BLOCK, 10);
+    md_inbox_cut_off(&r.stream);
+    assert_true(r.stream.queue.ending && r.stream.queue.ready && r.stream.queue.held);
+    assert_int_equal(md_inbox_collect(&r.inbox, &s, 1, 1000), 1);
+    s->course.end_due = false;
+    assert_true(md_inbox_leave(&r.inbox, s));
+    assert_true(!s->queue.live && s->queue.held);
+    assert_true(md_inbox_let_go(&r.input, s, false));
+    assert_false(s->queue.held);
+    done(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -163,6 +182,7 @@ int main(void)
         cmocka_unit_test(test_oldest),
         cmocka_unit_test(test_newest),
         cmocka_unit_test(test_stale),
+        cmocka_unit_test(test_cut_off),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
