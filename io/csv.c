@@ -230,7 +230,7 @@ static int check(const void *conf, const char **ret_key, char *reterr)
     const struct io_csv_conf *c = conf;
     for (unsigned i = 0; i < c->columns.n && c->header == NO_HEADER; i++) {
         const char *column = c->columns.v[i];
-        if (*column >= '1' && *column <= '9' && strspn(column, "0123456789") == strlen(column))
+        if (column[strspn(column, "0")] && strspn(column, "0123456789") == strlen(column))
             continue;
         *ret_key = "columns";
         snprintf(reterr, IO_ERR, "'%.200s' is no number from 1, and with `header: no` there are no names", column);

@@ -45,7 +45,7 @@ const struct wrong config_wrong[] = {
      "3:99: error: outputs.q.path: 'a': this file is that of outputs.p.path already", 2},
 
     /* what would only show when it is opened */
-    {MODEL "inputs: {i: {type: csv, files: x, header: no, columns: [1, b]}, j: {type: csv, files: x, columns: [b]}}\n",
+    {MODEL "inputs: {i: {type: csv, files: x, header: no, columns: [01, b]}, j: {type: csv, files: x, columns: [b]}}\n",
      "2:56: error: inputs.i.columns: 'b' is no number from 1, and with `header: no` there are no names", 1},
     {"outputs: {o: {type: jsonl, path: a/}}\n", "1:34: error: outputs.o.path: needs a file name", 1},
 
