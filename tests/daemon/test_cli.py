@@ -47,6 +47,16 @@ class CommandLine(Case):
         for option in ("--config", "--check", "--once", "--set", "--print-config", "--version", "--help"):
             self.assertIn(option, said)
 
+    def test_standard_output_that_takes_nothing_is_74(self):
+        model, bytes_model = self.path("model"), os.path.join(GOLDEN, "bytes")
+        signal_model.write(model)
+        for args in (["--help"], ["--version"], ["inspect", model], ["inspect", "--json", model], ["keygen", self.path("k")],
+                     ["generate", "-q", "-n", "9", "-m", bytes_model], ["eval", "forecast", "--help"], ["bench", "--help"]):
+            with self.subTest(args), open("/dev/full", "w") as full:
+                said = subprocess.run([MAMBACTL, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+                self.assertEqual(said.returncode, 74)
+                self.assertIn("standard output cannot be written", said.stderr)
+
     def test_no_daemon_is_69(self):
         env = {k: v for k, v in os.environ.items() if k != "MAMBAD_CONTROL"}
         self.check(run(MAMBACTL, "status", env=env), 64, "which daemon?")
