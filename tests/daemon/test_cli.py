@@ -272,6 +272,14 @@ class WrongFiles(Case):
         self.path("text.h5", "this is not an HDF5 file\n" * 100)
         self.wrong(65, "i: {type: hdf5, files: DIR/text.h5}", "text.h5")
 
+    def test_forbidden_input_is_65(self):
+        for folder in (self.dir, os.path.dirname(self.dir)):
+            os.chmod(folder, 0o711)
+        os.chmod(self.wav("a.wav", 100), 0)
+        config = self.config("i: {type: audio, files: DIR/a.wav}", "o: {type: jsonl, path: '-'}")
+        nobody = (lambda: os.setuid(65534)) if os.geteuid() == 0 else None
+        self.check(run(MAMBAD, "-c", config, preexec_fn=nobody), 65, "a.wav: Permission denied")
+
     def test_rate_without_resample_is_65(self):
         self.wav("a.wav", rate=8000)
         self.wrong(65, "i: {type: audio, files: DIR/a.wav, rate: 16000}", "a.wav", "8000", "16000")
