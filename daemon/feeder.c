@@ -56,6 +56,7 @@ static int input_code(const struct io_source_class *c, int err)
     case -EKEYREJECTED:
         return EX_CONFIG;
     case -EACCES:
+        return c->replayable ? EX_DATAERR : EX_UNAVAILABLE;
     case -EADDRINUSE:
     case -EADDRNOTAVAIL:
     case -ENODEV:

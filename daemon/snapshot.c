@@ -23,6 +23,19 @@ static void marked(void *arg)
     pthread_mutex_unlock(&c->lock);
 }
 
+/* A daemon that was just killed holds its folder until the kernel has taken back its memory. */
+static bool lock_soon(int fd)
+{
+    int tries = 20;
+
+    while (flock(fd, LOCK_EX | LOCK_NB)) {
+        if (errno != EWOULDBLOCK || --tries == 0)
+            return false;
+        nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    }
+    return true;
+}
+
 int md_snapshots_lock(struct md_snapshots *s, const char *dir, char *reterr)
 {
     char path[4200];
@@ -33,7 +46,7 @@ int md_snapshots_lock(struct md_snapshots *s, const char *dir, char *reterr)
     }
     snprintf(path, sizeof path, "%.4090s/lock", dir);
     s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (s->lock_fd >= 0 && flock(s->lock_fd, LOCK_EX | LOCK_NB) == 0)
+    if (s->lock_fd >= 0 && lock_soon(s->lock_fd))
         return 0;
     snprintf(reterr, MD_SNAPSHOT_ERR, "%.400s: %s", path,
              s->lock_fd >= 0 && errno == EWOULDBLOCK ? "another daemon has this folder" : strerror(errno));

@@ -205,18 +205,21 @@ static int write_message(void *self, const struct io_message *m)
     return r;
 }
 
+/* A file that was deleted takes everything, and nobody will ever read it. */
 static int flush(void *self)
 {
     struct sink *s = self;
+    struct stat st;
+    int r = write_out(s, s->len);
 
-    return write_out(s, s->len);
+    return r || s->is_stdout || fstat(s->fd, &st) || !S_ISREG(st.st_mode) || st.st_nlink ? r : -ENOENT;
 }
 
 static int mark(void *self, struct io_position *ret)
 {
     struct sink *s = self;
     struct stat st;
-    int r = flush(s);
+    int r = write_out(s, s->len);
 
     if (r)
         return r;

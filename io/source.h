@@ -188,8 +188,8 @@ struct io_source_class {
     bool only_bytes;    /* it gives nothing else */
     /* Checks what the options alone cannot; no file or socket is touched. *ret_key names the key at fault. */
     int (*check)(const void *conf, const char **ret_key, char *reterr);
-    /* -ENOENT: an input file is missing (exit 66); -EACCES/-EADDRINUSE … (69); -EBADMSG: unreadable (65);
-     * -EKEYREJECTED: a key file is (78). */
+    /* -ENOENT: an input file is missing (exit 66); -EBADMSG, -EACCES of a file: unreadable (65); -EADDRINUSE, -EACCES
+     * of a socket … (69); -EKEYREJECTED: a key file is (78). */
     int (*open)(const void *conf, const struct io_host *host, void **ret_self, char *reterr);
     enum io_turn (*turn)(void *self, int64_t now_ns, int64_t *ret_wake_ns); /* CLOCK_MONOTONIC ns */
     void (*close)(void *self);

@@ -135,7 +135,7 @@ static int open_sources(struct ctl_feed *c)
         int r = s->class_->open(in->conf, &c->feed.host, &s->self, reterr);
         if (r) {
             fprintf(stderr, "mambactl feed: %s\n", reterr[0] ? reterr : strerror(-r));
-            return r == -ENOENT ? EX_NOINPUT : r == -EACCES ? EX_UNAVAILABLE : EX_DATAERR;
+            return r == -ENOENT ? EX_NOINPUT : EX_DATAERR;
         }
         c->n_sources++;
     }

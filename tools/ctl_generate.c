@@ -418,7 +418,7 @@ static int print(struct generator *g)
                 (unsigned long long)g->speculation.drafted, md_s(g->speculation.drafted),
                 100.0 * (double)g->speculation.accepted / (double)(g->speculation.drafted ? g->speculation.drafted : 1),
                 (double)g->made / (double)g->speculation.rounds);
-    return fflush(stdout) || ferror(stdout) ? complain(EX_IOERR, "standard output cannot be written") : EX_OK;
+    return fflush(stdout) || ferror(stdout) ? EX_IOERR : EX_OK;
 }
 
 /* ---- open and close --------------------------------------------------------------------------------------- */

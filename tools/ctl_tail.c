@@ -1,6 +1,5 @@
 /* ctl_tail.c: `mambactl tail`: subscribes to a daemon's zmq output and shows it: JSON lines, or on a terminal a live
  * table. One thread; SIGINT and SIGTERM come through a descriptor, so that they end the loop between two messages. */
-#include <errno.h>
 #include <fnmatch.h>
 #include <getopt.h>
 #include <jansson.h>
@@ -248,10 +247,8 @@ static int loop(struct tail *t, void *socket, int signals)
             draw(t);
             ticked = now;
         }
-        if (fflush(stdout) || ferror(stdout)) {
-            fprintf(stderr, "mambactl tail: standard output: %s\n", strerror(errno));
-            return EX_IOERR;
-        }
+        if (fflush(stdout) || ferror(stdout))
+            return EX_IOERR; /* mambactl.c says so */
     }
     if (!t->json)
         draw(t);

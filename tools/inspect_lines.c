@@ -94,8 +94,11 @@ static int read_lines(FILE *f, const char *path, json_t *by_topic, json_int_t *r
         json_t *message = json_loadb(line, (size_t)n, 0, &error);
         ++*ret_lines;
         if (!json_is_object(message) || count_message(by_topic, message)) {
-            snprintf(why, SSM_ERR, "%s:%lld: %s", path, (long long)*ret_lines,
-                     message ? "no message of mambad" : error.text);
+            if (*ret_lines == 1 && !message)
+                snprintf(why, SSM_ERR, "%s: neither HDF5, a snapshot nor JSON lines", path);
+            else
+                snprintf(why, SSM_ERR, "%s:%lld: %s", path, (long long)*ret_lines,
+                         message ? "no message of mambad" : error.text);
             code = EX_DATAERR;
         }
         json_decref(message);

@@ -47,11 +47,10 @@ static void print_help(void)
           stdout);
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
     const char *name = argc > 1 ? argv[1] : NULL;
 
-    signal(SIGPIPE, SIG_IGN);
     if (!name) {
         print_usage(stderr);
         return EX_USAGE;
@@ -70,4 +69,16 @@ int main(int argc, char **argv)
     fprintf(stderr, "mambactl: unknown command '%s'\n", name);
     print_usage(stderr);
     return EX_USAGE;
+}
+
+/* That standard output takes nothing – a full disk, a closed end – may show only when it is flushed. No command ends well
+ * then, or without a word. */
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN);
+    int code = run(argc, argv);
+    if (!fflush(stdout) && !ferror(stdout))
+        return code;
+    fputs("mambactl: standard output cannot be written\n", stderr);
+    return code == EX_OK ? EX_IOERR : code;
 }

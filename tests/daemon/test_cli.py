@@ -47,6 +47,16 @@ class CommandLine(Case):
         for option in ("--config", "--check", "--once", "--set", "--print-config", "--version", "--help"):
             self.assertIn(option, said)
 
+    def test_standard_output_that_takes_nothing_is_74(self):
+        model, bytes_model = self.path("model"), os.path.join(GOLDEN, "bytes")
+        signal_model.write(model)
+        for args in (["--help"], ["--version"], ["inspect", model], ["inspect", "--json", model], ["keygen", self.path("k")],
+                     ["generate", "-q", "-n", "9", "-m", bytes_model], ["eval", "forecast", "--help"], ["bench", "--help"]):
+            with self.subTest(args), open("/dev/full", "w") as full:
+                said = subprocess.run([MAMBACTL, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE)
+                self.assertEqual(said.returncode, 74)
+                self.assertIn("standard output cannot be written", said.stderr)
+
     def test_no_daemon_is_69(self):
         env = {k: v for k, v in os.environ.items() if k != "MAMBAD_CONTROL"}
         self.check(run(MAMBACTL, "status", env=env), 64, "which daemon?")
@@ -261,6 +271,14 @@ class WrongFiles(Case):
         self.wrong(65, "i: {type: csv, files: DIR/empty.csv}", "empty.csv: no line of numbers")
         self.path("text.h5", "this is not an HDF5 file\n" * 100)
         self.wrong(65, "i: {type: hdf5, files: DIR/text.h5}", "text.h5")
+
+    def test_forbidden_input_is_65(self):
+        for folder in (self.dir, os.path.dirname(self.dir)):
+            os.chmod(folder, 0o711)
+        os.chmod(self.wav("a.wav", 100), 0)
+        config = self.config("i: {type: audio, files: DIR/a.wav}", "o: {type: jsonl, path: '-'}")
+        nobody = (lambda: os.setuid(65534)) if os.geteuid() == 0 else None
+        self.check(run(MAMBAD, "-c", config, preexec_fn=nobody), 65, "a.wav: Permission denied")
 
     def test_rate_without_resample_is_65(self):
         self.wav("a.wav", rate=8000)

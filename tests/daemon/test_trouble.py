@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """mambad where the system says no: full disks, no descriptors left, peers that vanish or talk nonsense.
 test_trouble.py MAMBAD MAMBACTL"""
+import fcntl
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import unittest
 
@@ -46,6 +48,32 @@ class Trouble(Running):
         self.assertEqual(self.daemon.wait(PATIENCE), 74)
         self.assertIn("No space left on device", self.said())
         self.assertEqual(self.rows(), 3200)
+
+    def test_a_state_folder_that_is_let_go_late(self):
+        """As by a daemon that was just killed; one that another keeps is refused."""
+        config = self.config(f"a: {{type: audio, files: {self.wav('a.wav', 800)}}}", "o: {type: jsonl, path: DIR/out.jsonl}",
+                             more="state: {dir: DIR/state}")
+        os.mkdir(self.path("state"))
+        with open(self.path("state/lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.check(run(MAMBAD, "-c", config, "--once"), 69, "state/lock: another daemon has this folder")
+            timer = threading.Timer(0.5, fcntl.flock, (lock, fcntl.LOCK_UN))
+            timer.start()
+            self.check(run(MAMBAD, "-c", config, "--once"), 0)
+            timer.join()
+
+    def test_an_output_file_that_is_deleted(self):
+        """What is written to it is lost: that is said, and the exit code tells. The others do not notice."""
+        self.serve(more_outputs=", gone: {type: jsonl, path: DIR/gone.jsonl}")
+        s = self.sender()
+        self.send(s, "a", 64, 0)
+        self.wait(lambda: self.rows("gone.jsonl") == 64)
+        os.remove(self.path("gone.jsonl"))
+        self.send(s, "a", 64, 64)
+        self.wait(lambda: "flush failed: No such file or directory" in self.said())
+        self.wait(lambda: self.rows() == 128)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 74)
 
     def test_a_file_that_may_not_grow(self):
         """The same of an HDF5 file, whose library does the writing."""

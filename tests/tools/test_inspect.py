@@ -88,6 +88,11 @@ def check_errors(folder):
     assert inspect(os.path.join(folder, "absent"))[0] == 66
     code, _, err = inspect(folder)
     assert code == 78 and "config.json" in err, err
+    picture = os.path.join(folder, "picture.h5")
+    with open(picture, "wb") as f:
+        f.write(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    code, _, err = inspect(picture)
+    assert code == 65 and "picture.h5: neither HDF5, a snapshot nor JSON lines" in err, err
 
 
 with tempfile.TemporaryDirectory() as temporary:
