@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/hdf5_error.h"
@@ -181,6 +182,14 @@ int io_hdf5_segment_write(struct io_hdf5_segment *s, bool sync, char *reterr)
     if (r)
         snprintf(reterr, IO_ERR, "%.250s: %.250s", s->path, why);
     return r;
+}
+
+bool io_hdf5_segment_deleted(const struct io_hdf5_segment *s)
+{
+    struct stat st;
+    void *fd = NULL;
+
+    return H5Fget_vfd_handle(s->file, H5P_DEFAULT, &fd) >= 0 && fstat(*(int *)fd, &st) == 0 && st.st_nlink == 0;
 }
 
 /* In the order of a position's counts. */

@@ -25,6 +25,8 @@ int io_hdf5_segment_make(struct io_hdf5_segment *s, const char *base, const stru
  * readers see it and a crash leaves it readable. */
 int io_hdf5_segment_write(struct io_hdf5_segment *s, bool sync, char *reterr);
 
+/* The file was deleted: it takes everything, and nobody will ever read it. */
+bool io_hdf5_segment_deleted(const struct io_hdf5_segment *s);
 /* As io_hdf5_segment_write() with `sync`, and on to the disk: how many rows each table has, and in which file. */
 int io_hdf5_segment_mark(struct io_hdf5_segment *s, struct io_position *ret, char *reterr);
 /* Takes the rows behind a position away again, from its file and from the segments made after it. A file that is no

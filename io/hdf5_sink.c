@@ -342,7 +342,7 @@ static int sink_flush(void *self)
     io_hdf5_quiet();
     if (!s->failed)
         s->failed = io_hdf5_segment_write(&s->seg, true, s->why);
-    return s->failed;
+    return !s->failed && io_hdf5_segment_deleted(&s->seg) ? -ENOENT : s->failed;
 }
 
 static int sink_mark(void *self, struct io_position *ret)

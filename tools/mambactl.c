@@ -1,10 +1,12 @@
 /* mambactl.c: the table of subcommands. Each is a function of its own in ctl_NAME.c. */
 #include "tools/mambactl.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sysexits.h>
+#include <unistd.h>
 
 struct command {
     const char *name;
@@ -71,14 +73,16 @@ static int run(int argc, char **argv)
     return EX_USAGE;
 }
 
-/* That standard output takes nothing – a full disk, a closed end – may show only when it is flushed. No command ends well
- * then, or without a word. */
+/* That standard output takes nothing may show only when it is flushed. No command ends well then, or without a word,
+ * but where a reader has had enough. */
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
     int code = run(argc, argv);
     if (!fflush(stdout) && !ferror(stdout))
         return code;
-    fputs("mambactl: standard output cannot be written\n", stderr);
+    struct pollfd reader = {.fd = STDOUT_FILENO};
+    if (poll(&reader, 1, 0) != 1 || !(reader.revents & POLLERR))
+        fputs("mambactl: standard output cannot be written\n", stderr);
     return code == EX_OK ? EX_IOERR : code;
 }

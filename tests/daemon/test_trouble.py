@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -64,13 +65,15 @@ class Trouble(Running):
 
     def test_an_output_file_that_is_deleted(self):
         """What is written to it is lost: that is said, and the exit code tells. The others do not notice."""
-        self.serve(more_outputs=", gone: {type: jsonl, path: DIR/gone.jsonl}")
+        self.serve(more_outputs=", gone: {type: jsonl, path: DIR/gone.jsonl}, h: {type: hdf5, path: DIR/h}")
         s = self.sender()
         self.send(s, "a", 64, 0)
         self.wait(lambda: self.rows("gone.jsonl") == 64)
         os.remove(self.path("gone.jsonl"))
+        os.remove(self.path("h-000001.h5"))
         self.send(s, "a", 64, 64)
-        self.wait(lambda: "flush failed: No such file or directory" in self.said())
+        for output in ("gone", "h"):
+            self.wait(lambda: re.search(rf'"subject":"{output}".*flush failed: No such file or directory', self.said()))
         self.wait(lambda: self.rows() == 128)
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 74)
