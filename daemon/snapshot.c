@@ -7,11 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "daemon/assembly.h"
+
+enum { YIELDING = 10 }; /* nice */
 
 static void marked(void *arg)
 {
@@ -443,6 +446,7 @@ static void *run(void *arg)
     struct md_snapshots *s = arg;
     int64_t due = md_add_sat(md_now_ns(), s->d->config->state_interval_ns);
 
+    setpriority(PRIO_PROCESS, 0, YIELDING); /* of this thread: streams come first */
     pthread_mutex_lock(&s->lock);
     while (!s->ending) {
         struct timespec until = {due / 1000000000, due % 1000000000};
