@@ -21,7 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import signal_model  # noqa: E402
 
 MAMBAD, MAMBACTL = (os.path.abspath(a) for a in sys.argv[1:3])
-PATIENCE_MS = 20000
+PATIENCE_MS = 60000
 CONTEXT = zmq.Context()
 
 
