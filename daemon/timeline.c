@@ -374,7 +374,8 @@ void md_timeline_next(struct md_timeline *t, const struct md_time_rules *r, stru
     ret->from = ret->to = IO_SEQ_NONE;
     ret->count = -1;
     ret->seq = t->next;
-    if (at == 0 && (b->n > 0 || b->lost.rows > 0 || b->flags & (IO_START | IO_RESET)) && judge_block(t, r, b, fresh, ret))
+    if (at == 0 && (b->n > 0 || b->lost.rows > 0 || b->flags & (IO_START | IO_RESET)) &&
+        judge_block(t, r, b, fresh, ret))
         return;
     if (at < b->n) {
         judge_rows(t, r, b, at, fresh, ret);

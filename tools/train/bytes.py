@@ -34,7 +34,6 @@ import train
 
 EMA = 0.998
 REWARM = 200      # updates after a resume
-WARM_UPDATES = 3  # before a CUDA graph is captured
 PIECE = 4096      # bytes that are scored at a time
 
 
@@ -205,31 +204,6 @@ class Trainer:
         self.update.run()
         self.step += 1
 
-    def warm_up(self):
-        """Compiles and captures where that works; says so, and trains on plainly where it does not."""
-        if not self.gpu:
-            return
-        for how, compiled, graph in (("compiled, one CUDA graph", True, True), ("one CUDA graph", False, True), ("compiled", True, False)):
-            begun = time.monotonic()
-            try:
-                self.compiled.on() if compiled else self.compiled.off()
-                side = torch.cuda.Stream()
-                side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):
-                    for _ in range(WARM_UPDATES):
-                        self.advance()
-                torch.cuda.current_stream().wait_stream(side)
-                if graph:
-                    self.update.capture()
-                    self.advance()
-                torch.cuda.synchronize()
-                print(f"updates: {how}, ready after {time.monotonic() - begun:.0f} s", flush=True)
-                return
-            except Exception as e:  # whatever a compiler or driver says: train slowly rather than not at all
-                self.update.graph = None
-                print(f"updates: not {how} ({type(e).__name__}: {str(e)[:300]})", flush=True)
-        self.compiled.off()
-
     def finished(self):
         if self.told_to_end:
             return True
@@ -238,7 +212,8 @@ class Trainer:
         return self.elapsed >= 60 * min(self.args.minutes, self.args.until or self.args.minutes)
 
     def run(self):
-        self.warm_up()
+        if self.gpu:
+            train.warm_up(self.advance, self.update, self.compiled)
         begun = time.monotonic() - self.elapsed
         if self.args.within:
             self.args.minutes = (self.elapsed + self.args.within - (time.monotonic() - train.STARTED)) / 60

@@ -99,6 +99,30 @@ class Compiled:
         losses.pinball = self.pinball
 
 
+def warm_up(advance, update, compiled):
+    """Compiles and captures where that works; says so, and trains on plainly where it does not."""
+    for how, compile_too, graph in (("compiled, one CUDA graph", True, True), ("one CUDA graph", False, True), ("compiled", True, False)):
+        begun = time.monotonic()
+        try:
+            compiled.on() if compile_too else compiled.off()
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UPDATES):
+                    advance()
+            torch.cuda.current_stream().wait_stream(side)
+            if graph:
+                update.capture()
+                advance()
+            torch.cuda.synchronize()
+            print(f"updates: {how}, ready after {time.monotonic() - begun:.0f} s", flush=True)
+            return
+        except Exception as e:  # whatever a compiler or driver says: train slowly rather than not at all
+            update.graph = None
+            print(f"updates: not {how} ({type(e).__name__}: {str(e)[:300]})", flush=True)
+    compiled.off()
+
+
 class Update:
     """One optimiser step on a segment of every lane, all of it in fixed memory, so that a GPU can replay it as one
     graph."""
@@ -236,32 +260,6 @@ class Trainer:
         z = (levels * 2 - 1).erfinv().mul(math.sqrt(2)).asinh()
         return self.compiled.pinball(z.expand(*target.shape, -1), target, step, counts, levels)
 
-    def warm_up(self):
-        """Compiles and captures where that works; says so, and trains on plainly where it does not."""
-        if not self.gpu or self.args.eager:
-            return
-        begun = time.monotonic()
-        ways = [("compiled, one CUDA graph", True, True), ("one CUDA graph", False, True), ("compiled", True, False)]
-        for how, compiled, graph in ways:
-            try:
-                self.compiled.on() if compiled else self.compiled.off()
-                side = torch.cuda.Stream()
-                side.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(side):
-                    for _ in range(WARM_UPDATES):
-                        self.advance()
-                torch.cuda.current_stream().wait_stream(side)
-                if graph:
-                    self.update.capture()
-                    self.advance()
-                torch.cuda.synchronize()
-                print(f"updates: {how}, ready after {time.monotonic() - begun:.0f} s", flush=True)
-                return
-            except Exception as e:  # whatever a compiler or driver says: train slowly rather than not at all
-                self.update.graph = None
-                print(f"updates: not {how} ({type(e).__name__}: {str(e)[:300]})", flush=True)
-        self.compiled.off()
-
     def profile(self, count):
         from torch.profiler import ProfilerActivity, profile
         kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if self.gpu else [])
@@ -294,7 +292,8 @@ class Trainer:
                 marks.popleft().synchronize()
 
     def run(self):
-        self.warm_up()
+        if self.gpu and not self.args.eager:
+            warm_up(self.advance, self.update, self.compiled)
         self.feed.ahead_of_time()
         begun = time.monotonic() - self.elapsed
         if self.args.within:
@@ -376,7 +375,8 @@ def main():
     trainer = Trainer(args)
     print(f"{sum(p.numel() for p in trainer.net.parameters())} parameters on {args.device}", flush=True)
     if args.profile:
-        trainer.warm_up()
+        if trainer.gpu and not args.eager:
+            warm_up(trainer.advance, trainer.update, trainer.compiled)
         trainer.profile(args.profile)
         return
     trainer.run()
