@@ -1,4 +1,4 @@
-/* bytes.c: see bytes.h. Sums over the 256 logits run in one order, in double; what is stored as float is rounded once.
+/* bytes.c: see bytes.h. Sums over the 256 logits run in eight lanes, the same bits whatever the instruction set. What is stored as float is rounded once.
  * Trap: a row's logits are needed for the byte after it, so they become log-probabilities only then. */
 #include "ssm/bytes.h"
 
@@ -11,6 +11,7 @@
 static const struct ssm_calibration calibration = {.warmup = SSM_RECORDS_WARM, .memory = 20000};
 
 enum { SCORE, P_VALUE, SURPRISE, COLUMNS };
+enum { LANES = 8 }; /* SSM_BYTES is a multiple */
 
 /* An unfinished record. */
 struct record {
@@ -44,17 +45,65 @@ const float *ssm_bytes_logits(const void *state)
     return s->known ? s->logits : NULL;
 }
 
-/* ln Σ exp(x) */
-static double norm_of(const float *x)
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float))));
+typedef uint32_t lanes_u __attribute__((vector_size(LANES * sizeof(uint32_t))));
+
+/* `a` where `which` is all ones, `b` where it is 0 */
+#define CHOSEN(which, a, b) ((lanes)(((lanes_u)(which) & (lanes_u)(a)) | (~(lanes_u)(which) & (lanes_u)(b))))
+
+/* sums + e^t for t ≤ 0, within 2 ulp; NaN stays. Cody and Waite's reduction, Cephes' polynomial. */
+__attribute__((always_inline)) static inline void add_exp(lanes *sums, const lanes *t)
 {
-    float most = x[0];
-    double sum = 0.0;
-    for (int i = 1; i < SSM_BYTES; i++)
-        most = x[i] > most ? x[i] : most;
-    for (int i = 0; i < SSM_BYTES; i++)
-        sum += (double)expf(x[i] - most);
-    return log(sum) + (double)most;
+    const lanes zero = {0}, least = zero - 87.0f;
+    const float magic = 12582912.0f; /* 1.5·2²³: what is added to it is rounded to a whole number, in its low bits */
+    lanes below = CHOSEN(*t < least, least, *t), shifted = below * 1.44269504f + magic, whole = shifted - magic;
+    lanes r = below - whole * 0.693359375f - whole * -2.12194440e-4f, p = zero + 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    *sums += (p * r * r + r + 1.0f) * (lanes)(((lanes_u)shifted << 23) + 0x3f800000u);
 }
+
+__attribute__((always_inline)) static inline double norm_of(const float *logits)
+{
+    lanes x, t, most, sums = {0};
+    memcpy(&most, logits, sizeof most);
+    for (int i = LANES; i < SSM_BYTES; i += LANES) {
+        memcpy(&x, logits + i, sizeof x);
+        most = CHOSEN(x > most, x, most);
+    }
+    float top = most[0];
+    for (int k = 1; k < LANES; k++)
+        top = most[k] > top ? most[k] : top;
+    for (int i = 0; i < SSM_BYTES; i += LANES) {
+        memcpy(&x, logits + i, sizeof x);
+        t = x - top;
+        add_exp(&sums, &t);
+    }
+    double sum = 0.0;
+    for (int k = 0; k < LANES; k++)
+        sum += (double)sums[k];
+    return log(sum) + (double)top;
+}
+
+#ifdef __x86_64__
+__attribute__((target("avx2"))) static double norm_avx2(const float *logits)
+{
+    return norm_of(logits);
+}
+
+double ssm_bytes_norm(const float *logits)
+{
+    return __builtin_cpu_supports("avx2") ? norm_avx2(logits) : norm_of(logits);
+}
+#else
+double ssm_bytes_norm(const float *logits)
+{
+    return norm_of(logits);
+}
+#endif
 
 static void normalise(float *row, double norm)
 {
@@ -118,7 +167,7 @@ void ssm_bytes_run(const struct ssm_item *item, void *state)
         if (k > 0 && to->log_probs)
             normalise(before, s->norm);
         s->known = 1;
-        s->norm = norm_of(row);
+        s->norm = ssm_bytes_norm(row);
         before = row;
     }
     *to->n_records = n_records;

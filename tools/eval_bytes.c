@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "ssm/bytes.h"
 #include "tools/byte_model.h"
 #include "tools/mambactl.h"
 
@@ -38,7 +39,7 @@ static const char help[] =
     "Exit codes: 0 done, 64 usage, 65 empty file, 66 no such file, 69 device unavailable, 74 input/output error,\n"
     "78 bad model folder, or none of bytes.\n";
 
-enum { BYTES = 256, CHUNK = 4096, PARTS = 10 };
+enum { BYTES = 256, CHUNK = 16384 /* a GPU computes a part of it while the part before comes back */, PARTS = 10 };
 
 struct options {
     struct byte_model model;
@@ -79,12 +80,7 @@ static int complain(int code, const char *about, const char *why)
 /* −log2 of the softmax at `byte`. */
 static double bits_of(const float *logits, uint8_t byte)
 {
-    double most = logits[0], sum = 0;
-    for (int i = 1; i < BYTES; i++)
-        most = fmax(most, logits[i]);
-    for (int i = 0; i < BYTES; i++)
-        sum += exp(logits[i] - most);
-    return (log(sum) + most - logits[byte]) * M_LOG2E;
+    return (ssm_bytes_norm(logits) - (double)logits[byte]) * M_LOG2E;
 }
 
 static void count(struct tally *t, const struct options *o, double bits)
