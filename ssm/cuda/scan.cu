@@ -36,6 +36,7 @@ enum {
     STATES = 16,
     SHORT = 16, /* most rows in which a unit's segments begin; longer ones are the long kernel's where it runs */
     SHORT_MIN = 4,
+    SHARED_MAX = 227 * 1024, /* of a block */
     WINDOW = 32,                      /* rows that a unit has before it */
     UNIT = 64,                        /* threads, and channels of a tile */
     UNITS = 8,                        /* of a block at most: 128 registers a thread */
@@ -835,10 +836,11 @@ static size_t long_bytes(const struct gpu_model *m)
     return sizeof(struct long_shared) + (LONG * m->d.Rp + 2 * STAGE * (m->d.Rp + 8)) * sizeof(uint16_t);
 }
 
-template <enum ssm_dtype S> static cudaError_t allow(const struct gpu_model *m)
+/* What a kernel may have is the process's: the same for every model, or the last to open would limit the others. */
+template <enum ssm_dtype S> static cudaError_t allow(void)
 {
     const void *kernels[] = {(const void *)scan_short<S>, (const void *)scan_long<S>};
-    const int bytes[] = {UNITS * (int)sizeof(struct short_shared), (int)long_bytes(m)};
+    const int bytes[] = {UNITS * (int)sizeof(struct short_shared), SHARED_MAX};
     cudaError_t e = cudaSuccess;
     for (int i = 0; i < 2 && !e; i++) {
         e = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, bytes[i]);
@@ -851,10 +853,10 @@ template <enum ssm_dtype S> static cudaError_t allow(const struct gpu_model *m)
 
 cudaError_t gpu_scan_open(const struct gpu_model *m)
 {
-    cudaError_t e = allow<SSM_F32>(m);
+    cudaError_t e = long_bytes(m) <= SHARED_MAX ? allow<SSM_F32>() : cudaErrorInvalidValue;
     if (!e)
-        e = allow<SSM_BF16>(m);
-    return e ? e : allow<SSM_F16>(m);
+        e = allow<SSM_BF16>();
+    return e ? e : allow<SSM_F16>();
 }
 
 /* The same number of units on every multiprocessor, and of tiles to every unit: as few as there can be of 16 rows, then

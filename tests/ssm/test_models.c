@@ -139,12 +139,41 @@ static void mamba_130m(void **state)
     run("mamba-130m", MANY_STREAMS, 12, of_huge);
 }
 
+/* An engine of another, smaller model beside it, opened later, changes nothing: neither what comes nor that it comes. */
+static void another_model_beside(void **state)
+{
+    struct ssm_model *large = rig_vivid("768x1,16,100"), *small = rig_vivid("64x2,16,50");
+    const uint32_t T[] = {LONG, 8, 1}, n = sizeof T / sizeof *T;
+    struct rig_variant v;
+    char why[PLAY_WHY];
+    for (unsigned i = 0; rig_variant(i, &v); i++) {
+        struct ssm_engine *e = rig_engine(large, &v, 1, n), *other;
+        struct play alone, beside, others;
+        play_new(&alone, large, T, n, &rng);
+        play_new(&others, small, T, n, &rng);
+        play_together(&alone, e, UINT32_MAX);
+        play_again(&beside, &alone);
+        other = rig_engine(small, &v, 1, n);
+        play_together(&others, other, UINT32_MAX);
+        play_together(&beside, e, UINT32_MAX);
+        if (!play_same(&beside, &alone, why))
+            fail_msg("%s: %s", rig_name(&v), why);
+        play_done(&others);
+        play_done(&beside);
+        play_done(&alone);
+        ssm_engine_close(&other);
+        ssm_engine_close(&e);
+    }
+    ssm_model_close(&small);
+    ssm_model_close(&large);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_sizes),    cmocka_unit_test(many_states), cmocka_unit_test(one_token),
         cmocka_unit_test(signal_sized), cmocka_unit_test(wide),        cmocka_unit_test(language_sized),
-        cmocka_unit_test(mamba_130m),
+        cmocka_unit_test(mamba_130m),   cmocka_unit_test(another_model_beside),
     };
     int code = rig_begin(&argc, argv);
     if (code)
