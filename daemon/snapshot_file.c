@@ -17,6 +17,7 @@
 #include "ssm/checksum.h"
 
 static const char magic[8] = "mambadG\n";
+enum { WINDOW = 4 << 20 /* bytes that go to the disk at a time */ };
 enum { HEADER_BYTES = 128, RECORD_HEAD = 24, PREFIX = sizeof "snapshot-" - 1 };
 
 enum { /* places in the header */
@@ -120,6 +121,22 @@ int md_snapshot_begin(struct md_snapshot_writer *w, const char *dir, const struc
     return r ? fail(reterr, w->part, "cannot be written") : 0;
 }
 
+/* Sends what was written to the disk window by window, and lets no more than two wait for it: all at once, at the end,
+ * would keep everybody else from the disk for seconds. */
+static int send_windows(struct md_snapshot_writer *w)
+{
+    for (; w->at - w->sent >= WINDOW; w->sent += WINDOW) {
+        const off_t at = (off_t)w->sent;
+        if (sync_file_range(w->fd, at, WINDOW, SYNC_FILE_RANGE_WRITE))
+            return -errno;
+        if (at >= WINDOW && sync_file_range(w->fd, at - WINDOW, WINDOW,
+                                            SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                                                SYNC_FILE_RANGE_WAIT_AFTER))
+            return -errno;
+    }
+    return 0;
+}
+
 /* Checksums into n records, and what they make together with those before. */
 static uint64_t sign(uint8_t *r, uint64_t n, uint64_t checksum)
 {
@@ -141,7 +158,9 @@ int md_snapshot_append(struct md_snapshot_writer *w, void *records, size_t bytes
     w->at += bytes;
     w->n += n;
     w->checksum = checksum;
-    return 0;
+    err = send_windows(w);
+    errno = -err;
+    return err ? fail(reterr, w->part, "cannot be brought to the disk") : 0;
 }
 
 static void write_header(const struct md_snapshot_writer *w, uint8_t *h)

@@ -53,6 +53,7 @@ struct md_snapshot_writer {
     char dir[4096], part[4200], path[4200];
     int fd;
     uint64_t at, n, checksum;
+    uint64_t sent; /* bytes on their way to the disk, or there */
     struct md_snapshot_head head;
 };
 
