@@ -30,7 +30,6 @@ VARIANTS = {
     "real50": ["training.real=0.5"],
     "short": ["training.segments=4"],
     "even": ["training.nearness=0"],                                        # far horizons weigh as near ones
-    "capped": ["training.cap=30"],
     "horizon128": ["model.heads.forecast.horizon=128"],
     "lr4": ["training.lr=0.004"],
     "lr1": ["training.lr=0.001"],

@@ -6,10 +6,7 @@ d·√h: what was known when the forecast was made, which gives quiet stretches 
 c/10, lest a burst after silence be all there is.
 
 Horizon h weighs h^−nearness: whoever looks far ahead looks at the near as well, and anomalies are scored on the next patch.
-A term beyond `cap` counts like its logarithm: a few series that jump a thousandfold do not set a whole update's direction.
 """
-import math
-
 import torch
 
 SHORT = (1, 4, 16, 64)
@@ -45,10 +42,8 @@ def in_units(frames, truth, c, nearness=0.5):
     return target.float(), (step * weight).float(), (counts / root ** (2 * nearness)).float()
 
 
-def pinball(z, target, step, counts, levels, cap=math.inf):
+def pinball(z, target, step, counts, levels):
     """Weighted mean over what counts and over levels; z [S, K, H, Q] are raw head outputs."""
     miss = target[..., None] - step[..., None] * torch.sinh(z.float().clamp(-20.0, 20.0))
     loss = torch.maximum(levels * miss, (levels - 1.0) * miss).mean(-1)
-    if cap < math.inf:
-        loss = torch.where(loss > cap, cap * (1.0 + (loss.clamp(min=cap) / cap).log()), loss)
     return 2.0 * (loss * counts).sum() / counts.sum().clamp(min=1)

@@ -165,7 +165,7 @@ class Update:
         truth = self.x.gather(1, ahead.flatten(1)).view(ahead.shape).double()
         self.units = losses.in_units(frames, truth, self.c, self.hp["nearness"])
         z = self.net.forecast(f.gather(1, self.chosen[..., None].expand(-1, -1, f.shape[-1])))
-        return losses.pinball(z, *self.units, self.levels, self.hp["cap"] or math.inf)
+        return losses.pinball(z, *self.units, self.levels)
 
     def compute(self):
         loss = self.forward()
