@@ -1,5 +1,6 @@
 /* ctl_reload.c: `mambactl reload` and `mambactl drain`: ask a daemon and wait until it is done. */
 #include <stdio.h>
+#include <string.h>
 #include <sysexits.h>
 
 #include "tools/ctl_control.h"
@@ -26,7 +27,8 @@ int ctl_reload(int argc, char **argv)
         code = ctl_control_ask(&target, "reload", &state);
     error = json_string_value(json_object_get(state, "error"));
     if (error && *error) {
-        fprintf(stderr, "mambactl reload: %s\n", error);
+        bool lines = error[strlen(error) - 1] == '\n'; /* those of `mambad --check` */
+        fprintf(stderr, "mambactl reload: %s%s%s", lines ? "refused\n" : "", error, lines ? "" : "\n");
         code = EX_CONFIG;
     }
     if (state && target.json) {
