@@ -29,7 +29,8 @@ static const char help[] =
     "      --check             validate the configuration and its model folders, report every error, and end;\n"
     "                          opens no sockets and needs no input file to exist\n"
     "      --once              end when all finite inputs are consumed and their outputs flushed; where all inputs\n"
-    "                          follow files, when all that is there has been\n"
+    "                          follow files, when all that is there has been (of a FIFO: until its writers have\n"
+    "                          closed it). Sockets alone never end. A reload is refused\n"
     "      --set KEY.PATH=VALUE\n"
     "                          override one key; may be given again. A name that holds dots is written in double\n"
     "                          quotes; a value that opens with [ { \" or ' is YAML, any other is taken as it is\n"
@@ -337,7 +338,7 @@ static int serve(struct running *r)
     rc = md_daemon_stop(&r->daemon, r->config->shutdown_timeout_ns);
     md_control_close(&control); /* `mambactl drain` waits for that */
     if (rc != 0)
-        md_log(MD_ERROR, NULL, "the end was not clean: not everything was written in time");
+        md_log(MD_ERROR, NULL, "the end was not clean: not everything was written");
     md_log(MD_INFO, NULL, "mambad ends");
     if (rc != 0) { /* a thread that was given up may still read the configuration: nothing is freed under it */
         md_log_flush(true);

@@ -8,7 +8,8 @@
 
 static const char reload_usage[] = "usage: mambactl reload [--control ENDPOINT | -c FILE]\n";
 static const char reload_help[] =
-    "Has a running daemon read its configuration again, and returns when it is in force, or refused and why.\n"
+    "Has a running daemon read its configuration again, and returns when it is in force; or says why it was refused:\n"
+    "of a file that is wrong all that `mambad --check` would say.\n"
     "\n" CTL_CONTROL_HELP "78 also: the daemon refused its configuration and goes on with the one before.\n";
 
 static const char drain_usage[] = "usage: mambactl drain [--control ENDPOINT | -c FILE]\n";

@@ -48,6 +48,8 @@ class Trouble(Running):
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 74)
         self.assertIn("No space left on device", self.said())
+        self.assertIn("the end was not clean: not everything was written", self.said())
+        self.assertNotIn("in time", self.said())
         self.assertEqual(self.rows(), 3200)
 
     def test_a_state_folder_that_is_let_go_late(self):
