@@ -44,7 +44,8 @@ struct md_daemon {
     uint64_t asked;     /* reloads asked for by the control socket, under `shape`, as is the rest; */
     uint64_t answered;  /* up to which they are answered */
     uint64_t reloads, refused;
-    char reload_text[IO_ERR]; /* why the last one was refused, or "" */
+    char *reload_text; /* why the last one was refused, in a line or in several that end with a newline each; or "".
+                          NULL: none yet, or no memory for it */
 };
 
 /* Made, not open; a model with nothing loaded. NULL: out of memory. */

@@ -6,8 +6,10 @@
 #include "daemon/course.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "daemon/cut.h"
 #include "daemon/input.h"
@@ -207,7 +209,7 @@ static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
         c->inexact = !all_exact;
         return 0;
     }
-    md_log(MD_WARN, s->id, "cannot go on from the snapshot: %s", reterr[0] ? reterr : strerror(-r));
+    md_log_stream(MD_WARN, s->id, "cannot go on from the snapshot: %s", reterr[0] ? reterr : strerror(-r));
     for (uint32_t i = 0; i < s->channels; i++)
         ssm_slot_reset(sch->engine, c->slots[i]);
     return r;
@@ -388,6 +390,44 @@ static void count_discard(struct md_batch *b, const struct md_entry *e, const st
     verdict_event(b, e, v, "drop", io_reason_name(v->why));
 }
 
+/* "2026-01-31T12:00:00Z" */
+static const char *utc(int64_t t_ns, char text[32])
+{
+    time_t t = (time_t)(t_ns / 1000000000);
+    struct tm tm;
+
+    text[0] = '\0';
+    if (gmtime_r(&t, &tm))
+        strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ", &tm);
+    return text;
+}
+
+/* One number or time far ahead makes all rows after it old ones, until they have come as far: whoever looks for them
+ * has to find that one. */
+static void say_old(const struct io_stream *s, struct io_block *block, const struct md_verdict *v)
+{
+    const struct md_course *c = &s->course;
+    const struct md_timeline *t = &c->time;
+    const char *why = io_reason_name(v->why), *input = s->input->conf->id;
+    int64_t newest = t->last_t, t_ns = IO_T_NONE;
+    char when[32];
+
+    if (!c->rules.irregular) {
+        newest = md_timeline_ns(&c->rules, t->anchor_seq, t->anchor_t, t->next - 1);
+        t_ns = md_timeline_ns(&c->rules, t->anchor_seq, t->anchor_t, v->seq);
+    } else if (block->timed) {
+        t_ns = io_block_times(block)[c->at];
+    }
+    if (newest == IO_T_NONE || t_ns == IO_T_NONE)
+        md_log_stream(MD_WARN, s->id, "input %s: %s, dropped: row %" PRId64 ", which comes after row %" PRId64, input,
+                      why, v->seq, t->next - 1);
+    else
+        md_log_stream(MD_WARN, s->id,
+                      "input %s: %s, dropped: row %" PRId64 " of t_ns %" PRId64 ", which comes after row %" PRId64
+                      " of t_ns %" PRId64 ", %s",
+                      input, why, v->seq, t_ns, t->next - 1, newest, utc(newest, when));
+}
+
 /* Takes rows; where memory is out they are discarded, counted, and a hole for the timeline. */
 static uint32_t take(struct md_batch *b, struct md_entry *e, struct io_block *block, struct md_verdict *v)
 {
@@ -429,6 +469,8 @@ static enum outcome run_block(struct md_scheduler *sch, struct md_batch *b, stru
             break;
         case MD_DISCARD:
             count_discard(b, e, &v);
+            if (v.why == IO_R_LATE || v.why == IO_R_DUPLICATE)
+                say_old(s, block, &v);
             n = v.n;
             break;
         case MD_EVENT:
@@ -574,7 +616,7 @@ int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_strea
     if (r == 0)
         return 0;
     if (reterr[0])
-        md_log(MD_ERROR, s->id, "its state on the disk is not what was written, it begins anew: %s", reterr);
+        md_log_stream(MD_ERROR, s->id, "its state on the disk is not what was written, it begins anew: %s", reterr);
     if (md_batch_begin(b, s, &e) == 0) {
         md_course_fail(sch, b, e, MD_RESET_SPILL, "spill");
         hand_over(e);

@@ -80,6 +80,15 @@ bool md_is_marked(struct io_block *b, uint32_t n, uint64_t mark, uint32_t rows)
     return mark == (b->type == IO_U8 ? ssm_checksum(rows, b->data + n - rows, rows) : row_mark(b, n - 1));
 }
 
+/* That the next rows begin a new epoch, which no row has come to yet. */
+static void save_reset(struct md_saved_stream *saved, struct io_stream *s)
+{
+    pthread_mutex_lock(&s->inbox->lock);
+    if (s->queue.flags & IO_RESET && saved->open && saved->time.rows > 0)
+        saved->time.reset = MD_RESET_SENDER;
+    pthread_mutex_unlock(&s->inbox->lock);
+}
+
 /* Where a replay has to go on. */
 static void save_place(struct md_saved_stream *saved, const struct md_course *c)
 {
@@ -204,6 +213,7 @@ struct md_piece *md_cut_copy(struct md_scheduler *sch, const char *model, struct
     save_place(saved, c);
     saved->slot_bytes = slot;
     memcpy(&saved->time, &c->time, sizeof c->time);
+    save_reset(saved, s);
     to += sizeof *saved;
     memcpy(to, s->input->conf->id, input_len);
     memcpy(to + md_record_padded(input_len), model, model_len);

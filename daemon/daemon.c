@@ -313,6 +313,7 @@ static void free_all(struct md_daemon *d)
     for (unsigned i = 0; i < d->n_configs; i++)
         md_config_free(&d->configs[i]);
     pthread_mutex_destroy(&d->shape);
+    free(d->reload_text);
     free(d->retired);
     free(d->retired_models);
     free(d->configs);

@@ -143,7 +143,8 @@ static void another_file(struct md_input *in, struct io_stream *s, struct io_blo
     int64_t passed = s->replay.passed;
 
     s->replay = (struct md_replay){.from = IO_SEQ_NONE};
-    md_log(MD_WARN, s->id, "not the file that the snapshot knows: %" PRId64 " of its rows were passed over", passed);
+    md_log_stream(MD_WARN, s->id, "not the file that the snapshot knows: %" PRId64 " of its rows were passed over",
+                  passed);
     md_bump(&in->counters.errors[IO_R_FILE], 1);
     md_add(&in->counters.discarded[IO_R_FILE], (uint64_t)passed * s->channels);
     host_note(in, s, "gap", b ? "rotation" : "truncation", 0, passed - 1);
@@ -278,7 +279,7 @@ static int64_t host_known(void *self, struct io_stream *s, struct io_block *b)
     if (r->met)
         return IO_SEQ_NONE;
     *r = (struct md_replay){.from = IO_SEQ_NONE};
-    md_log(MD_WARN, s->id, "not the file that the snapshot knows: it is read from its beginning");
+    md_log_stream(MD_WARN, s->id, "not the file that the snapshot knows: it is read from its beginning");
     host_note(in, s, "gap", long_enough ? "rotation" : "truncation", from, IO_SEQ_NONE);
     return from;
 }
@@ -291,7 +292,7 @@ static void host_note(void *self, struct io_stream *s, const char *event, const 
     struct io_block *b = io_block_get(s->inbox->pool, sizeof(struct md_note));
     struct md_note *n;
 
-    md_log(MD_INFO, s->id, "%s%s%s", event, reason ? ": " : "", reason ? reason : "");
+    md_log_stream(MD_INFO, s->id, "%s%s%s", event, reason ? ": " : "", reason ? reason : "");
     if (!b)
         return;
     n = (struct md_note *)(void *)b->data;

@@ -17,11 +17,12 @@
 
 enum { LINE = 2048, SUBJECT = 256, HELD = 32, WINDOW_NS = 1000000000 };
 
-/* A line said within the last second, and how often it came again since. */
+/* A line said within the last second, and how often it, or one like it, came again since. */
 struct held {
     uint64_t hash; /* 0: free */
     int64_t until_ns;
     uint64_t again;
+    bool alike;
     enum md_level level;
     char subject[SUBJECT], text[LINE];
 };
@@ -158,7 +159,8 @@ static void say_held(struct held *h)
     char text[LINE + 64];
 
     if (h->again) {
-        snprintf(text, sizeof text, "%s (%llu more)", h->text, (unsigned long long)h->again);
+        snprintf(text, sizeof text, "%s (%llu more%s)", h->text, (unsigned long long)h->again,
+                 h->alike ? " like it" : "");
         emit(h->level, h->subject, text);
     }
     h->hash = 0;
@@ -182,28 +184,29 @@ static uint64_t hash_line(enum md_level level, const char *subject, const char *
     return h ? h : 1;
 }
 
-/* Whether the line was said within the last second (it is then counted); else it is remembered, in the oldest place. */
-static bool hold_back(enum md_level level, const char *subject, const char *text, int64_t now)
+/* Whether the line, or one like it, was said within the last second; it is then counted. */
+static bool hold_back(uint64_t hash)
 {
-    uint64_t hash = hash_line(level, subject, text);
-    struct held *place = &state.held[0];
-
-    for (unsigned i = 0; i < HELD; i++) {
-        struct held *h = &state.held[i];
-
-        if (h->hash == hash) {
-            h->again++;
+    for (unsigned i = 0; i < HELD; i++)
+        if (state.held[i].hash == hash) {
+            state.held[i].again++;
             return true;
         }
-        if (!h->hash || (place->hash && h->until_ns < place->until_ns))
-            place = h;
-    }
+    return false;
+}
+
+/* Says the line, and remembers it in the oldest place. */
+static void say(const struct held *line)
+{
+    struct held *place = &state.held[0];
+
+    for (unsigned i = 1; i < HELD && place->hash; i++)
+        if (!state.held[i].hash || state.held[i].until_ns < place->until_ns)
+            place = &state.held[i];
     if (place->hash)
         say_held(place);
-    *place = (struct held){.hash = hash, .until_ns = now + WINDOW_NS, .level = level};
-    snprintf(place->subject, SUBJECT, "%s", subject);
-    snprintf(place->text, LINE, "%s", text);
-    return false;
+    *place = *line;
+    emit(line->level, line->subject, line->text);
 }
 
 void md_log_flush(bool all)
@@ -215,19 +218,38 @@ void md_log_flush(bool all)
 
 void md_log(enum md_level level, const char *subject, const char *fmt, ...)
 {
-    char text[LINE], short_subject[SUBJECT];
     int64_t now = now_ns();
+    struct held line = {.until_ns = now + WINDOW_NS, .level = level};
     va_list args;
 
     va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
+    vsnprintf(line.text, LINE, fmt, args);
     va_end(args);
-    snprintf(short_subject, sizeof short_subject, "%s", subject ? subject : "");
+    snprintf(line.subject, SUBJECT, "%s", subject ? subject : "");
+    line.hash = hash_line(level, line.subject, line.text);
     pthread_mutex_lock(&state.lock);
-    if (level <= state.level) {
-        flush_until(now);
-        if (!hold_back(level, short_subject, text, now))
-            emit(level, short_subject, text);
+    flush_until(now);
+    if (level <= state.level && !hold_back(line.hash))
+        say(&line);
+    pthread_mutex_unlock(&state.lock);
+}
+
+/* What is held back is not even formatted: an engine may say it of every message. */
+void md_log_stream(enum md_level level, const char *id, const char *fmt, ...)
+{
+    uint64_t hash = hash_line(level, fmt, "");
+    int64_t now = now_ns();
+    va_list args;
+
+    pthread_mutex_lock(&state.lock);
+    flush_until(now);
+    if (level <= state.level && !hold_back(hash)) {
+        struct held line = {.hash = hash, .until_ns = now + WINDOW_NS, .alike = true, .level = level};
+        va_start(args, fmt);
+        vsnprintf(line.text, LINE, fmt, args);
+        va_end(args);
+        snprintf(line.subject, SUBJECT, "%s", id);
+        say(&line);
     }
     pthread_mutex_unlock(&state.lock);
 }

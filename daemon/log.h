@@ -1,6 +1,7 @@
 /* log.h: the daemon's log, on stderr: text on a terminal, lines with priorities for systemd's journal, JSON lines
  * otherwise (log.format decides). Any thread; a line
- * is written with one write(2). Repeats of the same line within a second are counted and said once. */
+ * is written with one write(2). Repeats of the same line within a second are counted and said once, and so are the lines
+ * about streams, of which there may be many, that differ in nothing but whom and how much they are about. */
 #ifndef MD_LOG_H
 #define MD_LOG_H
 
@@ -12,6 +13,8 @@ enum md_log_format { MD_LOG_AUTO, MD_LOG_TEXT, MD_LOG_JSON, MD_LOG_JOURNAL };
 void md_log_setup(enum md_level level, enum md_log_format format);
 /* `subject` is the stream, input, output or file that the line is about; NULL for none. */
 void md_log(enum md_level level, const char *subject, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* `id` is one of many streams: of the lines with this format only the first of a second is said, then how many more. */
+void md_log_stream(enum md_level level, const char *id, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Says the counts of repeats whose second is over; of all of them at the end of the process. */
 void md_log_flush(bool all);
 

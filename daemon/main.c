@@ -29,7 +29,8 @@ static const char help[] =
     "      --check             validate the configuration and its model folders, report every error, and end;\n"
     "                          opens no sockets and needs no input file to exist\n"
     "      --once              end when all finite inputs are consumed and their outputs flushed; where all inputs\n"
-    "                          follow files, when all that is there has been\n"
+    "                          follow files, when all that is there has been (of a FIFO: until its writers have\n"
+    "                          closed it). Sockets alone never end. A reload is refused\n"
     "      --set KEY.PATH=VALUE\n"
     "                          override one key; may be given again. A name that holds dots is written in double\n"
     "                          quotes; a value that opens with [ { \" or ' is YAML, any other is taken as it is\n"
@@ -169,13 +170,13 @@ struct running {
     int signals;
 };
 
-/* Reads and checks the file; 0, or a text of what is wrong with it (the caller's), whose errors the log has one by one.
- */
+/* Reads and checks the file; 0, or the lines that say what is wrong with it (the caller's); its errors are logged one by
+ * one. */
 static int load_again(const struct options *o, struct md_config **ret, char **ret_text)
 {
     size_t n = 0;
     FILE *errors = open_memstream(ret_text, &n);
-    char *line, *rest;
+    size_t length;
     int rc;
 
     if (!errors)
@@ -192,19 +193,23 @@ static int load_again(const struct options *o, struct md_config **ret, char **re
     if (rc == 0)
         return 0;
     md_config_free(ret);
-    rest = *ret_text;
-    while ((line = strsep(&rest, "\n"))) /* the first of them stays as *ret_text */
-        if (strstr(line, ": error: "))   /* not the line that it points into */
-            md_log(MD_ERROR, NULL, "reload: %s", line);
+    for (const char *line = *ret_text; line && *line; line += length) {
+        length = strcspn(line, "\n");
+        if (memmem(line, length, "error: ", 7)) /* not the line that it points into */
+            md_log(MD_ERROR, NULL, "reload: %.*s", (int)length, line);
+        length += line[length] == '\n';
+    }
     return rc;
 }
 
 static void say_ready(const struct running *r, const char *refused)
 {
+    const char *text = refused ? refused : "";
+    size_t length = strcspn(text, "\n");
     char parts[PARTS];
 
-    md_notify(&r->notify, "READY=1\nSTATUS=%s%s%.200s", count_parts(r->config, parts),
-              refused ? "; reload refused: " : "", refused ? refused : "");
+    md_notify(&r->notify, "READY=1\nSTATUS=%s%s%.*s", count_parts(r->config, parts),
+              refused ? "; reload refused: " : "", (int)(length < 200 ? length : 200), text);
 }
 
 /* False: the daemon has to end. */
@@ -214,6 +219,7 @@ static bool reload(struct running *r)
     struct md_config *config = NULL;
     uint64_t asked = md_daemon_reload_asked(r->daemon);
     char *text = NULL, reterr[IO_ERR] = "", parts[PARTS];
+    const char *refused = NULL;
     int rc;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -221,13 +227,13 @@ static bool reload(struct running *r)
               (long long)t.tv_sec * 1000000 + t.tv_nsec / 1000);
     rc = load_again(r->o, &config, &text);
     if (rc) {
-        snprintf(reterr, sizeof reterr, "%s", text ? text : "out of memory");
+        refused = text && *text ? text : "out of memory";
     } else {
         rc = md_daemon_reload(r->daemon, config, reterr);
+        refused = rc ? reterr : NULL;
         if (rc)
             md_log(MD_ERROR, NULL, "reload: %s", reterr);
     }
-    free(text);
     if (rc) {
         md_log(MD_ERROR, NULL, "reload refused: the configuration stays as it was");
         md_config_free(&config);
@@ -236,8 +242,9 @@ static bool reload(struct running *r)
         md_log_setup(config->log_level, config->log_format);
         md_log(MD_INFO, NULL, "reloaded: %s", count_parts(config, parts));
     }
-    md_daemon_answer_reload(r->daemon, asked, rc ? reterr : NULL);
-    say_ready(r, rc ? reterr : NULL);
+    md_daemon_answer_reload(r->daemon, asked, refused);
+    say_ready(r, refused);
+    free(text);
     if (rc == -EINTR) /* the signal is taken: the next one ends at once */
         (void)!read(r->signals, &(struct signalfd_siginfo){0}, sizeof(struct signalfd_siginfo));
     return rc != -EIO && rc != -EINTR;
@@ -331,7 +338,7 @@ static int serve(struct running *r)
     rc = md_daemon_stop(&r->daemon, r->config->shutdown_timeout_ns);
     md_control_close(&control); /* `mambactl drain` waits for that */
     if (rc != 0)
-        md_log(MD_ERROR, NULL, "the end was not clean: not everything was written in time");
+        md_log(MD_ERROR, NULL, "the end was not clean: not everything was written");
     md_log(MD_INFO, NULL, "mambad ends");
     if (rc != 0) { /* a thread that was given up may still read the configuration: nothing is freed under it */
         md_log_flush(true);

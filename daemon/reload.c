@@ -661,6 +661,7 @@ void md_daemon_answer_reload(struct md_daemon *d, uint64_t number, const char *t
     d->answered = number;
     d->reloads += !text;
     d->refused += text != NULL;
-    snprintf(d->reload_text, sizeof d->reload_text, "%s", text ? text : "");
+    free(d->reload_text);
+    d->reload_text = strdup(text ? text : "");
     pthread_mutex_unlock(&d->shape);
 }

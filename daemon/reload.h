@@ -18,7 +18,7 @@ void md_daemon_ask_drain(struct md_daemon *d);
 int md_daemon_asked_fd(const struct md_daemon *d); /* readable (eventfd) when something was asked for */
 bool md_daemon_drain_asked(const struct md_daemon *d);
 /* The last number asked for, to be taken before the file is read; all up to it are answered then: `text` says why they were
- * refused; NULL: they were done. */
+ * refused, in a line or in several that end with a newline each; NULL: they were done. */
 uint64_t md_daemon_reload_asked(struct md_daemon *d);
 void md_daemon_answer_reload(struct md_daemon *d, uint64_t number, const char *text);
 

@@ -37,7 +37,7 @@ int md_restored_parts(const struct md_restored *r, struct md_saved_parts *ret)
 /* What is told about a restore as a whole. */
 struct tally {
     struct md_daemon *d;
-    uint64_t open, ended, left_out;
+    uint64_t on, anew, ended, left_out;
     bool starved; /* memory was out: a stream is missing */
     struct saved_model {
         bool known, same; /* its weights are gone on from: `carry`; they are these */
@@ -144,9 +144,10 @@ static void take_stream(struct tally *t, const struct md_record *r)
         t->left_out++;
         return;
     }
-    md_restored_take(s, &restored, goes_on(t, s, restored.saved, &parts));
+    bool on = goes_on(t, s, restored.saved, &parts);
+    md_restored_take(s, &restored, on);
     make_durable(s);
-    *(restored.open ? &t->open : &t->ended) += 1;
+    *(on ? &t->on : restored.open ? &t->anew : &t->ended) += 1;
 }
 
 static void take_voice(struct tally *t, const struct md_record *r)
@@ -192,9 +193,10 @@ int md_restore_streams(struct md_daemon *d, char *reterr)
         return EX_UNAVAILABLE;
     }
     md_log(MD_INFO, NULL,
-           "%s (%s): streams that go on: %" PRIu64 ", that had ended: %" PRIu64 ", that fit no input: %" PRIu64,
-           d->restored.path, d->restored.head.clean ? "made with nothing left to take" : "made while running", t.open,
-           t.ended, t.left_out);
+           "%s (%s): streams that go on: %" PRIu64 ", that begin new epochs: %" PRIu64 ", that had ended: %" PRIu64
+           ", that fit no input: %" PRIu64,
+           d->restored.path, d->restored.head.clean ? "made with nothing left to take" : "made while running", t.on,
+           t.anew, t.ended, t.left_out);
     return 0;
 }
 

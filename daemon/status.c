@@ -103,10 +103,14 @@ static json_t *pool_status(struct md_daemon *d)
                      (json_int_t)peak);
 }
 
+/* The lines of a configuration that is not even UTF-8 stand in the log. */
 static json_t *reload_status(struct md_daemon *d)
 {
-    return json_pack("{s:I, s:I, s:I, s:s}", "reloads_total", (json_int_t)d->reloads, "refused_total",
-                     (json_int_t)d->refused, "answered", (json_int_t)d->answered, "error", d->reload_text);
+    json_t *error = json_string(d->reload_text ? d->reload_text : d->refused ? "out of memory" : "");
+
+    return json_pack("{s:I, s:I, s:I, s:o}", "reloads_total", (json_int_t)d->reloads, "refused_total",
+                     (json_int_t)d->refused, "answered", (json_int_t)d->answered, "error",
+                     error ? error : json_string("the configuration is not valid, and not UTF-8: see the log"));
 }
 
 static json_t *texts_status(struct md_daemon *d)

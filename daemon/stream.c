@@ -244,10 +244,10 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
     if (s->course.restored.open)
-        md_log(MD_WARN, s->id,
-               "cannot go on: what comes (input %s, channels: %u, rate: %g Hz) is not what its state is of (input %s, "
-               "channels: %u, rate: %g Hz)",
-               input->conf->id, desc->channels, desc->rate, s->input->conf->id, s->channels, s->rate);
+        md_log_stream(MD_WARN, s->id,
+                      "cannot go on: what comes (input %s, channels: %u, rate: %g Hz) is not what its state is of "
+                      "(input %s, channels: %u, rate: %g Hz)",
+                      input->conf->id, desc->channels, desc->rate, s->input->conf->id, s->channels, s->rate);
     let_go(s);
     if (s->input != input) {
         s->course.trail = (struct md_trail){.next = IO_SEQ_NONE};

@@ -195,10 +195,10 @@ static size_t at_end(struct io_tail *t, const struct io_bytes_input *in, int64_t
     return wait_up_to(t, in->conf->poll_ns, now_ns);
 }
 
-/* A pipe's last writer is gone. Another may come to a FIFO that is followed. */
+/* A pipe's last writer is gone. Another may come to a FIFO that is followed, but what was there has ended. */
 static size_t at_pipe_end(struct io_tail *t, const struct io_bytes_input *in, int64_t now_ns)
 {
-    if (!in->conf->follow || strcmp(t->path, "-") == 0) {
+    if (!in->conf->follow || in->host.once || strcmp(t->path, "-") == 0) {
         in->host.end(in->host.self, t->stream);
         close_file(t);
         t->done = true;

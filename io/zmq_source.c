@@ -5,8 +5,9 @@
  * handed over stays in the delivery, and no further message is read: ZeroMQ's own high-water mark then holds the
  * senders back (PULL, ROUTER) or makes them drop (SUB).
  *
- * Trap: ZMQ_FD is edge-triggered. It tells only that ZMQ_EVENTS may have changed, so a turn ends in WAIT only after
- * ZMQ_EVENTS was read: that takes the signal back, and otherwise the daemon's poll() would spin or sleep for ever. */
+ * Trap: ZMQ_FD is edge-triggered. It tells only that ZMQ_EVENTS may have changed, and whatever is asked of the socket
+ * may take that signal back. So a turn ends in WAIT only after ZMQ_EVENTS was read, with nothing asked after that: else
+ * the daemon's poll() would spin, or sleep for ever beside a message that is there. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -245,6 +246,13 @@ static void deliver(struct source *s, int64_t now_ns, int64_t *ret_wake_ns)
         io_zmq_router_delivered(&s->router);
 }
 
+/* Where there is somebody to be answered. */
+static void answer(struct source *s)
+{
+    if (s->conf->pattern == ROUTER)
+        io_zmq_router_flush(&s->router);
+}
+
 static enum io_turn turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
 {
     struct source *s = self;
@@ -263,6 +271,7 @@ static enum io_turn turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
                 break;
             }
             if (receive(s)) {
+                answer(s); /* else that would take the signal of what comes meanwhile */
                 more = readable(s);
                 continue;
             }
@@ -276,8 +285,7 @@ static enum io_turn turn(void *self, int64_t now_ns, int64_t *ret_wake_ns)
     }
     if (messages)
         s->host->received(s->host->self, messages, bytes);
-    if (s->conf->pattern == ROUTER)
-        io_zmq_router_flush(&s->router);
+    answer(s);
     if (d->busy || held)
         readable(s);
     return more && !held ? IO_TURN_MORE : IO_TURN_WAIT;

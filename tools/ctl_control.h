@@ -27,11 +27,11 @@ struct ctl_target {
     "  -c, --config FILE       take it from server.control of this configuration\n"                                    \
     "                          default: the environment variable MAMBAD_CONTROL\n"                                     \
     "      --timeout DURATION  how long to wait for the reply (default 5s; restore: 10s)\n"                            \
-    "      --json              the reply as it is\n"                                                                   \
+    "      --json              JSON instead of text\n"                                                                 \
     "      --help              print this text and end\n"                                                              \
     "\n"                                                                                                               \
-    "Exit codes: 0 done, 64 usage, 66 no such configuration, 69 no daemon there or no reply, 78 wrong "                \
-    "configuration.\n"
+    "Exit codes: 0 done, 64 usage, 66 no such configuration, 69 no daemon there or no reply, 74 output error,\n"       \
+    "78 wrong configuration.\n"
 
 /* Takes one of the options above; false: it is none of them. *ret_code ≥ 0: end with it. */
 bool ctl_control_option(struct ctl_target *target, int option, const char *value, int *ret_code);

@@ -1,5 +1,6 @@
 /* ctl_reload.c: `mambactl reload` and `mambactl drain`: ask a daemon and wait until it is done. */
 #include <stdio.h>
+#include <string.h>
 #include <sysexits.h>
 
 #include "tools/ctl_control.h"
@@ -7,7 +8,8 @@
 
 static const char reload_usage[] = "usage: mambactl reload [--control ENDPOINT | -c FILE]\n";
 static const char reload_help[] =
-    "Has a running daemon read its configuration again, and returns when it is in force, or refused and why.\n"
+    "Has a running daemon read its configuration again, and returns when it is in force; or says why it was refused:\n"
+    "of a file that is wrong all that `mambad --check` would say.\n"
     "\n" CTL_CONTROL_HELP "78 also: the daemon refused its configuration and goes on with the one before.\n";
 
 static const char drain_usage[] = "usage: mambactl drain [--control ENDPOINT | -c FILE]\n";
@@ -26,7 +28,8 @@ int ctl_reload(int argc, char **argv)
         code = ctl_control_ask(&target, "reload", &state);
     error = json_string_value(json_object_get(state, "error"));
     if (error && *error) {
-        fprintf(stderr, "mambactl reload: %s\n", error);
+        bool lines = error[strlen(error) - 1] == '\n'; /* those of `mambad --check` */
+        fprintf(stderr, "mambactl reload: %s%s%s", lines ? "refused\n" : "", error, lines ? "" : "\n");
         code = EX_CONFIG;
     }
     if (state && target.json) {

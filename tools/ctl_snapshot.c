@@ -21,7 +21,7 @@ static const char help[] =
     "      --stream ID         instead, writes the state of this stream, live or ended, to FILE: all that `mambactl\n"
     "                          restore` needs to go on with it. Rows that wait in its queue are not part of it.\n"
     "  -o, --output FILE       replaced when all of it is on the disk\n" CTL_CONTROL_HELP
-    "74: it could not be written; the snapshots before it stay. 69 also: no such stream.\n";
+    "74 also: it could not be written; the snapshots before it stay. 69 also: no such stream.\n";
 
 static const char *size_text(double bytes, char text[32])
 {

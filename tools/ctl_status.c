@@ -57,7 +57,7 @@ static void print_value(const char *key, json_t *value)
     if (json_is_number(value) && ((n > 8 && !strcmp(key + n - 8, "_seconds")) || !strcmp(key, "uptime_s")))
         print_seconds(json_number_value(value));
     else if (json_is_string(value))
-        fputs(json_string_value(value), stdout);
+        printf("%.*s", (int)strcspn(json_string_value(value), "\n"), json_string_value(value)); /* of several lines, one */
     else if (json_is_integer(value))
         printf("%lld", (long long)json_integer_value(value));
     else if (json_is_real(value))

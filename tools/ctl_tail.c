@@ -37,7 +37,8 @@ static const char help[] =
     "      --server-key FILE   the public key of the output\n"
     "      --help              print this text and end\n"
     "\n"
-    "Ends on SIGINT. Exit codes: 0 done, 64 usage, 69 nothing came within --for, 74 output error, 78 wrong key file.\n";
+    "Ends on SIGINT and SIGTERM. Exit codes: 0 done, 64 usage, 69 nothing came within --for, 74 output error,\n"
+    "78 wrong key file.\n";
 
 struct tail {
     char *endpoint;

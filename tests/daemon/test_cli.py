@@ -354,6 +354,24 @@ class Signals(Running):
         self.assertEqual([m["event"] for m in lines if m["topic"].startswith("event/") and m["event"] in ("start", "restore", "end", "gap")],
                          ["start", "restore"])
 
+    def test_once_where_a_pipe_is_followed(self):
+        """Its last writer's end is the end, beside a file that is followed too; before the first one there is none."""
+        os.mkfifo(self.path("f.pipe"))
+        self.path("a.log", b"a line\n" * 100)
+        self.launch(self.config("l: {type: bytes, files: [DIR/a.log, DIR/f.pipe], follow: true, poll: 10ms}",
+                                "o: {type: jsonl, path: DIR/out, families: [anomaly, event]}", model=os.path.join(GOLDEN, "bytes")), "--once")
+        with open(self.path("f.pipe"), "wb") as pipe:  # waits for the daemon
+            for _ in range(2):
+                pipe.write(b"another\n" * 100)
+                pipe.flush()
+                time.sleep(0.2)
+                self.assertIsNone(self.daemon.poll(), self.said())
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+        with open(self.path("out")) as f:
+            lines = [json.loads(line) for line in f]
+        self.assertEqual(sum(span for m in lines if m["topic"].startswith("anomaly/") for span in m["spans"]), 700 + 1600)
+        self.assertEqual([m["stream"] for m in lines if m.get("event") == "end"], ["l:f.pipe"])
+
     def test_once_where_all_is_followed_hdf5(self):
         made = run("/usr/bin/python3", "-c", "import h5py,sys; h5py.File(sys.argv[1],'w').create_dataset('x', data=[1.]*4000)", self.path("a.h5"))
         if made.returncode:

@@ -156,6 +156,32 @@ static void repeats_are_said_once(void **state)
     free(text);
 }
 
+/* Of ten thousand streams to which the same befalls, one line and how many they are. */
+static void lines_about_streams_are_counted(void **state)
+{
+    char *text, id[16];
+    unsigned lines = 0;
+
+    begin(MD_INFO, MD_LOG_TEXT);
+    for (int i = 0; i < 10000; i++) {
+        snprintf(id, sizeof id, "s%d", i);
+        md_log_stream(MD_WARN, id, "cannot go on: channels: %d", i);
+        md_log_stream(MD_DEBUG, id, "nobody wants to know: %d", i);
+        md_log_stream(MD_INFO, id, "gap: %s", "rotation");
+    }
+    md_log_flush(true);
+    md_log_stream(MD_WARN, "s7", "cannot go on: channels: %d", 7);
+    text = end();
+    for (const char *p = text; (p = strchr(p, '\n')); p++)
+        lines++;
+    assert_non_null(strstr(text, "s0: cannot go on: channels: 0\n"));
+    assert_non_null(strstr(text, "s0: cannot go on: channels: 0 (9999 more like it)\n"));
+    assert_non_null(strstr(text, "s0: gap: rotation (9999 more like it)\n"));
+    assert_non_null(strstr(text, "s7: cannot go on: channels: 7\n"));
+    assert_int_equal(lines, 5);
+    free(text);
+}
+
 static void *shout(void *arg)
 {
     for (int i = 0; i < 200; i++)
@@ -196,6 +222,7 @@ int main(void)
         cmocka_unit_test(forged_lines_stay_one),
         cmocka_unit_test(long_lines_are_cut),
         cmocka_unit_test(repeats_are_said_once),
+        cmocka_unit_test(lines_about_streams_are_counted),
         cmocka_unit_test(threads_do_not_mix),
     };
 

@@ -18,7 +18,7 @@ import zmq
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import signal_model  # noqa: E402
-from cases import MAMBACTL, PATIENCE, Running, run  # noqa: E402
+from cases import MAMBACTL, MAMBAD, PATIENCE, Running, run  # noqa: E402
 
 FAKE_DEVICE_DIR = os.path.abspath(sys.argv[3])
 
@@ -138,6 +138,37 @@ class Reload(Reloading):
         self.assertEqual(sorted(self.status(control)["inputs"]), ["z"])
         self.stop()
         self.assertEqual([e for e in self.events("s") if e[0] == "start"][0], ("start", 0))
+
+    def test_every_error_is_said(self):
+        """What --check says of the file, to the last caret; --json and the status have it too."""
+        control = self.serve()
+        config = self.config(PULL, more=SERVER + "log:\n  levle: x\nbatch: {max_delay: y}\nstreams: {\"*\": {gap: 5}}\n")
+        wrong = run(MAMBAD, "-c", config, "--check").stderr
+        self.assertEqual(wrong.count(": error: "), 3, wrong)
+        said = run(MAMBACTL, "reload", "--json", "--control", control)
+        self.check(said, 78)
+        self.assertEqual(said.stderr, "mambactl reload: refused\n" + wrong)
+        self.assertEqual(json.loads(said.stdout)["error"], wrong)
+        shown = run(MAMBACTL, "status", "--control", control).stdout
+        self.assertIn(wrong.splitlines()[0], shown)
+        self.assertNotIn(wrong.splitlines()[1] + "\n", shown)
+        self.assertEqual(self.said().count("reload: " + config), 3, self.said())
+        with open(config, "wb") as f:
+            f.write(b"models: {m: {path: \"\xff\"}}\n")
+        self.check(run(MAMBACTL, "reload", "--control", control), 78, "mambactl reload: ")
+
+    def test_once_refuses(self):
+        """What ends by itself is not changed, and ends by itself."""
+        pcm = "f: {type: audio, files: DIR/f, encoding: s16le, rate: 100}"
+        os.mkfifo(self.path("f"))
+        control = self.start(self.config(pcm, LINES, more=SERVER), "--once")
+        with open(self.path("f"), "wb") as pipe:
+            for inputs in (PULL, pcm.replace("}", ", queue: 99}"), pcm + ", " + PULL, pcm):
+                pipe.write(struct.pack("<100h", *range(100)))
+                pipe.flush()
+                self.reload(control, inputs, code=78, says=["with --once the daemon ends by itself"])
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+        self.assertEqual(len([k for k in self.rows("f:f") if k[0] == "anomaly"]), 400)
 
     def test_policies_and_levels(self):
         control = self.serve()

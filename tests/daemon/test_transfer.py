@@ -105,6 +105,40 @@ class Transfer(Several):
         b.stop()
         self.assertEqual(self.joined(a.rows("s"), b.rows("s")), whole)
 
+    def test_a_reset_that_is_still_to_come(self):
+        """Asked for behind the last rows, it is in the snapshot, and in the state that is taken out."""
+        for how in ("reset", None):
+            a = self.daemon(f"a-{how}", more="state: {dir: DIR/state}")
+            a.push("s", self.data[:500])
+            if how:
+                self.check(a.ctl("reset", "s"), 0)
+            state = self.save(a, name=f"state-{how}")
+            a.stop()
+            self.check(a.ctl("status"), 69)
+            b = self.daemon(f"a-{how}", more="state: {dir: DIR/state}")
+            self.check(b.ctl("restore", state, "--as", "fork"), 0)
+            for stream in ("s", "fork"):
+                b.push(stream, self.data[500:600])
+                b.push(stream, self.data[600:])
+            b.stop()
+            for stream in ("s", "fork"):
+                found = [(m["event"], m["epoch"], m.get("reason")) for m in b.lines(stream) if m.get("event") in ("restore", "reset")]
+                self.assertEqual(found, [("restore", 1, None), ("reset", 1, "sender")] if how else [("restore", 0, None)])
+
+    def test_killed(self):
+        """Rows of `pull` cannot be had again: log, list and events agree on what becomes of the stream."""
+        d = self.daemon("d", more="state: {dir: DIR/state}")
+        d.push("s", self.data[:500])
+        self.check(d.ctl("snapshot"), 0)
+        d.kill()
+        d = self.daemon("d", more="state: {dir: DIR/state}")
+        self.assertIn("streams that go on: 0, that begin new epochs: 1, that had ended: 0, that fit no input: 0", d.said())
+        self.assertEqual(d.streams()["s"]["state"], "ended")
+        d.push("s", self.data[500:600])
+        d.stop()
+        self.assertEqual([(m["event"], m["epoch"], m.get("reason")) for m in d.lines("s") if m.get("event") in ("start", "restore", "gap")],
+                         [("start", 0, None), ("start", 1, None), ("gap", 1, "restart")])
+
     def test_a_state_to_begin_with(self):
         """--renumber: the sender's numbers stand; the values are those of the stream that went on."""
         whole, d = self.whole(), self.daemon("d")

@@ -48,6 +48,8 @@ class Trouble(Running):
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 74)
         self.assertIn("No space left on device", self.said())
+        self.assertIn("the end was not clean: not everything was written", self.said())
+        self.assertNotIn("in time", self.said())
         self.assertEqual(self.rows(), 3200)
 
     def test_a_state_folder_that_is_let_go_late(self):
@@ -160,6 +162,49 @@ class Trouble(Running):
         for s in kept:
             s.close()
         self.assertLessEqual({m["stream"] for m in self.lines() if "stream" in m}, {"good", "bad"})
+
+    def test_a_clock_that_was_far_ahead(self):
+        """It makes what comes then late, which the log tells with the time at fault, not row by row."""
+        self.control = self.start(self.config("i: {type: zmq, pattern: pull, bind: \"ipc://DIR/in\"}",
+                                              "o: {type: jsonl, path: DIR/out.jsonl, families: [event]}", more="server: {control: \"ipc://DIR/control\"}"))
+        s, t0, jump = self.sender("ipc://" + self.path("in")), 1700000000_000000000, 4102444800_000000000
+        def send(stream, rate, t, **more):
+            message = [json.dumps({"stream": stream, "dtype": "float32", "shape": [1], "rate": rate, **more}).encode(), struct.pack("<f", 1)]
+            s.send_multipart(message + ([struct.pack("<q", t)] if rate == 0 else []))
+        for k in range(200):
+            t = jump if k == 50 else t0 + k * 1000000000
+            send("even", 1, t, t_ns=str(t))
+            send("odd", 0, t)
+            send("numbers", 1, None, seq=10**9 if k == 50 else k)
+        self.wait(lambda: self.input()["input_discarded_samples_total"]["late"] == 3 * 149)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 0)
+        said = [json.loads(line) for line in self.said().splitlines()]
+        told = [m for m in said if "late" in m["message"]]
+        timed = [m["message"] for m in told if "2100-01-01T00:00:00Z" in m["message"]]
+        self.assertTrue(timed and all(m.startswith("input i: late, dropped: row ") and str(jump) in m for m in timed), told)
+        self.assertTrue(any(m["subject"] in ("even", "odd") for m in told), told)
+        self.assertIn(("numbers", "input i: late, dropped: row 51, which comes after row 1000000000"), [(m["subject"], m["message"]) for m in told])
+        count = sum(int((re.search(r"\((\d+) more like it\)$", m["message"]) or [0, 1])[1]) for m in told)
+        self.assertEqual(count, 3 * 149)
+        self.assertLess(len(told), 40)
+
+    def test_many_streams_that_cannot_go_on(self):
+        """Rows of another shape than the states': a line and how many more, not a line each."""
+        config = self.config("i: {type: zmq, pattern: pull, bind: \"ipc://DIR/in\"}", "o: {type: jsonl, path: DIR/out.jsonl, families: [event]}",
+                             more="server: {control: \"ipc://DIR/control\"}\nstate: {dir: DIR/state}")
+        for channels in (1, 2):
+            self.control = self.start(config)
+            s = self.sender("ipc://" + self.path("in"))
+            for k in range(300):
+                s.send_multipart([json.dumps({"stream": f"s{k}", "dtype": "float32", "shape": [1, channels]}).encode(), bytes(4 * channels)])
+            self.wait(lambda: self.input()["accepted_samples_total"] == 300 * channels)
+            self.daemon.send_signal(signal.SIGTERM)
+            self.assertEqual(self.daemon.wait(PATIENCE), 0)
+        told = [json.loads(line)["message"] for line in self.said().splitlines() if "cannot go on" in line]
+        self.assertEqual(sum(int((re.search(r"\((\d+) more like it\)$", m) or [0, 1])[1]) for m in told), 300)
+        self.assertLess(len(told), 40)
+        self.assertEqual(len([m for m in self.lines() if m["event"] == "gap" and m["reason"] == "restart"]), 300)
 
     def test_a_control_path_too_long(self):
         config = self.config("z: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\"}", more="server: {control: \"ipc:///" + "x" * 108 + "\"}")

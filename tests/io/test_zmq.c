@@ -124,6 +124,9 @@ struct host {
     uint64_t discarded[IO_R_COUNT], discarded_rows, messages, dropped, announced;
     uint32_t dropped_flags;
     char text[200];
+    void *meanwhile; /* a peer that says `next` once, while the host is asked how a stream stands */
+    const char *next;
+    uint64_t answers;
 };
 
 static int host_stream(void *self, const struct io_stream_desc *desc, struct io_stream **ret)
@@ -217,6 +220,34 @@ static void host_announce(void *self, enum io_reason why, const char *id)
     ((struct host *)self)->announced++;
 }
 
+static void host_place(void *self, struct io_stream *s, struct io_place *ret)
+{
+    *ret = (struct io_place){.next = (int64_t)s->n, .channels = s->desc.channels, .rate = s->desc.rate};
+}
+
+static bool host_recall(void *self, const char *id, struct io_place *ret)
+{
+    struct host *h = self;
+
+    if (h->meanwhile) {
+        assert_true(zmq_send(h->meanwhile, h->next, strlen(h->next), ZMQ_SNDMORE) >= 0);
+        assert_true(zmq_send(h->meanwhile, "", 1, 0) >= 0);
+        h->meanwhile = NULL;
+        poll(NULL, 0, 50); /* until it is there */
+    }
+    for (unsigned i = 0; i < h->n_streams; i++)
+        if (!strcmp(h->streams[i].id, id)) {
+            host_place(h, &h->streams[i], ret);
+            return true;
+        }
+    return false;
+}
+
+static void host_answered(void *self, uint64_t sent, uint64_t dropped)
+{
+    ((struct host *)self)->answers += sent;
+}
+
 static void host_received(void *self, uint64_t messages, uint64_t bytes)
 {
     ((struct host *)self)->messages += messages;
@@ -251,6 +282,9 @@ static void host_init(struct host *h, size_t pool)
                              .discard = host_discard,
                              .drop = host_drop,
                              .announce = host_announce,
+                             .place = host_place,
+                             .recall = host_recall,
+                             .answered = host_answered,
                              .received = host_received};
     assert_int_equal(io_pool_new(pool, &h->io.pool), 0);
 }
@@ -549,6 +583,34 @@ static int64_t turn_at(struct fixture *f, int64_t now, uint64_t messages)
     }
     f->class_->turn(f->source, now, &wake);
     return wake;
+}
+
+/* libzmq takes its signal back whenever it looks for what has come, also where an answer is sent. */
+static void a_message_that_comes_while_another_is_answered(void **state)
+{
+    char address[100];
+    snprintf(address, sizeof address, "ipc:///tmp/mambad-test-%d-%lld-b", (int)getpid(), (long long)now_ns());
+    struct fixture *f = fixture(ZMQ_DEALER, "router", (const char *const[]){"connect", address, NULL});
+    void *b = zmq_socket(f->context, ZMQ_DEALER);
+    int linger = 0;
+
+    assert_int_equal(zmq_bind(b, address), 0);
+    send_array(f, "{\"stream\":\"a\",\"dtype\":\"uint8\",\"shape\":[1],\"seq\":0}", "", 1);
+    f->host.next = "{\"stream\":\"b\",\"dtype\":\"uint8\",\"shape\":[1],\"seq\":0}";
+    assert_true(zmq_send(b, f->host.next, strlen(f->host.next), ZMQ_SNDMORE) >= 0);
+    assert_true(zmq_send(b, "", 1, 0) >= 0);
+    run_until(f, 2);
+    f->host.meanwhile = b;
+    f->host.next = "{\"stream\":\"b\",\"dtype\":\"uint8\",\"shape\":[1],\"seq\":1}";
+    send_array(f, "{\"stream\":\"a\",\"dtype\":\"uint8\",\"shape\":[1],\"seq\":1}", "", 1);
+    run_until(f, 4);
+    assert_null(f->host.meanwhile);
+    assert_int_equal(f->host.messages, 4);
+    assert_int_equal(f->host.answers, 4);
+    zmq_setsockopt(b, ZMQ_LINGER, &linger, sizeof linger);
+    zmq_close(b);
+    unlink(address + strlen("ipc://"));
+    finish(f);
 }
 
 static void a_limit_holds_senders_back(void **state)
@@ -1162,6 +1224,7 @@ int main(void)
         cmocka_unit_test(irregular_streams_bring_their_times),
         cmocka_unit_test(wrong_messages_are_counted),
         cmocka_unit_test(long_frames_are_refused),
+        cmocka_unit_test(a_message_that_comes_while_another_is_answered),
         cmocka_unit_test(a_limit_holds_senders_back),
         cmocka_unit_test(over_the_limit_rows_are_dropped),
         cmocka_unit_test(long_messages_are_cut),
