@@ -1,5 +1,6 @@
-/* bytes.c: see bytes.h. Sums over the 256 logits run in eight lanes, the same bits whatever the instruction set. What is stored as float is rounded once.
- * Trap: a row's logits are needed for the byte after it, so they become log-probabilities only then. */
+/* bytes.c: see bytes.h. Sums over the 256 logits run in eight lanes, the same bits whatever the instruction set. What is
+ * stored as float is rounded once. Trap: a row's logits are needed for the byte after it, so they become
+ * log-probabilities only then. */
 #include "ssm/bytes.h"
 
 #include <assert.h>
@@ -7,6 +8,7 @@
 #include <string.h>
 
 #include "ssm/calibrate.h"
+#include "ssm/contexts.h"
 
 static const struct ssm_calibration calibration = {.warmup = SSM_RECORDS_WARM, .memory = 20000};
 
@@ -16,10 +18,11 @@ enum { LANES = 8 }; /* SSM_BYTES is a multiple */
 /* An unfinished record. */
 struct record {
     uint64_t bytes, scored; /* of it so far; those that had a surprise */
-    double sum, squares;    /* of their surprises, and of the squares of these */
+    double sum;             /* of their surprises */
+    double squares;         /* of what they surprised by beside the stream's own past */
 };
 
-/* The calibrator of records follows. */
+/* What the stream has shown follows, then the calibrator of records. */
 struct bytes {
     uint64_t known; /* there was a byte before: */
     double norm;    /* ln of the sum of its logits' exponentials, */
@@ -29,14 +32,25 @@ struct bytes {
 
 size_t ssm_bytes_state(void)
 {
-    return sizeof(struct bytes) + ssm_calibrate_bytes();
+    return sizeof(struct bytes) + ssm_contexts_bytes() + ssm_calibrate_bytes();
+}
+
+static void *contexts_of(struct bytes *s)
+{
+    return s + 1;
+}
+
+static void *calibrator_of(struct bytes *s)
+{
+    return (char *)(s + 1) + ssm_contexts_bytes();
 }
 
 void ssm_bytes_reset(void *state)
 {
     struct bytes *s = state;
     memset(s, 0, sizeof *s);
-    ssm_calibrate_reset(&calibration, s + 1);
+    ssm_contexts_reset(contexts_of(s));
+    ssm_calibrate_reset(&calibration, calibrator_of(s));
 }
 
 const float *ssm_bytes_logits(const void *state)
@@ -111,14 +125,17 @@ static void normalise(float *row, double norm)
         row[i] = (float)((double)row[i] - norm);
 }
 
-static void add_byte(struct record *r, double surprise)
+static void add_byte(struct bytes *s, int32_t byte, double surprise)
 {
+    struct record *r = &s->record;
+    double p = isnan(surprise) ? 1 : fmax(exp(-surprise), 1e-30); /* so that no record is infinitely strange */
+    double here = -log(ssm_contexts_read(contexts_of(s), (uint8_t)byte, p));
     r->bytes++;
     if (isnan(surprise))
         return;
     r->scored++;
     r->sum += surprise;
-    r->squares += surprise * surprise;
+    r->squares += here * here;
 }
 
 /* Root mean square: long records do not count as strange for being long, as by their sum, and a few strange bytes in
@@ -134,7 +151,7 @@ static void end_record(struct bytes *s, float *row)
     const struct record *r = &s->record;
     double p = (double)NAN;
     if (r->scored > 0)
-        p = ssm_calibrate_update(&calibration, s + 1, strangeness(r));
+        p = ssm_calibrate_update(&calibration, calibrator_of(s), strangeness(r));
     row[SCORE] = isnan(p) ? NAN : (float)fmin(1.0, 0.0 - log10(p) / 10.0); /* 0 − …: p = 1 gives 0, not −0 */
     row[P_VALUE] = (float)p;
     row[SURPRISE] = r->scored > 0 ? (float)r->sum : NAN;
@@ -158,8 +175,8 @@ void ssm_bytes_run(const struct ssm_item *item, void *state)
         double surprise = surprise_at(s, before, item->tokens[k]);
         to->surprise[k] = (float)surprise;
         if (item->out.warmup)
-            item->out.warmup[k] = !ssm_calibrate_warm(&calibration, s + 1);
-        add_byte(&s->record, surprise);
+            item->out.warmup[k] = !ssm_calibrate_warm(&calibration, calibrator_of(s));
+        add_byte(s, item->tokens[k], surprise);
         if (item->tokens[k] == to->delimiter || s->record.bytes >= to->record_max) {
             to->ends[n_records] = k;
             end_record(s, to->records + COLUMNS * (size_t)n_records++);

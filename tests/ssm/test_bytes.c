@@ -222,8 +222,8 @@ static void norms_are_exact(void **state)
     assert_true(isnan(ssm_bytes_norm(x)));
 }
 
-/* A model that is sure of the next byte of a line; a line unlike it. */
-static void a_strange_record_is_told(void **state)
+/* The same line again and again from a model that is `sure` of it, or knows nothing; one unlike it. */
+static void tell_a_strange_record(float sure)
 {
     static const char line[] = "abcdefghi\n";
     enum { LINE = 10, LINES = 600, STRANGE = 500 };
@@ -237,7 +237,7 @@ static void a_strange_record_is_told(void **state)
         for (int k = 0; k < LINE; k++) {
             h->tokens[k] = i == STRANGE && k > 2 && k < 6 ? 'z' : line[k];
             for (int b = 0; b < V; b++)
-                h->logits[k * V + b] = (b == line[(k + 1) % LINE] ? 9.0f : 0.0f) + (float)rig_below(&rng, 100) / 100;
+                h->logits[k * V + b] = (b == line[(k + 1) % LINE] ? sure : 0.0f) + (float)rig_below(&rng, 100) / 100;
         }
         ssm_bytes_run(&item, section);
         ssm_slot_give(e, item.slot);
@@ -252,6 +252,12 @@ static void a_strange_record_is_told(void **state)
     free(section);
     ssm_engine_close(&e);
     free(h);
+}
+
+static void a_strange_record_is_told(void **state)
+{
+    tell_a_strange_record(9);
+    tell_a_strange_record(0);
 }
 
 /* A slot that was reset, or given and taken again, knows no byte before. */
