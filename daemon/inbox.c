@@ -59,8 +59,10 @@ int md_inbox_enter(struct md_inbox *in, struct io_stream *s)
         s->input->live++;
         s->queue.live = true;
     }
-    if (r == 0)
+    if (r == 0) {
         s->queue.held = true;
+        s->place.ended = false;
+    }
     pthread_mutex_unlock(&in->lock);
     return r;
 }
@@ -231,13 +233,12 @@ int md_inbox_push(struct md_input *from, struct io_stream *s, struct io_block *b
     return 0;
 }
 
-void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, uint32_t flags)
+void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, uint32_t channels, uint32_t flags)
 {
     struct md_inbox *in = from->inbox;
-    uint64_t samples;
+    uint64_t samples = (uint64_t)rows * channels;
 
     pthread_mutex_lock(&in->lock);
-    samples = (uint64_t)rows * s->channels;
     if (s->input == from)
         count_dropped(s, IO_R_LIMIT, rows);
     else
@@ -253,11 +254,14 @@ void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, ui
 void md_inbox_tell_lost(struct md_input *from, struct io_stream *s)
 {
     struct md_inbox *in = from->inbox;
+    uint32_t channels = 0;
     struct io_block *b;
     bool lost;
 
     pthread_mutex_lock(&in->lock);
     lost = s->input == from && s->queue.live && s->queue.lost.rows > 0;
+    if (lost)
+        channels = s->channels;
     pthread_mutex_unlock(&in->lock);
     b = lost ? io_block_get(in->pool, 0) : NULL;
     if (!b)
@@ -265,7 +269,7 @@ void md_inbox_tell_lost(struct md_input *from, struct io_stream *s)
     b->seq = IO_SEQ_NONE;
     b->t_ns = IO_T_NONE;
     b->arrived_ns = (uint64_t)md_now_ns();
-    b->channels = s->channels;
+    b->channels = channels;
     if (md_inbox_push(from, s, b, IO_SEQ_NONE))
         io_block_put(in->pool, b);
 }
@@ -314,12 +318,31 @@ void md_inbox_cut_off(struct io_stream *s)
     pthread_mutex_unlock(&s->inbox->lock);
 }
 
-bool md_inbox_is_own(struct md_input *from, struct io_stream *s)
+bool md_inbox_place(struct md_input *from, struct io_stream *s, struct io_place *ret)
 {
     pthread_mutex_lock(&from->inbox->lock);
     bool own = s->input == from;
+    if (own)
+        *ret = (struct io_place){.next = s->place.next,
+                                 .durable = atomic_load_explicit(&s->place.durable, memory_order_relaxed),
+                                 .channels = s->channels,
+                                 .rate = s->rate,
+                                 .irregular = s->irregular};
     pthread_mutex_unlock(&from->inbox->lock);
     return own;
+}
+
+void md_inbox_last(struct md_input *from, struct io_stream *s, struct md_replay *ret)
+{
+    *ret = (struct md_replay){.from = IO_SEQ_NONE};
+    pthread_mutex_lock(&from->inbox->lock);
+    if (s->input == from) {
+        struct md_replay none = *ret;
+        *ret = s->replay;
+        s->replay = none;
+        s->place.ended = true;
+    }
+    pthread_mutex_unlock(&from->inbox->lock);
 }
 
 bool md_inbox_let_go(struct md_input *from, struct io_stream *s, bool always)

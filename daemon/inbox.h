@@ -35,16 +35,19 @@ int md_inbox_enter(struct md_inbox *in, struct io_stream *s);
  * place.next is `next`, unless that is IO_SEQ_NONE; −EAGAIN: full, the caller keeps the block; −ESTALE: the stream is
  * not live, or not from's. */
 int md_inbox_push(struct md_input *from, struct io_stream *s, struct io_block *b, int64_t next);
-/* Rows that the input's limit turned away. The flags pass to the stream's next block. */
-void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, uint32_t flags);
+/* Rows of so many channels that the input's limit turned away. The flags pass to the stream's next block. */
+void md_inbox_drop(struct md_input *from, struct io_stream *s, uint32_t rows, uint32_t channels, uint32_t flags);
 /* Rows that were dropped last stand before no block: an empty one tells of them. Also once no source pushes any more.
  */
 void md_inbox_tell_lost(struct md_input *from, struct io_stream *s);
 void md_inbox_end(struct md_input *from, struct io_stream *s);
 /* Once no source pushes any more: the stream ends, and its source keeps the handle until it is closed. */
 void md_inbox_cut_off(struct io_stream *s);
-/* Whether the handle is not stale. */
-bool md_inbox_is_own(struct md_input *from, struct io_stream *s);
+/* The place of its rows and how it stands; false: the handle is stale. */
+bool md_inbox_place(struct md_input *from, struct io_stream *s, struct io_place *ret);
+/* Its source says end(), or is about to: *ret is where its replay stood, which is over; none where the handle is stale.
+ */
+void md_inbox_last(struct md_input *from, struct io_stream *s, struct md_replay *ret);
 /* The handle goes back if the stream is not live, or not from's, or `always`. False: it is. */
 bool md_inbox_let_go(struct md_input *from, struct io_stream *s, bool always);
 /* A stream of which nothing has come, and nothing will, is not live after all. False: something has come. */

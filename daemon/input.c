@@ -66,12 +66,12 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
     say(in, why, id, text);
 }
 
-static void host_drop(void *self, struct io_stream *s, uint64_t rows, uint32_t flags)
+static void host_drop(void *self, struct io_stream *s, uint64_t rows, uint32_t channels, uint32_t flags)
 {
     struct md_input *in = self;
 
     md_bump(&in->counters.errors[IO_R_LIMIT], 1);
-    md_inbox_drop(in, s, (uint32_t)rows, flags);
+    md_inbox_drop(in, s, (uint32_t)rows, channels, flags);
     say(in, IO_R_LIMIT, s->id, "more than the input takes a second");
 }
 
@@ -107,10 +107,7 @@ static int host_stream(void *self, const struct io_stream_desc *desc, struct io_
         return -EINVAL;
     }
     r = md_registry_open(in->registry, in, desc, ret);
-    if (r)
-        return refuse(in, r, desc);
-    (*ret)->place.ended = false;
-    return 0;
+    return r ? refuse(in, r, desc) : 0;
 }
 
 static void host_note(void *self, struct io_stream *s, const char *event, const char *reason, int64_t from, int64_t to);
@@ -138,11 +135,8 @@ static void cut_rows(const struct io_stream *s, struct io_block *b, uint32_t n, 
 
 /* The last row that was taken is here, and is another: so is the file. Or there is none (b NULL): the file is shorter.
  * What was passed over of it is lost, and said. */
-static void another_file(struct md_input *in, struct io_stream *s, struct io_block *b)
+static void another_file(struct md_input *in, struct io_stream *s, int64_t passed, struct io_block *b)
 {
-    int64_t passed = s->replay.passed;
-
-    s->replay = (struct md_replay){.from = IO_SEQ_NONE};
     md_log_stream(MD_WARN, s->id, "not the file that the snapshot knows: %" PRId64 " of its rows were passed over",
                   passed);
     md_bump(&in->counters.errors[IO_R_FILE], 1);
@@ -166,8 +160,10 @@ static bool seen_before(struct md_input *in, struct io_stream *s, struct io_bloc
         r->met = md_is_marked(b, (uint32_t)last + 1, r->mark, r->rows);
         r->passed += last + 1;
         if (!r->met) {
+            int64_t passed = r->passed;
+            *r = (struct md_replay){.from = IO_SEQ_NONE};
             cut_rows(s, b, (uint32_t)last + 1, true);
-            another_file(in, s, b);
+            another_file(in, s, passed, b);
             return false;
         }
     }
@@ -186,7 +182,7 @@ static int host_push(void *self, struct io_stream *s, struct io_block *b)
     bool replayable = in->conf->class_->replayable;
     int r;
 
-    if (replayable && seen_before(in, s, b)) {
+    if (replayable && s->input == in && seen_before(in, s, b)) {
         io_block_put(in->host.pool, b);
         return 0;
     }
@@ -199,16 +195,14 @@ static int host_push(void *self, struct io_stream *s, struct io_block *b)
 static void host_end(void *self, struct io_stream *s)
 {
     struct md_input *in = self;
-    bool quiet = false;
+    struct md_replay had;
 
-    if (md_inbox_is_own(in, s)) {
-        if (s->replay.from != IO_SEQ_NONE && s->replay.from > 0 && !s->replay.met)
-            another_file(in, s, NULL);
-        quiet = s->replay.quiet;
-        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
-        s->place.ended = true;
+    md_inbox_last(in, s, &had);
+    if (had.from != IO_SEQ_NONE && had.from > 0 && !had.met) {
+        another_file(in, s, had.passed, NULL);
+        had.quiet = false;
     }
-    if (!quiet || !md_inbox_retract(in, s))
+    if (!had.quiet || !md_inbox_retract(in, s))
         md_inbox_end(in, s); /* it may be forgotten from here on */
 }
 
@@ -218,18 +212,14 @@ static bool host_let_go(void *self, struct io_stream *s, bool always)
 }
 
 /* Without snapshots nothing is ever asked for again that was taken. */
-static void host_place(void *self, struct io_stream *s, struct io_place *ret)
+static bool host_place(void *self, struct io_stream *s, struct io_place *ret)
 {
     struct md_input *in = self;
-    int64_t durable = atomic_load_explicit(&s->place.durable, memory_order_relaxed);
+    bool own = md_inbox_place(in, s, ret);
 
-    *ret = (struct io_place){
-        .next = s->place.next,
-        .durable = in->registry->config->state_dir ? durable : s->place.next,
-        .channels = s->channels,
-        .rate = s->rate,
-        .irregular = s->irregular,
-    };
+    if (own && !in->registry->config->state_dir)
+        ret->durable = ret->next;
+    return own;
 }
 
 static bool host_recall(void *self, const char *id, struct io_place *ret)
@@ -289,7 +279,7 @@ static int64_t host_known(void *self, struct io_stream *s, struct io_block *b)
 static void host_note(void *self, struct io_stream *s, const char *event, const char *reason, int64_t from, int64_t to)
 {
     struct md_input *in = self;
-    struct io_block *b = io_block_get(s->inbox->pool, sizeof(struct md_note));
+    struct io_block *b = io_block_get(in->host.pool, sizeof(struct md_note));
     struct md_note *n;
 
     md_log_stream(MD_INFO, s->id, "%s%s%s", event, reason ? ": " : "", reason ? reason : "");
@@ -306,7 +296,7 @@ static void host_note(void *self, struct io_stream *s, const char *event, const 
     b->t_ns = IO_T_NONE;
     b->arrived_ns = (uint64_t)md_now_ns();
     b->flags = MD_NOTE;
-    b->channels = s->channels;
+    b->channels = 1; /* of no rows */
     if (md_inbox_push(in, s, b, IO_SEQ_NONE))
         io_block_put(in->host.pool, b);
 }

@@ -1,7 +1,6 @@
 /* log.h: the daemon's log, on stderr: text on a terminal, lines with priorities for systemd's journal, JSON lines
- * otherwise (log.format decides). Any thread; a line
- * is written with one write(2). Repeats of the same line within a second are counted and said once, and so are the lines
- * about streams, of which there may be many, that differ in nothing but whom and how much they are about. */
+ * otherwise (log.format decides). Any thread; a line is written with one write(2). Repeats of the same line within a
+ * second are counted and said once, and so are lines that say the same of many streams. */
 #ifndef MD_LOG_H
 #define MD_LOG_H
 

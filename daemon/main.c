@@ -170,8 +170,8 @@ struct running {
     int signals;
 };
 
-/* Reads and checks the file; 0, or the lines that say what is wrong with it (the caller's); its errors are logged one by
- * one. */
+/* Reads and checks the file; 0, or the lines that say what is wrong with it (the caller's); its errors are logged one
+ * by one. */
 static int load_again(const struct options *o, struct md_config **ret, char **ret_text)
 {
     size_t n = 0;

@@ -225,7 +225,8 @@ static void let_go(struct io_stream *s)
 /* May an input go on with a stream that is there already? */
 static int admit(struct md_registry *r, struct io_stream *s, struct md_input *input, const struct io_stream_desc *desc)
 {
-    bool live, held;
+    bool live, held, other;
+    int err;
 
     pthread_mutex_lock(&s->inbox->lock);
     live = s->queue.live;
@@ -243,18 +244,20 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
         return -EINVAL;
     if (atomic_load_explicit(&s->in_flight, memory_order_acquire) > 0)
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
+    other = s->input != input;
     if (s->course.restored.open)
         md_log_stream(MD_WARN, s->id,
                       "cannot go on: what comes (input %s, channels: %u, rate: %g Hz) is not what its state is of "
                       "(input %s, channels: %u, rate: %g Hz)",
                       input->conf->id, desc->channels, desc->rate, s->input->conf->id, s->channels, s->rate);
     let_go(s);
-    if (s->input != input) {
+    err = identify(r, s, input, desc);
+    if (err == 0 && other) { /* whose it was looks at them no more */
         s->course.trail = (struct md_trail){.next = IO_SEQ_NONE};
         s->replay = (struct md_replay){.from = IO_SEQ_NONE};
         s->place = (struct md_place){.next = IO_SEQ_NONE};
     }
-    return identify(r, s, input, desc);
+    return err;
 }
 
 int md_registry_open(struct md_registry *r, struct md_input *input, const struct io_stream_desc *desc,

@@ -120,7 +120,7 @@ static inline struct md_replay md_replay_from(const struct md_trail *t, bool qui
 /* For senders that can send again, by their numbers. */
 struct md_place {
     int64_t next;            /* source's thread: behind the last row taken, or IO_SEQ_NONE */
-    bool ended;              /* source's thread: it has said end() since */
+    bool ended;              /* likewise: it has said end() since */
     bool durable_end;        /* registry's lock: the newest snapshot on the disk knows that it has ended, */
     _Atomic int64_t durable; /* and goes on here */
     int64_t cut;             /* at the last cut: the thread that copies, then the snapshot's */
@@ -151,7 +151,7 @@ struct io_stream {
     struct io_stream *chain; /* of the registry's bucket */
     char *id;
     uint64_t hash;
-    struct md_input *input;
+    struct md_input *_Atomic input; /* who has a stale handle (inbox.h) looks at no more than this */
     struct md_inbox *inbox;
     const struct md_plan *plan;
     double rate;

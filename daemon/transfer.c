@@ -258,7 +258,9 @@ static int put(struct md_daemon *d, struct md_input *in, const struct io_stream_
     r = s ? md_registry_turn(&d->registry, s, in, desc) : md_registry_restore(&d->registry, in, desc, &s);
     if (r)
         return r;
+    pthread_mutex_lock(&s->inbox->lock); /* its source may look at its place */
     md_restored_take(s, restored, restored->open);
+    pthread_mutex_unlock(&s->inbox->lock);
     if (!restored->open)
         free(restored->own); /* its numbers are taken */
     s->voice = *voice;

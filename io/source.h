@@ -147,7 +147,7 @@ struct io_host {
     void (*discard)(void *self, enum io_reason why, const char *id, uint64_t samples, const char *text);
     /* Rows of a stream that stream() has given are over the input's limit (IO_R_LIMIT). They keep their numbers and are
      * told before the stream's next rows; the flags pass to those. */
-    void (*drop)(void *self, struct io_stream *stream, uint64_t rows, uint32_t flags);
+    void (*drop)(void *self, struct io_stream *stream, uint64_t rows, uint32_t channels, uint32_t flags);
     /* An event `error` under the id; some of many. For what was refused under the id of a live stream. */
     void (*announce)(void *self, enum io_reason why, const char *id);
     /* An event to be published on the stream: "gap", "restore", "error", … */
@@ -162,8 +162,9 @@ struct io_host {
      * was known. If not, nothing is held back any more, and a source that went there may begin at the file's first row,
      * with the number that is returned. Of one that does not ask, the rows that it passed over are said to be lost. */
     int64_t (*known)(void *self, struct io_stream *stream, struct io_block *block);
-    /* Of a stream that stream() has given; and of any of the input's by its id, live or not (false: never seen). */
-    void (*place)(void *self, struct io_stream *stream, struct io_place *ret);
+    /* Of a stream that stream() has given (false: the daemon has ended it, and another input has it since: give it
+     * back); and of any of the input's by its id, live or not (false: never seen). */
+    bool (*place)(void *self, struct io_stream *stream, struct io_place *ret);
     bool (*recall)(void *self, const char *id, struct io_place *ret);
     void (*answered)(void *self, uint64_t sent,
                      uint64_t dropped); /* acks to senders; dropped: they did not read them */

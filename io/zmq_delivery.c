@@ -270,7 +270,7 @@ void io_zmq_turn_away(struct io_zmq_delivery *d)
         return;
     e = io_stream_cache_find(&d->cache, d->id);
     if (e && !e->extra && (e->channels == m->channels || m->n == 0)) {
-        host->drop(host->self, e->stream, m->n, m->header.flags & ~(uint32_t)IO_END);
+        host->drop(host->self, e->stream, m->n, m->channels, m->header.flags & ~(uint32_t)IO_END);
         d->entry = e;
         if (m->header.flags & IO_END)
             end_stream(d);

@@ -249,8 +249,11 @@ void io_zmq_router_accept(struct io_zmq_router *r, int64_t now_ns)
         return;
     }
     e = io_stream_cache_find(&d->cache, d->id);
-    if (e)
-        host->place(host->self, e->stream, &at);
+    if (e && !host->place(host->self, e->stream, &at)) {
+        host->let_go(host->self, e->stream, true);
+        io_stream_cache_drop(&d->cache, e);
+        e = NULL;
+    }
     known = at.next != IO_SEQ_NONE || host->recall(host->self, d->id, &at);
     if (!known)
         at = (struct io_place){0};

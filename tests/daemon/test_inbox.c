@@ -134,14 +134,22 @@ static void test_stale(void **state)
     begin(&r, MD_BLOCK, 10);
     before = r.input; /* had it, and still has a handle */
     atomic_store(&r.stream.queue.stale, 1);
-    assert_true(md_inbox_is_own(&r.input, &r.stream));
-    assert_false(md_inbox_is_own(&before, &r.stream));
+    struct io_place place = {.next = 77};
+    struct md_replay replay;
+    assert_false(md_inbox_place(&before, &r.stream, &place));
+    assert_int_equal(place.next, 77);
+    assert_true(md_inbox_place(&r.input, &r.stream, &place));
+    assert_int_equal(place.next, 0);
+    r.stream.replay.from = 5;
+    md_inbox_last(&before, &r.stream, &replay);
+    assert_int_equal(replay.from, IO_SEQ_NONE);
+    assert_true(r.stream.replay.from == 5 && !r.stream.place.ended);
     struct io_block *b = io_block_get(r.pool, 0);
     assert_int_equal(md_inbox_push(&before, &r.stream, b, 7), -ESTALE);
     io_block_put(r.pool, b);
     assert_int_equal(r.stream.place.next, 0);
-    md_inbox_drop(&before, &r.stream, 3, IO_RESET);
-    assert_int_equal(md_read(&before.counters.discarded[IO_R_LIMIT]), 3);
+    md_inbox_drop(&before, &r.stream, 3, 2, IO_RESET);
+    assert_int_equal(md_read(&before.counters.discarded[IO_R_LIMIT]), 6);
     assert_int_equal(r.stream.queue.lost.rows, 0);
     assert_false(md_inbox_retract(&before, &r.stream));
     md_inbox_end(&before, &r.stream);
@@ -153,6 +161,8 @@ static void test_stale(void **state)
     assert_true(r.stream.queue.live && !r.stream.queue.held);
     push(&r, 3, 0);
     assert_int_equal(collect(&r)->n, 3);
+    md_inbox_last(&r.input, &r.stream, &replay);
+    assert_true(replay.from == 5 && r.stream.replay.from == IO_SEQ_NONE && r.stream.place.ended);
     done(&r);
 }
 

@@ -64,13 +64,13 @@ class Router(unittest.TestCase):
         self.address, self.clients, self.daemon = f"ipc://{self.dir}/in", [], None
         self.start()
 
-    def start(self, **more):
+    def start(self, inputs="", policy="", **more):
         keys = "".join(f", {k}: {v}" for k, v in more.items())
         with open(f"{self.dir}/c", "w", encoding="utf-8") as out:
             out.write(f"models: {{m: {{path: {self.dir}/model, slots: 8, threads: 1}}}}\n"
-                      f"inputs: {{i: {{type: zmq, pattern: router, bind: 'ipc://{self.dir}/in'{keys}}}}}\n"
+                      f"inputs: {{i: {{type: zmq, pattern: router, bind: 'ipc://{self.dir}/in'{keys}}}{inputs}}}\n"
                       f"outputs: {{o: {{type: jsonl, path: {self.dir}/out, families: [anomaly, event]}}}}\n"
-                      f"server: {{control: 'ipc://{self.dir}/control'}}\n"
+                      f"server: {{control: 'ipc://{self.dir}/control'}}\n{policy}"
                       + (f"state: {{dir: {self.dir}/state, interval: 1h, spill: 0}}\n" if self.state else ""))
         self.daemon = subprocess.Popen([MAMBAD, "-c", f"{self.dir}/c"], stderr=subprocess.DEVNULL)
         while subprocess.run([MAMBACTL, "status", "-c", f"{self.dir}/c"], stdout=subprocess.DEVNULL,
@@ -252,6 +252,34 @@ class Router(unittest.TestCase):
         lines = self.lines()
         self.assertEqual(self.rows(lines, "a"), [(0, n) for n in range(256)])
         self.assertIn("error", self.events(lines))
+
+    def test_another_input_has_it(self):
+        """A stream that ended by itself and came again elsewhere: its sender is refused, not told of rows that others sent."""
+        self.stop()
+        self.start(f", p: {{type: zmq, pattern: pull, bind: 'ipc://{self.dir}/p'}}", "streams: {idle: 1s}\n")
+        c, other = self.client(), CONTEXT.socket(zmq.PUSH)
+        self.addCleanup(other.close, 0)
+        other.connect(f"ipc://{self.dir}/p")
+        c.say("a", 0, 64)
+        self.ack(c.hear(), 64)
+        for _ in range(20):
+            while not self.shown("a", state="ended"):
+                time.sleep(0.02)
+            other.send_multipart([json.dumps({"stream": "a", "dtype": "float32", "shape": [64, 2], "seq": 1000}).encode(), bytes(512)])
+            while not self.shown("a", input="p"):
+                time.sleep(0.02)
+            c.say("a", 64, 64)
+            self.ack(c.hear(), 0, resend=True)
+            c.say("a", 0, 64)
+            answer = c.hear()
+            if answer["verb"] == "error":
+                break
+            self.ack(answer, 64)  # it has ended there, too
+        self.assertEqual((answer["verb"], answer["reason"]), ("error", "duplicate_stream"))
+
+    def shown(self, stream, **keys):
+        said = subprocess.run([MAMBACTL, "streams", "--json", "-c", f"{self.dir}/c"], stdout=subprocess.PIPE, check=True).stdout
+        return any(s["stream"] == stream and all(s[k] == v for k, v in keys.items()) for s in json.loads(said))
 
     def test_who_never_reads(self):
         """Its acks are lost, counted, and nobody waits for it."""

@@ -207,7 +207,7 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
     snprintf(h->text, sizeof h->text, "%s", text);
 }
 
-static void host_drop(void *self, struct io_stream *s, uint64_t rows, uint32_t flags)
+static void host_drop(void *self, struct io_stream *s, uint64_t rows, uint32_t channels, uint32_t flags)
 {
     struct host *h = self;
 
@@ -220,9 +220,10 @@ static void host_announce(void *self, enum io_reason why, const char *id)
     ((struct host *)self)->announced++;
 }
 
-static void host_place(void *self, struct io_stream *s, struct io_place *ret)
+static bool host_place(void *self, struct io_stream *s, struct io_place *ret)
 {
     *ret = (struct io_place){.next = (int64_t)s->n, .channels = s->desc.channels, .rate = s->desc.rate};
+    return true;
 }
 
 static bool host_recall(void *self, const char *id, struct io_place *ret)
