@@ -354,8 +354,10 @@ static int take(struct md_snapshots *s, char *reterr)
     md_cut_provide(&s->cut, bytes_of_slots(s->d));
     if (r || !ask_engines(s)) {
         md_snapshot_abandon(s->writer);
-        if (r == 0)
+        if (r == 0) {
+            snprintf(reterr, MD_SNAPSHOT_ERR, "the daemon is ending, with a snapshot of its own");
             return -ECANCELED;
+        }
     } else {
         r = finish(s, write_pieces(s, r, reterr), reterr);
         atomic_store(&s->cut.under_way, false);

@@ -406,6 +406,16 @@ class Signals(Running):
         self.stuck("1s")
         self.assertEqual(self.daemon.wait(PATIENCE), 74, self.said())
 
+    def test_a_snapshot_when_all_is_drained(self):
+        """None is made any more but the last one, which is still to come: that is no success."""
+        os.mkfifo(self.path("fifo"))
+        reader = os.open(self.path("fifo"), os.O_RDONLY | os.O_NONBLOCK)
+        self.addCleanup(os.close, reader)
+        control = self.start(self.config("a: {type: audio, files: " + self.wav("a.wav", 60000) + "}", "o: {type: jsonl, path: DIR/fifo}",
+                                         more="state: {dir: DIR/state}\nserver: {control: \"ipc://DIR/control\"}"), "--once")
+        self.wait(lambda: self.status(control)["inputs"]["a"]["done"])
+        self.check(run(MAMBACTL, "snapshot", "--control", control), 74, "the daemon is ending, with a snapshot of its own")
+
     def test_second_signal_ends_at_once(self):
         self.stuck("10min")
         time.sleep(0.2)
