@@ -1,5 +1,5 @@
-/* bytes.c: see bytes.h. Sums over the 256 logits run in eight lanes, the same bits whatever the instruction set. What is
- * stored as float is rounded once. Trap: a row's logits are needed for the byte after it, so they become
+/* bytes.c: see bytes.h. Sums over the 256 logits run in eight lanes, the same bits whatever the instruction set. What
+ * is stored as float is rounded once. Trap: a row's logits are needed for the byte after it, so they become
  * log-probabilities only then. */
 #include "ssm/bytes.h"
 
@@ -19,7 +19,7 @@ enum { LANES = 8 }; /* SSM_BYTES is a multiple */
 struct record {
     uint64_t bytes, scored; /* of it so far; those that had a surprise */
     double sum;             /* of their surprises */
-    double squares;         /* of what they surprised by beside the stream's own past */
+    double squares;         /* of what they surprised by in this stream beyond the usual, in spreads of that */
 };
 
 /* What the stream has shown follows, then the calibrator of records. */
@@ -129,13 +129,13 @@ static void add_byte(struct bytes *s, int32_t byte, double surprise)
 {
     struct record *r = &s->record;
     double p = isnan(surprise) ? 1 : fmax(exp(-surprise), 1e-30); /* so that no record is infinitely strange */
-    double here = -log(ssm_contexts_read(contexts_of(s), (uint8_t)byte, p));
+    double usual, here = ssm_contexts_read(contexts_of(s), (uint8_t)byte, p, &usual), excess = fmax(here - usual, 0.0);
     r->bytes++;
     if (isnan(surprise))
         return;
     r->scored++;
     r->sum += surprise;
-    r->squares += here * here;
+    r->squares += excess * excess / (usual + 1);
 }
 
 /* Root mean square: long records do not count as strange for being long, as by their sum, and a few strange bytes in

@@ -16,7 +16,8 @@ enum {
 static const uint8_t lengths[ORDERS] = {0, 1, 2, 3, 4, 6};
 
 struct cell {
-    uint16_t check, count; /* count 0: free */
+    uint32_t check : 15, count : 17; /* count 0: free; it stays below 2 · AGE */
+    float surprise;                  /* of contexts: that of so many bytes behind them, in nats */
 };
 
 struct contexts {
@@ -26,8 +27,7 @@ struct contexts {
 };
 
 struct place {
-    uint32_t at;
-    uint16_t check;
+    uint32_t at, check;
 };
 
 size_t ssm_contexts_bytes(void)
@@ -46,7 +46,7 @@ static struct place place_of(uint64_t key)
     key = (key ^ key >> 30) * 0xbf58476d1ce4e5b9u;
     key = (key ^ key >> 27) * 0x94d049bb133111ebu;
     key ^= key >> 31;
-    return (struct place){(uint32_t)(key >> (64 - CELL_BITS)), (uint16_t)key};
+    return (struct place){(uint32_t)(key >> (64 - CELL_BITS)), key & 0x7fff};
 }
 
 /* A key has one of two cells. NULL: none of them is its own. */
@@ -59,45 +59,50 @@ static struct cell *find(struct contexts *s, struct place p)
 }
 
 /* Takes over the rarer of both where it has none. */
-static void learn(struct contexts *s, struct place p)
+static void learn(struct contexts *s, struct place p, double surprise)
 {
     struct cell *c = find(s, p);
     if (!c) {
         c = &s->cells[p.at ^ (s->cells[p.at].count > s->cells[p.at ^ 1].count)];
         *c = (struct cell){.check = p.check};
     }
-    c->count += c->count < UINT16_MAX;
-}
-
-static double count(struct contexts *s, struct place p)
-{
-    const struct cell *c = find(s, p);
-    return c ? c->count : 0;
+    c->count++;
+    c->surprise += (float)surprise;
 }
 
 static void age(struct contexts *s)
 {
-    for (uint32_t i = 0; i < CELLS; i++)
-        s->cells[i].count /= 2;
+    for (struct cell *c = s->cells; c < s->cells + CELLS; c++) {
+        const uint32_t count = c->count / 2;
+        c->surprise = count ? c->surprise * (float)count / (float)c->count : 0.0f;
+        c->count = count;
+    }
 }
 
-double ssm_contexts_read(void *state, uint8_t byte, double p)
+double ssm_contexts_read(void *state, uint8_t byte, double p, double *ret_usual)
 {
+    static const struct cell none;
     struct contexts *s = state;
     struct place context[ORDERS], followed[ORDERS];
+    double usual = 1;
     for (int k = 0; k < ORDERS; k++) {
         const uint64_t key = (s->last & ((1ull << 8 * lengths[k]) - 1)) | (uint64_t)(lengths[k] + 1) << 56;
         context[k] = place_of(key);
         followed[k] = place_of(key | 1ull << 63 | (uint64_t)byte << 48);
-        const double n = count(s, context[k]);
-        p = (fmin(count(s, followed[k]), n) + BELIEF * p) / (n + BELIEF);
+        const struct cell *c = find(s, context[k]), *f = find(s, followed[k]);
+        c = c ? c : &none;
+        const double n = c->count, same = f ? fmin(f->count, n) : 0;
+        p = (same + BELIEF * p) / (n + BELIEF);
+        usual = ((double)c->surprise + BELIEF * usual) / (n + BELIEF);
     }
+    const double surprise = -log(p);
     for (int k = 0; k < ORDERS; k++) {
-        learn(s, context[k]);
-        learn(s, followed[k]);
+        learn(s, context[k], surprise);
+        learn(s, followed[k], 0);
     }
     s->last = s->last << 8 | byte;
     if (++s->learnt % AGE == 0)
         age(s);
-    return p;
+    *ret_usual = usual;
+    return surprise;
 }

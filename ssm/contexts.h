@@ -1,6 +1,7 @@
-/* contexts.h: what a stream's own bytes have shown: how often each followed the few before it. Joined with what a byte
- * model thinks it says how likely a byte was here, also where the model has read nothing like it. Plain state without
- * pointers, a part of the slot; memory does not grow, old counts fade. docs/bytes.md has the formulas. */
+/* contexts.h: what a stream's own bytes have shown: how often each followed the few before it, and how much bytes behind
+ * these surprised. Joined with what a byte model thinks it says how surprising a byte was here, also where the model has
+ * read nothing like it. Plain state without pointers, a part of the slot; its size is fixed, old counts fade.
+ * docs/bytes.md has the formulas. */
 #ifndef SSM_CONTEXTS_H
 #define SSM_CONTEXTS_H
 
@@ -10,7 +11,8 @@
 size_t ssm_contexts_bytes(void); /* of a state; a multiple of 8 */
 void ssm_contexts_reset(void *state);
 
-/* The probability that `byte` had, where the model gave it `p`; then learns the byte. */
-double ssm_contexts_read(void *state, uint8_t byte, double p);
+/* How much `byte`, to which the model gave probability p, surprised in this stream, in nats, and how much bytes at such
+ * places usually do; then learns it. */
+double ssm_contexts_read(void *state, uint8_t byte, double p, double *ret_usual);
 
 #endif
