@@ -34,7 +34,7 @@ static const char help[] =
     "                        Not for cuda, whose table has published figures beside ours.\n"
     "      --draft MODEL     bench generate: also with drafts of a smaller byte model, a preset or a folder, in "
     "alternation\n"
-    "      --draft-length K  bytes drafted at a time, 1 to 7 (default 4)\n"
+    "      --draft-length K  most bytes drafted at a time, 1 to 7 (default 6)\n"
     "      --json            one JSON object per line\n"
     "      --help\n"
     "\n"

@@ -27,7 +27,7 @@ static const char help[] =
     "      --seed N            the same seed gives the same bytes (default 0)\n"
     "Faster, with the same distribution (at --temperature 0: with the same bytes):\n"
     "      --draft DIR         a smaller byte model, whose drafts the model reads and judges in one step\n"
-    "      --draft-length K    bytes drafted at a time, 1 to 7 (default 4)\n"
+    "      --draft-length K    most bytes drafted at a time, 1 to 7 (default 6)\n"
     "Where:\n"
     "      --device NAME       cpu (default), cuda, cuda:N, auto\n"
     "      --weights DTYPE     fp32 (default), bf16, fp16\n"

@@ -5,8 +5,11 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "ssm/bytes.h"
 
 struct speculated {
     struct md_sampler *sampler;
@@ -98,7 +101,7 @@ static void exchange(struct ssm_slot *a, struct ssm_slot *b)
 
 /* ---- drafting --------------------------------------------------------------------------------------------- */
 
-/* The k-th draft of a sample, from the small model's logits behind the one before. */
+/* The k-th draft of a sample, from the small model's logits behind the one before; the last where it is not sure. */
 static void draft(struct speculated *v, uint32_t k, const float *logits)
 {
     struct md_sampler then = *v->sampler;
@@ -106,6 +109,8 @@ static void draft(struct speculated *v, uint32_t k, const float *logits)
         md_sampler_saw(&then, v->drafts[i]);
     md_sampler_weigh(&then, logits, v->q[k]);
     v->drafts[k] = md_sampler_pick(v->sampler, v->q[k]);
+    if ((double)logits[v->drafts[k]] - ssm_bytes_norm(logits) < log(SPECULATE_SURE))
+        v->n = k + 1;
 }
 
 /* What the small model reads for the k-th draft: all the text that it has not read, or, ahead, the draft before. */

@@ -6,14 +6,19 @@
  * A rejected draft must leave no trace in the state. So each sample has two slots of the large model: drafts are read
  * in a copy, which takes the slot's place where all of them stood; otherwise the bytes that stood are read again
  * together with the next drafts, in one call. A device that streams its weights once for a few rows does that for
- * nothing. */
+ * nothing.
+ *
+ * A round has fewer drafts where the small model is not sure: behind one that it gives less than SPECULATE_SURE it drafts
+ * no more. That is known before the large model has read anything, so what comes out is the same. */
 #ifndef TOOLS_SPECULATE_H
 #define TOOLS_SPECULATE_H
 
 #include "daemon/sampler.h"
 #include "ssm/ssm.h"
 
-enum { SPECULATE_ROWS = 8, SPECULATE_LENGTH = 4 }; /* most rows of a call and sample; bytes drafted unless told */
+enum { SPECULATE_ROWS = 8, SPECULATE_LENGTH = 6 }; /* most rows of a call and sample; most bytes drafted unless told */
+
+#define SPECULATE_SURE 0.3
 
 /* Where the bytes go. A sample's last byte is the one behind which `room` is 0. */
 struct speculation_text {
