@@ -311,6 +311,7 @@ static int push(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_t
         }
         if (r != -ESTALE)
             return -EAGAIN;
+        in->host.end(in->host.self, t->stream);
         t->stream = NULL; /* ended meanwhile, by streams.idle: begin it again */
     }
     return -EAGAIN;

@@ -134,8 +134,9 @@ struct io_host {
     int (*stream)(void *self, const struct io_stream_desc *desc, struct io_stream **ret);
     /* Hands a block over. -EAGAIN: the queue is full and the input's policy is `block`: the caller keeps the block and
      * offers it again in a later turn (the daemon wakes the source when there is room). -ESTALE: the daemon has ended
-     * the stream meanwhile (streams.idle): the caller keeps the block and asks stream() again. 0: taken, or dropped
-     * and counted by policy. A handle is good for this call until end(), let_go() or the input's close, ended or not.
+     * the stream meanwhile (streams.idle): the caller keeps the block, gives the handle back by end(), and asks
+     * stream() again. 0: taken, or dropped and counted by policy. A handle is good for this call until end(), let_go()
+     * or the input's close, ended or not.
      */
     int (*push)(void *self, struct io_stream *stream, struct io_block *block);
     /* No more samples will come: the stream ends after its queue is consumed, its slots are freed. */

@@ -354,6 +354,8 @@ static size_t push(struct io_tail *t, const struct io_bytes_input *in, int64_t n
     int r = in->host.push(in->host.self, t->stream, t->pending);
 
     if (r == -ESTALE) { /* ended meanwhile, by streams.idle: begin it again */
+        in->host.end(in->host.self, t->stream);
+        t->stream = NULL;
         if (!find_stream(t, in, now_ns))
             return 0;
         r = in->host.push(in->host.self, t->stream, t->pending);

@@ -197,8 +197,12 @@ static enum io_track_step push(struct io_track *t)
     const struct io_host *h = &t->shared->host;
     uint64_t bytes = io_block_need(t->pending->n, t->pending->channels, t->pending->type, t->pending->timed);
     int r = h->push(h->self, t->stream, t->pending);
-    if (r == -ESTALE && (r = find_stream(t)) == 0)
-        r = h->push(h->self, t->stream, t->pending);
+    if (r == -ESTALE) {
+        h->end(h->self, t->stream);
+        t->stream = NULL;
+        r = find_stream(t);
+        r = r ? r : h->push(h->self, t->stream, t->pending);
+    }
     if (r == -EAGAIN) {
         t->wake_ns = INT64_MAX;
         return IO_TRACK_WAITS;

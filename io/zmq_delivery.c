@@ -377,7 +377,7 @@ int io_zmq_deliver(struct io_zmq_delivery *d, int64_t now_ns)
             return r;
         if (r) {
             d->busy = false;
-            return 0;
+            return -ECANCELED;
         }
     }
     if (r)

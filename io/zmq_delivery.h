@@ -41,6 +41,7 @@ int io_zmq_read(struct io_zmq_delivery *d);
 int io_zmq_admit(struct io_zmq_delivery *d, uint64_t row);
 
 /* 0: done with the message; -EAGAIN: its stream's queue is full; -ENOMEM: no block to be had. Call again after those.
+ * -ECANCELED: done with it, but its stream had ended meanwhile and could not be had again, as d->why and d->text say.
  */
 int io_zmq_deliver(struct io_zmq_delivery *d, int64_t now_ns);
 

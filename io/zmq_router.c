@@ -280,8 +280,13 @@ static void answer_due(struct io_zmq_router *r)
     r->due.is = false;
 }
 
-void io_zmq_router_delivered(struct io_zmq_router *r)
+void io_zmq_router_delivered(struct io_zmq_router *r, bool taken)
 {
+    if (!taken) {
+        answer_due(r);
+        refuse(r, r->delivery->id);
+        return;
+    }
     if (r->due.is && is_sender(r, r->due.sender, r->due.bytes) && strcmp(r->due.stream, r->delivery->id) == 0)
         return;
     answer_due(r);

@@ -29,8 +29,8 @@ void io_zmq_router_done(struct io_zmq_router *r);
 int io_zmq_router_receive(struct io_zmq_router *r);
 /* Judges it; the delivery is busy afterwards, or the sender was answered. */
 void io_zmq_router_accept(struct io_zmq_router *r, int64_t now_ns);
-/* The delivery is done with the message. */
-void io_zmq_router_delivered(struct io_zmq_router *r);
+/* The delivery is done with the message; not taken: it was refused at last. */
+void io_zmq_router_delivered(struct io_zmq_router *r, bool taken);
 /* Answers what is due; at the end of a turn. */
 void io_zmq_router_flush(struct io_zmq_router *r);
 

@@ -240,10 +240,12 @@ static void accept(struct source *s, bool over, int64_t now_ns)
 /* What is left of the message at hand. */
 static void deliver(struct source *s, int64_t now_ns, int64_t *ret_wake_ns)
 {
-    if (io_zmq_deliver(&s->delivery, now_ns) == -ENOMEM)
+    int r = io_zmq_deliver(&s->delivery, now_ns);
+
+    if (r == -ENOMEM)
         out_of_blocks(s, now_ns, ret_wake_ns);
     if (!s->delivery.busy && s->conf->pattern == ROUTER)
-        io_zmq_router_delivered(&s->router);
+        io_zmq_router_delivered(&s->router, r == 0);
 }
 
 /* Where there is somebody to be answered. */

@@ -277,6 +277,29 @@ class Router(unittest.TestCase):
             self.ack(answer, 64)  # it has ended there, too
         self.assertEqual((answer["verb"], answer["reason"]), ("error", "duplicate_stream"))
 
+    def test_no_room_to_come_back(self):
+        """A stream that ended by itself, whose slots others have by now: its sender hears why its rows are not taken."""
+        self.stop()
+        self.start(policy="streams: {a: {idle: 300ms}}\n")
+        c = self.client()
+        c.say("a", 0, 64)
+        self.ack(c.hear(), 64)
+        while not self.shown("a", state="ended"):
+            time.sleep(0.02)
+        for k in range(4):
+            c.say(f"b{k}", 0, 64)
+            self.ack(c.hear(), 64)
+        c.say("a", 64, 64)
+        answer = c.hear()
+        self.assertEqual((answer["verb"], answer["stream"], answer.get("reason")), ("error", "a", "streams"))
+        c.say("b0", 64, 0, "end", shape=[0])
+        self.ack(c.hear(), 64, ended=True)
+        while not self.shown("b0", state="ended"):
+            time.sleep(0.02)
+        self.ack(c.ask("a"), 64, ended=True, resend=True)
+        c.say("a", 64, 64)
+        self.ack(c.hear(), 128)
+
     def shown(self, stream, **keys):
         said = subprocess.run([MAMBACTL, "streams", "--json", "-c", f"{self.dir}/c"], stdout=subprocess.PIPE, check=True).stdout
         return any(s["stream"] == stream and all(s[k] == v for k, v in keys.items()) for s in json.loads(said))

@@ -53,6 +53,8 @@ static int on_stream(void *self, const struct io_stream_desc *desc, struct io_st
     }
     if (found->channels != desc->channels)
         return -EINVAL;
+    assert(!found->held);
+    found->held = true;
     found->ended = found->stale = false;
     *ret = (struct io_stream *)(void *)found;
     return 0;
@@ -111,7 +113,11 @@ static int on_push(void *self, struct io_stream *stream, struct io_block *b)
 
 static void on_end(void *self, struct io_stream *stream)
 {
-    ((struct recorded *)(void *)stream)->ended = true;
+    struct recorded *s = (struct recorded *)(void *)stream;
+
+    assert(s->held);
+    s->held = false;
+    s->ended = true;
 }
 
 static void say(struct recorder *r, const char *a, const char *b, const char *c)

@@ -9,6 +9,7 @@ struct recorded { /* one stream */
     uint32_t channels;
     double rate;
     bool irregular, ended, stale; /* stale: the next push finds it ended by the daemon */
+    bool held;                    /* the source has a handle, which it is to give back before it asks for another */
     enum io_sample type;
     double *x;     /* [n][channels] */
     int64_t *seq;  /* [n] */

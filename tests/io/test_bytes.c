@@ -99,6 +99,22 @@ static void finished_files(void **state)
     unlink(at("b.txt"));
 }
 
+/* By streams.idle: it begins again with the bytes that come then. */
+static void ended_meanwhile(void **state)
+{
+    struct input in;
+    put("log", "w", "one\n");
+    open_input(&in, "log", true, IO_FROM_RESUME);
+    assert_false(run(&in));
+    recorder_find(&in.r, "in:log")->stale = true;
+    put("log", "a", "two\n");
+    assert_false(run(&in));
+    assert_said(&in, "in:log", "one\ntwo\n", 0);
+    assert_false(recorder_find(&in.r, "in:log")->ended);
+    close_input(&in);
+    unlink(at("log"));
+}
+
 static void large_files_come_in_blocks(void **state)
 {
     enum { BYTES = 300001 };
@@ -268,6 +284,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finished_files),
+        cmocka_unit_test(ended_meanwhile),
         cmocka_unit_test(large_files_come_in_blocks),
         cmocka_unit_test(growth_and_rotation),
         cmocka_unit_test(truncation),
