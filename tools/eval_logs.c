@@ -82,7 +82,7 @@ static int score_by_model(struct ssm_engine *e, struct ssm_slot slot, const stru
         if (ssm_advance(e, &item, 1))
             return complain(EX_UNAVAILABLE, ssm_engine_device(e), ssm_engine_failure(e));
         for (uint32_t i = 0; i < n_records && line < log->n; i++)
-            score[line++] = records[3 * i + 1] > 0 ? -log10((double)records[3 * i + 1]) : 0;
+            score[line++] = isnan(records[3 * i + 1]) ? 0 : -log10(fmax((double)records[3 * i + 1], 1e-300));
     }
     return EX_OK;
 }

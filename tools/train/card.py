@@ -39,8 +39,8 @@ A byte-level language model: Mamba-1 ({layers} layers × {width}, state {state})
 bf16, Hugging Face's names. `mambactl generate` and `eval bytes` read it, and byte streams of the daemon.
 
 ## How it was made
-`tools/train/bytes.py --config tools/train/{name}.json --text TEXT --minutes {minutes:g} --seed {seed}` on one {machine}: {steps:,} updates,
-{seen:.0f} million bytes read, of a text of {size:.1f} million, in {seconds} s; averaged weights. {text}
+`tools/train/bytes.py --config tools/train/{name}.json --text TEXT --steps {steps} --seed {seed}`: {seen:.0f} million bytes read, of a text of {size:.1f} million, in
+{seconds} s on one {machine}; averaged weights. {text}
 
 Licence: Apache-2.0, like the code.
 
@@ -64,7 +64,7 @@ def bytes_text(name, cfg, net, facts):
     rows = "".join(f"\n| {file} | {bits:.3f} |" for file, bits in facts["held_back_bits_per_byte"].items())
     filled = BYTES.format(
         name=name, layers=cfg["num_hidden_layers"], width=cfg["hidden_size"], state=cfg["state_size"],
-        params=sum(p.numel() for p in net.parameters()), minutes=facts["seconds"] / 60, seed=facts["seed"], machine=facts["machine"],
+        params=sum(p.numel() for p in net.parameters()), seed=facts["seed"], machine=facts["machine"],
         steps=facts["steps"], seen=facts["bytes_seen"] / 1e6, size=facts["text_bytes"] / 1e6, seconds=facts["seconds"],
         text=TEXTS.get(name, ""), table="{table}")
     body = "\n\n".join(wrapped(p) for p in filled.strip().split("\n\n")) + "\n"
