@@ -70,7 +70,7 @@ class Router(unittest.TestCase):
             out.write(f"models: {{m: {{path: {self.dir}/model, slots: 8, threads: 1}}}}\n"
                       f"inputs: {{i: {{type: zmq, pattern: router, bind: 'ipc://{self.dir}/in'{keys}}}{inputs}}}\n"
                       f"outputs: {{o: {{type: jsonl, path: {self.dir}/out, families: [anomaly, event]}}}}\n"
-                      f"server: {{control: 'ipc://{self.dir}/control'}}\n{policy}"
+                      f"server: {{control: 'ipc://{self.dir}/control', shutdown_timeout: 60s}}\n{policy}"
                       + (f"state: {{dir: {self.dir}/state, interval: 1h, spill: 0}}\n" if self.state else ""))
         self.daemon = subprocess.Popen([MAMBAD, "-c", f"{self.dir}/c"], stderr=subprocess.DEVNULL)
         while subprocess.run([MAMBACTL, "status", "-c", f"{self.dir}/c"], stdout=subprocess.DEVNULL,
@@ -86,7 +86,7 @@ class Router(unittest.TestCase):
 
     def stop(self, how=signal.SIGTERM):
         self.daemon.send_signal(how)
-        self.assertEqual(self.daemon.wait(30), 0 if how == signal.SIGTERM else -how)
+        self.assertEqual(self.daemon.wait(PATIENCE_MS / 1000), 0 if how == signal.SIGTERM else -how)
 
     def client(self, identity=None):
         self.clients.append(Client(self.address, identity))
