@@ -54,13 +54,21 @@ struct tally {
     double rate[PARTS]; /* bytes per second by tenths; 0: the size was not known */
 };
 
+struct piece {
+    size_t n;
+    bool fresh; /* nothing is known ahead of its first byte */
+    uint8_t bytes[CHUNK];
+    int32_t tokens[CHUNK];
+    float logits[CHUNK * BYTES];
+    struct ssm_item item;
+};
+
 struct reader {
     const struct options *o;
     struct ssm_engine *engine;
     struct ssm_slot slot;
-    uint8_t bytes[CHUNK];
-    int32_t tokens[CHUNK];
-    float logits[CHUNK * BYTES];
+    struct piece pieces[2]; /* one is counted while a GPU has the next */
+    float before[BYTES];    /* logits behind the last byte that was counted */
     double shown_s;
 };
 
@@ -93,7 +101,7 @@ static void count(struct tally *t, const struct options *o, double bits)
 
 static void show(struct reader *r, const struct tally *t)
 {
-    double now = now_s();
+    const double now = now_s();
     if (r->o->quiet || !isatty(STDERR_FILENO) || now - r->shown_s < 0.1)
         return;
     r->shown_s = now;
@@ -108,55 +116,79 @@ static size_t piece_at(const struct options *o, uint64_t at)
     return left < CHUNK ? (size_t)left : CHUNK;
 }
 
-/* `before`: the logits behind the byte ahead, or NULL where there is none; they are taken on. */
-static int read_piece(struct reader *r, struct tally *t, size_t n, float *before, bool *known)
+static int device_failed(const struct reader *r)
 {
+    return complain(EX_UNAVAILABLE, ssm_engine_device(r->engine), ssm_engine_failure(r->engine));
+}
+
+/* Sends the n bytes that it has on. */
+static int send(struct reader *r, struct piece *p, size_t n, bool fresh)
+{
+    p->n = n;
+    p->fresh = fresh;
     for (size_t i = 0; i < n; i++)
-        r->tokens[i] = r->bytes[i];
-    const struct ssm_item item = {.slot = r->slot,
-                                  .n = (uint32_t)n,
-                                  .tokens = r->tokens,
-                                  .interval = 1,
-                                  .out = {.logits = r->logits, .logits_stride = BYTES}};
-    if (ssm_advance(r->engine, &item, 1))
-        return complain(EX_UNAVAILABLE, ssm_engine_device(r->engine), ssm_engine_failure(r->engine));
-    for (size_t i = 0; i < n; i++)
-        count(t, r->o,
-              i > 0    ? bits_of(r->logits + (i - 1) * BYTES, r->bytes[i])
-              : *known ? bits_of(before, r->bytes[0])
-                       : 8);
-    memcpy(before, r->logits + (n - 1) * BYTES, BYTES * sizeof *before);
-    *known = true;
+        p->tokens[i] = p->bytes[i];
+    p->item = (struct ssm_item){.slot = r->slot,
+                                .n = (uint32_t)n,
+                                .tokens = p->tokens,
+                                .interval = 1,
+                                .out = {.logits = p->logits, .logits_stride = BYTES}};
+    if (fresh)
+        ssm_slot_reset(r->engine, r->slot);
+    return ssm_advance_start(r->engine, &p->item, 1) ? device_failed(r) : EX_OK;
+}
+
+/* Waits for what was sent first. */
+static int take(struct reader *r, const struct piece *p, struct tally *t)
+{
+    if (ssm_advance_wait(r->engine))
+        return device_failed(r);
+    count(t, r->o, p->fresh ? 8 : bits_of(r->before, p->bytes[0]));
+    for (size_t i = 1; i < p->n; i++)
+        count(t, r->o, bits_of(p->logits + (i - 1) * BYTES, p->bytes[i]));
+    memcpy(r->before, p->logits + (p->n - 1) * BYTES, sizeof r->before);
     return EX_OK;
+}
+
+/* Speeds by tenths of a file of known size. */
+struct stopwatch {
+    uint64_t size, from;
+    double since_s;
+    unsigned part;
+};
+
+static void look(struct stopwatch *w, struct tally *t)
+{
+    if (w->part == PARTS || w->size < PARTS * CHUNK || t->read < w->size / PARTS * (w->part + 1))
+        return;
+    const double now = now_s();
+    t->rate[w->part++] = (double)(t->read - w->from) / (now - w->since_s);
+    w->since_s = now;
+    w->from = t->read;
 }
 
 static int read_file(struct reader *r, FILE *f, struct tally *t)
 {
     struct stat info;
-    const uint64_t size = fstat(fileno(f), &info) == 0 && S_ISREG(info.st_mode) ? (uint64_t)info.st_size : 0;
     const double begin = now_s();
-    double part_begin = begin;
-    float before[BYTES];
-    bool known = false;
-    unsigned part = 0;
-    uint64_t part_from = 0;
+    struct stopwatch watch = {
+        .size = fstat(fileno(f), &info) == 0 && S_ISREG(info.st_mode) ? (uint64_t)info.st_size : 0, .since_s = begin};
+    struct piece *under_way = NULL;
+    uint64_t sent = 0;
     size_t n;
     int code = EX_OK;
-    ssm_slot_reset(r->engine, r->slot);
-    while (code == EX_OK && (n = fread(r->bytes, 1, piece_at(r->o, t->read), f)) > 0) {
-        if (r->o->window && t->read > 0 && t->read % r->o->window == 0) {
-            ssm_slot_reset(r->engine, r->slot);
-            known = false;
-        }
-        code = read_piece(r, t, n, before, &known);
-        if (part < PARTS && size >= PARTS * CHUNK && t->read >= size / PARTS * (part + 1)) {
-            const double now = now_s();
-            t->rate[part++] = (double)(t->read - part_from) / (now - part_begin);
-            part_begin = now;
-            part_from = t->read;
-        }
+    do {
+        struct piece *next = &r->pieces[under_way == r->pieces];
+        n = fread(next->bytes, 1, piece_at(r->o, sent), f);
+        if (n > 0)
+            code = send(r, next, n, sent == 0 || (r->o->window && sent % r->o->window == 0));
+        if (under_way && code == EX_OK)
+            code = take(r, under_way, t);
+        under_way = n > 0 ? next : NULL;
+        sent += n;
+        look(&watch, t);
         show(r, t);
-    }
+    } while (under_way && code == EX_OK);
     t->seconds = now_s() - begin;
     if (r->shown_s > 0)
         fputs("\r\033[K", stderr);
