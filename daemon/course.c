@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -209,7 +210,9 @@ static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
         c->inexact = !all_exact;
         return 0;
     }
-    md_log_stream(MD_WARN, s->id, "cannot go on from the snapshot: %s", reterr[0] ? reterr : strerror(-r));
+    if (!reterr[0])
+        snprintf(reterr, sizeof reterr, "%s", strerror(-r));
+    md_log_stream(MD_WARN, s->id, reterr, "cannot go on from the snapshot: %s", reterr);
     for (uint32_t i = 0; i < s->channels; i++)
         ssm_slot_reset(sch->engine, c->slots[i]);
     return r;
@@ -419,10 +422,10 @@ static void say_old(const struct io_stream *s, struct io_block *block, const str
         t_ns = io_block_times(block)[c->at];
     }
     if (newest == IO_T_NONE || t_ns == IO_T_NONE)
-        md_log_stream(MD_WARN, s->id, "input %s: %s, dropped: row %" PRId64 ", which comes after row %" PRId64, input,
-                      why, v->seq, t->next - 1);
+        md_log_stream(MD_WARN, s->id, input, "input %s: %s, dropped: row %" PRId64 ", which comes after row %" PRId64,
+                      input, why, v->seq, t->next - 1);
     else
-        md_log_stream(MD_WARN, s->id,
+        md_log_stream(MD_WARN, s->id, input,
                       "input %s: %s, dropped: row %" PRId64 " of t_ns %" PRId64 ", which comes after row %" PRId64
                       " of t_ns %" PRId64 ", %s",
                       input, why, v->seq, t_ns, t->next - 1, newest, utc(newest, when));
@@ -616,7 +619,8 @@ int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_strea
     if (r == 0)
         return 0;
     if (reterr[0])
-        md_log_stream(MD_ERROR, s->id, "its state on the disk is not what was written, it begins anew: %s", reterr);
+        md_log_stream(MD_ERROR, s->id, reterr, "its state on the disk is not what was written, it begins anew: %s",
+                      reterr);
     if (md_batch_begin(b, s, &e) == 0) {
         md_course_fail(sch, b, e, MD_RESET_SPILL, "spill");
         hand_over(e);

@@ -137,8 +137,8 @@ static void cut_rows(const struct io_stream *s, struct io_block *b, uint32_t n, 
  * What was passed over of it is lost, and said. */
 static void another_file(struct md_input *in, struct io_stream *s, int64_t passed, struct io_block *b)
 {
-    md_log_stream(MD_WARN, s->id, "not the file that the snapshot knows: %" PRId64 " of its rows were passed over",
-                  passed);
+    md_log_stream(MD_WARN, s->id, in->conf->id,
+                  "not the file that the snapshot knows: %" PRId64 " of its rows were passed over", passed);
     md_bump(&in->counters.errors[IO_R_FILE], 1);
     md_add(&in->counters.discarded[IO_R_FILE], (uint64_t)passed * s->channels);
     host_note(in, s, "gap", b ? "rotation" : "truncation", 0, passed - 1);
@@ -269,7 +269,7 @@ static int64_t host_known(void *self, struct io_stream *s, struct io_block *b)
     if (r->met)
         return IO_SEQ_NONE;
     *r = (struct md_replay){.from = IO_SEQ_NONE};
-    md_log_stream(MD_WARN, s->id, "not the file that the snapshot knows: it is read from its beginning");
+    md_log_stream(MD_WARN, s->id, in->conf->id, "not the file that the snapshot knows: it is read from its beginning");
     host_note(in, s, "gap", long_enough ? "rotation" : "truncation", from, IO_SEQ_NONE);
     return from;
 }
@@ -282,7 +282,7 @@ static void host_note(void *self, struct io_stream *s, const char *event, const 
     struct io_block *b = io_block_get(in->host.pool, sizeof(struct md_note));
     struct md_note *n;
 
-    md_log_stream(MD_INFO, s->id, "%s%s%s", event, reason ? ": " : "", reason ? reason : "");
+    md_log_stream(MD_INFO, s->id, reason ? reason : event, "%s%s%s", event, reason ? ": " : "", reason ? reason : "");
     if (!b)
         return;
     n = (struct md_note *)(void *)b->data;

@@ -235,9 +235,9 @@ void md_log(enum md_level level, const char *subject, const char *fmt, ...)
 }
 
 /* What is held back is not even formatted: an engine may say it of every message. */
-void md_log_stream(enum md_level level, const char *id, const char *fmt, ...)
+void md_log_stream(enum md_level level, const char *id, const char *alike, const char *fmt, ...)
 {
-    uint64_t hash = hash_line(level, fmt, "");
+    uint64_t hash = hash_line(level, fmt, alike);
     int64_t now = now_ns();
     va_list args;
 

@@ -12,8 +12,10 @@ enum md_log_format { MD_LOG_AUTO, MD_LOG_TEXT, MD_LOG_JSON, MD_LOG_JOURNAL };
 void md_log_setup(enum md_level level, enum md_log_format format);
 /* `subject` is the stream, input, output or file that the line is about; NULL for none. */
 void md_log(enum md_level level, const char *subject, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* `id` is one of many streams: of the lines with this format only the first of a second is said, then how many more. */
-void md_log_stream(enum md_level level, const char *id, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* `id` is one of many streams: of the lines with this format and the same `alike` (why, or of which input) only the
+ * first of a second is said, then how many more. */
+void md_log_stream(enum md_level level, const char *id, const char *alike, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
 /* Says the counts of repeats whose second is over; of all of them at the end of the process. */
 void md_log_flush(bool all);
 

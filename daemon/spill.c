@@ -322,8 +322,8 @@ static void has_come(struct md_scheduler *sch, struct md_batch *b, struct md_spi
         return;
     }
     if (job->result)
-        md_log_stream(MD_ERROR, s->id, "its state cannot be read from the disk, it begins anew: %s",
-                      strerror(-job->result));
+        md_log_stream(MD_ERROR, s->id, strerror(-job->result),
+                      "its state cannot be read from the disk, it begins anew: %s", strerror(-job->result));
     md_bump(r ? &sp->counters.lost : &sp->counters.read, 1);
     s->course.cells = NULL;
     give_cells(sp, cells, s->channels);

@@ -246,7 +246,7 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
         return s->input == input ? -EINVAL : -EEXIST; /* its last messages are still on their way */
     other = s->input != input;
     if (s->course.restored.open)
-        md_log_stream(MD_WARN, s->id,
+        md_log_stream(MD_WARN, s->id, input->conf->id,
                       "cannot go on: what comes (input %s, channels: %u, rate: %g Hz) is not what its state is of "
                       "(input %s, channels: %u, rate: %g Hz)",
                       input->conf->id, desc->channels, desc->rate, s->input->conf->id, s->channels, s->rate);

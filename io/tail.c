@@ -106,7 +106,7 @@ static size_t wait_up_to(struct io_tail *t, int64_t longest_ns, int64_t now_ns)
 
 static size_t give_up(struct io_tail *t, const struct io_bytes_input *in, enum io_reason why, const char *text)
 {
-    in->host.discard(in->host.self, why, t->id, 0, text);
+    in->host.discard(in->host.self, why, t->id, t->pending ? t->pending->n : 0, text);
     if (t->stream)
         in->host.end(in->host.self, t->stream);
     close_file(t);

@@ -191,6 +191,25 @@ static void fill(struct io_track *t, struct io_block *b, const double *rows, uin
     t->seq += n;
 }
 
+/* Why the host did not give a stream. */
+static enum io_reason refusal(int err)
+{
+    return err == -EEXIST   ? IO_R_DUPLICATE_STREAM
+           : err == -ENOSPC ? IO_R_STREAMS
+           : err == -ENOMEM ? IO_R_MEMORY
+                            : IO_R_SHAPE;
+}
+
+/* The stream has ended meanwhile, and was not to be had again. */
+static void leave_rest(const struct io_track *t, enum io_reason reason)
+{
+    const struct io_host *h = &t->shared->host;
+    uint64_t all = t->format.rows > 0 ? (uint64_t)t->format.rows : 0, unread = all > t->taken ? all - t->taken : 0;
+    char text[IO_ERR];
+    snprintf(text, sizeof text, "%.400s: the rest is left out: its stream had ended, and was refused", t->path);
+    h->discard(h->self, reason, t->id, (t->pending->n + unread) * t->format.channels, text);
+}
+
 /* Offers the pending block; a stream that the daemon has ended meanwhile is begun again. */
 static enum io_track_step push(struct io_track *t)
 {
@@ -212,7 +231,8 @@ static enum io_track_step push(struct io_track *t)
         h->received(h->self, 1, bytes);
         return IO_TRACK_WORKED;
     }
-    return IO_TRACK_ENDED; /* refused, counted by the host; the block goes back when the track closes */
+    leave_rest(t, refusal(r));
+    return IO_TRACK_ENDED; /* the block goes back when the track closes */
 }
 
 static struct io_block *get_block(struct io_track *t, size_t rows, int64_t now_ns)
@@ -273,11 +293,7 @@ static enum io_track_step begin(struct io_track *t, int64_t now_ns)
         t->began_ns -=
             (int64_t)((double)t->shared->host.resume(t->shared->host.self, t->stream, &origin) / t->rate * 1e9);
     if (r && r != -ENOSPC)
-        io_track_leave_out(t->shared,
-                           r == -EEXIST   ? IO_R_DUPLICATE_STREAM
-                           : r == -ENOMEM ? IO_R_MEMORY
-                                          : IO_R_SHAPE,
-                           t->path, t->id, &t->format, "its stream was refused");
+        io_track_leave_out(t->shared, refusal(r), t->path, t->id, &t->format, "its stream was refused");
     return r == -ENOSPC ? IO_TRACK_NO_SLOT : r ? IO_TRACK_ENDED : IO_TRACK_WORKED;
 }
 

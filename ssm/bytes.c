@@ -53,6 +53,15 @@ void ssm_bytes_reset(void *state)
     ssm_calibrate_reset(&calibration, calibrator_of(s));
 }
 
+/* Slots that are copied for every few bytes, as speculation does, have scored none. */
+void ssm_bytes_copy(const void *from, void *to)
+{
+    const size_t contexts = sizeof(struct bytes), calibrator = contexts + ssm_contexts_bytes();
+    memcpy(to, from, contexts);
+    ssm_contexts_copy((const char *)from + contexts, (char *)to + contexts);
+    memcpy((char *)to + calibrator, (const char *)from + calibrator, ssm_calibrate_bytes());
+}
+
 const float *ssm_bytes_logits(const void *state)
 {
     const struct bytes *s = state;

@@ -10,6 +10,7 @@ enum { SSM_BYTES = 256, SSM_RECORDS_WARM = 256 /* records before the calibrator 
 
 size_t ssm_bytes_state(void); /* bytes of a slot's section */
 void ssm_bytes_reset(void *state);
+void ssm_bytes_copy(const void *from, void *to);
 
 double ssm_bytes_norm(const float *logits); /* ln Σ exp over SSM_BYTES logits: byte b has −ln p = this − logits[b] */
 const float *ssm_bytes_logits(const void *state); /* behind the last byte; NULL: there was none */

@@ -40,6 +40,12 @@ void ssm_contexts_reset(void *state)
     memset(state, 0, sizeof(struct contexts));
 }
 
+void ssm_contexts_copy(const void *from, void *to)
+{
+    if (((const struct contexts *)from)->learnt || ((const struct contexts *)to)->learnt)
+        memcpy(to, from, sizeof(struct contexts));
+}
+
 /* splitmix64's finaliser */
 static struct place place_of(uint64_t key)
 {

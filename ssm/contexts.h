@@ -10,6 +10,7 @@
 
 size_t ssm_contexts_bytes(void); /* of a state; a multiple of 8 */
 void ssm_contexts_reset(void *state);
+void ssm_contexts_copy(const void *from, void *to); /* for next to nothing where neither has learnt anything */
 
 /* How much `byte`, to which the model gave probability p, surprised in this stream, in nats, and how much bytes at such
  * places usually do; then learns it. */

@@ -348,8 +348,10 @@ int ssm_slot_copy(struct ssm_engine *e, struct ssm_slot from, struct ssm_slot to
     assert(live(e, from) && live(e, to) && from.index != to.index);
     complete(e);
     int err = e->backend->copy(e->self, from.index, to.index);
-    if (!err && e->host_bytes)
+    if (!err && e->model->config.anomaly)
         memcpy(host_at(e, to), host_at(e, from), e->host_bytes);
+    else if (!err && e->host_bytes)
+        ssm_bytes_copy(host_at(e, from), host_at(e, to));
     return err;
 }
 

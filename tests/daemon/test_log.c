@@ -164,21 +164,23 @@ static void lines_about_streams_are_counted(void **state)
 
     begin(MD_INFO, MD_LOG_TEXT);
     for (int i = 0; i < 10000; i++) {
+        const char *why = i == 5000 ? "truncation" : "rotation";
         snprintf(id, sizeof id, "s%d", i);
-        md_log_stream(MD_WARN, id, "cannot go on: channels: %d", i);
-        md_log_stream(MD_DEBUG, id, "nobody wants to know: %d", i);
-        md_log_stream(MD_INFO, id, "gap: %s", "rotation");
+        md_log_stream(MD_WARN, id, "in", "cannot go on: channels: %d", i);
+        md_log_stream(MD_DEBUG, id, "in", "nobody wants to know: %d", i);
+        md_log_stream(MD_INFO, id, why, "gap: %s", why);
     }
     md_log_flush(true);
-    md_log_stream(MD_WARN, "s7", "cannot go on: channels: %d", 7);
+    md_log_stream(MD_WARN, "s7", "in", "cannot go on: channels: %d", 7);
     text = end();
     for (const char *p = text; (p = strchr(p, '\n')); p++)
         lines++;
     assert_non_null(strstr(text, "s0: cannot go on: channels: 0\n"));
     assert_non_null(strstr(text, "s0: cannot go on: channels: 0 (9999 more like it)\n"));
-    assert_non_null(strstr(text, "s0: gap: rotation (9999 more like it)\n"));
+    assert_non_null(strstr(text, "s0: gap: rotation (9998 more like it)\n"));
+    assert_non_null(strstr(text, "s5000: gap: truncation\n")); /* another thing is not one of many like it */
     assert_non_null(strstr(text, "s7: cannot go on: channels: 7\n"));
-    assert_int_equal(lines, 5);
+    assert_int_equal(lines, 6);
     free(text);
 }
 

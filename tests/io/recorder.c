@@ -41,9 +41,9 @@ static int on_stream(void *self, const struct io_stream_desc *desc, struct io_st
     struct recorder *r = self;
     struct recorded *found = recorder_find(r, desc->id);
 
+    if ((!found || found->ended) && r->n_streams - (found != NULL) >= r->streams_max)
+        return -ENOSPC;
     if (!found) {
-        if (r->n_streams >= r->streams_max)
-            return -ENOSPC;
         found = calloc(1, sizeof(struct io_stream));
         snprintf(found->id, sizeof found->id, "%s", desc->id);
         found->channels = desc->channels;

@@ -459,6 +459,26 @@ static void ended_meanwhile(void **state)
     recorder_done(&r);
 }
 
+/* Nor has it a slot for it again: what was not taken is counted. */
+static void refused_meanwhile(void **state)
+{
+    struct recorder r;
+    make_sound("long.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 1, 16000, FRAMES);
+    char *file = at("long.wav");
+    struct io_audio_conf c = conf_of(&file, 1);
+    recorder_init(&r, "in", 0);
+    r.room = 5000;
+    void *source = opened(&c, &r);
+    assert_false(recorder_run(&r, &io_source_audio, source, second));
+    r.streams[0]->stale = true;
+    r.streams_max = 0;
+    assert_true(recorder_run(&r, &io_source_audio, source, second));
+    assert_true(recorder_said(&r, "the rest is left out"));
+    assert_true(r.streams[0]->n > 0 && r.discarded[IO_R_STREAMS] == FRAMES - r.streams[0]->n);
+    io_source_audio.close(source);
+    recorder_done(&r);
+}
+
 /* ---- pace ------------------------------------------------------------------------------------------------- */
 
 /* On a clock of its own: each file's rows leave when they would sound, without drift, whatever the turns' jitter. */
@@ -512,7 +532,8 @@ int main(void)
         cmocka_unit_test(ten_formats), cmocka_unit_test(broken_off),      cmocka_unit_test(empty_file),
         cmocka_unit_test(channels),    cmocka_unit_test(resampled),       cmocka_unit_test(rates),
         cmocka_unit_test(wrong_files), cmocka_unit_test(names),           cmocka_unit_test(many_files),
-        cmocka_unit_test(no_slots),    cmocka_unit_test(ended_meanwhile), cmocka_unit_test(realtime),
+        cmocka_unit_test(no_slots),    cmocka_unit_test(ended_meanwhile), cmocka_unit_test(refused_meanwhile),
+        cmocka_unit_test(realtime),
     };
     return cmocka_run_group_tests_name("audio", tests, make_dir, clean);
 }

@@ -115,6 +115,25 @@ static void ended_meanwhile(void **state)
     unlink(at("log"));
 }
 
+/* Nor is there a slot for it again for long: the bytes that were read are counted. */
+static void refused_meanwhile(void **state)
+{
+    struct input in;
+    int64_t now = recorder_now(), wake;
+    put("log", "w", "one\n");
+    open_input(&in, "log", true, IO_FROM_RESUME);
+    assert_false(run(&in));
+    recorder_find(&in.r, "in:log")->stale = true;
+    in.r.streams_max = 0;
+    put("log", "a", "two\n");
+    for (int i = 0; i < 100 && !in.r.discarded[IO_R_STREAMS]; i++, now += 1000000000)
+        io_source_bytes.turn(in.source, now, &wake);
+    assert_int_equal(in.r.discarded[IO_R_STREAMS], strlen("two\n"));
+    assert_said(&in, "in:log", "one\n", 0);
+    close_input(&in);
+    unlink(at("log"));
+}
+
 static void large_files_come_in_blocks(void **state)
 {
     enum { BYTES = 300001 };
@@ -285,6 +304,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finished_files),
         cmocka_unit_test(ended_meanwhile),
+        cmocka_unit_test(refused_meanwhile),
         cmocka_unit_test(large_files_come_in_blocks),
         cmocka_unit_test(growth_and_rotation),
         cmocka_unit_test(truncation),

@@ -274,6 +274,36 @@ static void begins_anew(void **state)
         ssm_slot_reset(e, slot);
     }
     assert_memory_equal(h[0].surprise, h[1].surprise, sizeof h->surprise);
+    assert_memory_equal(h[0].records, h[1].records, sizeof h->records);
+    ssm_engine_close(&e);
+    free(h);
+}
+
+/* A half of the bytes; the records of no other call stay. */
+static void hear(struct ssm_engine *e, struct heard *h, struct ssm_slot slot, uint32_t from)
+{
+    struct ssm_item item = item_at(h, slot, from, N / 2, false);
+    memset(h->records, 0, sizeof h->records);
+    assert_int_equal(ssm_advance(e, &item, 1), 0);
+}
+
+/* A fresh slot's copy has heard nothing, whatever it was; another's goes on with the same records. */
+static void copies_have_heard_the_same(void **state)
+{
+    struct heard *h = calloc(2, sizeof *h);
+    struct ssm_engine *e = engine_of(3, 1);
+    struct ssm_slot one = rig_slot(e), other = rig_slot(e), fresh = rig_slot(e);
+    speak(h);
+    memcpy(h[1].tokens, h->tokens, sizeof h->tokens);
+    hear(e, &h[1], other, N / 2);
+    assert_int_equal(ssm_slot_copy(e, fresh, other), 0);
+    hear(e, &h[0], one, 0);
+    hear(e, &h[1], other, 0);
+    assert_memory_equal(h[0].records, h[1].records, sizeof h->records);
+    assert_int_equal(ssm_slot_copy(e, one, fresh), 0);
+    hear(e, &h[0], one, N / 2);
+    hear(e, &h[1], fresh, N / 2);
+    assert_memory_equal(h[0].records, h[1].records, sizeof h->records);
     ssm_engine_close(&e);
     free(h);
 }
@@ -287,6 +317,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(records_add_up),
         cmocka_unit_test(a_strange_record_is_told),
         cmocka_unit_test(begins_anew),
+        cmocka_unit_test(copies_have_heard_the_same),
     };
     int skip = rig_begin(&argc, argv);
     if (skip)
