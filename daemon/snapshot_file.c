@@ -121,20 +121,25 @@ int md_snapshot_begin(struct md_snapshot_writer *w, const char *dir, const struc
     return r ? fail(reterr, w->part, "cannot be written") : 0;
 }
 
+static int send_range(int fd, uint64_t at, unsigned how)
+{
+    if (sync_file_range(fd, (off_t)at, WINDOW, how) == 0)
+        return 0;
+    return errno == ENOSYS || errno == EPERM ? 0 : -errno; /* what cannot be paced is not lost */
+}
+
 /* Sends what was written to the disk window by window, and lets no more than two wait for it: all at once, at the end,
  * would keep everybody else from the disk for seconds. */
 static int send_windows(struct md_snapshot_writer *w)
 {
-    for (; w->at - w->sent >= WINDOW; w->sent += WINDOW) {
-        const off_t at = (off_t)w->sent;
-        if (sync_file_range(w->fd, at, WINDOW, SYNC_FILE_RANGE_WRITE))
-            return -errno;
-        if (at >= WINDOW && sync_file_range(w->fd, at - WINDOW, WINDOW,
-                                            SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-                                                SYNC_FILE_RANGE_WAIT_AFTER))
-            return -errno;
+    const unsigned done = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    int err = 0;
+    for (; err == 0 && w->at - w->sent >= WINDOW; w->sent += WINDOW) {
+        err = send_range(w->fd, w->sent, SYNC_FILE_RANGE_WRITE);
+        if (err == 0 && w->sent >= WINDOW)
+            err = send_range(w->fd, w->sent - WINDOW, done);
     }
-    return 0;
+    return err;
 }
 
 /* Checksums into n records, and what they make together with those before. */

@@ -1,6 +1,7 @@
 /* contexts.c: see contexts.h. Counts of contexts of some lengths, and of contexts with the byte behind them, in one
  * hash table. Trap: a count that is another's makes a byte that never came look usual, hence the checks in cells; a
- * cell that was taken over only forgets. */
+ * cell that was taken over only forgets. Slots hold this table: who changes what a cell means raises engine.c's
+ * VERSION. */
 #include "ssm/contexts.h"
 
 #include <math.h>
@@ -16,7 +17,7 @@ enum {
 static const uint8_t lengths[ORDERS] = {0, 1, 2, 3, 4, 6};
 
 struct cell {
-    uint32_t check : 15, count : 17; /* count 0: free; it stays below 2 · AGE */
+    uint32_t check : 15, count : 17; /* count 0: free. One key's stays below 2 · AGE */
     float surprise;                  /* of contexts: that of so many bytes behind them, in nats */
 };
 
@@ -35,9 +36,11 @@ size_t ssm_contexts_bytes(void)
     return sizeof(struct contexts);
 }
 
+/* Where nothing was learnt all is 0, and memory that was never touched stays so. */
 void ssm_contexts_reset(void *state)
 {
-    memset(state, 0, sizeof(struct contexts));
+    if (((const struct contexts *)state)->learnt)
+        memset(state, 0, sizeof(struct contexts));
 }
 
 void ssm_contexts_copy(const void *from, void *to)

@@ -8,8 +8,8 @@
  * together with the next drafts, in one call. A device that streams its weights once for a few rows does that for
  * nothing.
  *
- * A round has fewer drafts where the small model is not sure: behind one that it gives less than SPECULATE_SURE it drafts
- * no more. That is known before the large model has read anything, so what comes out is the same. */
+ * A round has fewer drafts where the small model is not sure: behind one that it gives less than SPECULATE_SURE it
+ * drafts no more. That is known before the large model has read anything, so what comes out is the same. */
 #ifndef TOOLS_SPECULATE_H
 #define TOOLS_SPECULATE_H
 
