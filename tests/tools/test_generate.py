@@ -272,7 +272,7 @@ class Bench(unittest.TestCase):
         self.assertEqual(doc["draft"]["accepted"], 1)
         self.assertTrue(2 <= doc["draft"]["bytes_per_round"] < 4)  # random weights are hardly ever sure: rounds are short
         self.assertGreater(doc["draft"]["speedup"], 0)
-        doc = json.loads(self.bench("--json", "--draft", "16x1,4,256").stdout)
+        doc = json.loads(self.bench("--json", "--draft", "16x1,4,256", "--seconds", "0.3").stdout)  # so many drafts that not all fall alike
         self.assertTrue(0 < doc["draft"]["accepted"] < 1)
         doc = json.loads(self.bench("--json", "--peer", "echo 7.5 #").stdout)
         self.assertEqual(doc["peer_bytes_per_s"], 7.5)
