@@ -30,9 +30,14 @@ struct bytes {
     float logits[SSM_BYTES];
 };
 
+static size_t calibrator_at(void)
+{
+    return sizeof(struct bytes) + ssm_contexts_bytes();
+}
+
 size_t ssm_bytes_state(void)
 {
-    return sizeof(struct bytes) + ssm_contexts_bytes() + ssm_calibrate_bytes();
+    return calibrator_at() + ssm_calibrate_bytes();
 }
 
 static void *contexts_of(struct bytes *s)
@@ -42,7 +47,7 @@ static void *contexts_of(struct bytes *s)
 
 static void *calibrator_of(struct bytes *s)
 {
-    return (char *)(s + 1) + ssm_contexts_bytes();
+    return (char *)s + calibrator_at();
 }
 
 void ssm_bytes_reset(void *state)
@@ -56,10 +61,10 @@ void ssm_bytes_reset(void *state)
 /* Slots that are copied for every few bytes, as speculation does, have scored none. */
 void ssm_bytes_copy(const void *from, void *to)
 {
-    const size_t contexts = sizeof(struct bytes), calibrator = contexts + ssm_contexts_bytes();
-    memcpy(to, from, contexts);
-    ssm_contexts_copy((const char *)from + contexts, (char *)to + contexts);
-    memcpy((char *)to + calibrator, (const char *)from + calibrator, ssm_calibrate_bytes());
+    const struct bytes *s = from;
+    memcpy(to, s, sizeof *s);
+    ssm_contexts_copy(s + 1, contexts_of(to));
+    memcpy(calibrator_of(to), (const char *)s + calibrator_at(), ssm_calibrate_bytes());
 }
 
 const float *ssm_bytes_logits(const void *state)

@@ -36,7 +36,7 @@ enum {
     STATES = 16,
     SHORT = 16, /* most rows in which a unit's segments begin; longer ones are the long kernel's where it runs */
     SHORT_MIN = 4,
-    SHARED_MAX = 227 * 1024, /* of a block */
+    SHARED_MAX = 227 * 1024,          /* of a block */
     WINDOW = 32,                      /* rows that a unit has before it */
     UNIT = 64,                        /* threads, and channels of a tile */
     UNITS = 8,                        /* of a block at most: 128 registers a thread */

@@ -441,17 +441,26 @@ static void no_slots(void **state)
     recorder_done(&r);
 }
 
+/* A source that has handed over a part of a file, whose stream the daemon has ended since. `c` stays with it. */
+static void *ended_midway(struct recorder *r, struct io_audio_conf *c)
+{
+    static char *file;
+    make_sound("long.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 1, 16000, FRAMES);
+    file = at("long.wav");
+    *c = conf_of(&file, 1);
+    recorder_init(r, "in", 0);
+    r->room = 5000;
+    void *source = opened(c, r);
+    assert_false(recorder_run(r, &io_source_audio, source, second));
+    r->streams[0]->stale = true;
+    return source;
+}
+
 static void ended_meanwhile(void **state)
 {
     struct recorder r;
-    make_sound("long.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 1, 16000, FRAMES);
-    char *file = at("long.wav");
-    struct io_audio_conf c = conf_of(&file, 1);
-    recorder_init(&r, "in", 0);
-    r.room = 5000;
-    void *source = opened(&c, &r);
-    assert_false(recorder_run(&r, &io_source_audio, source, second));
-    r.streams[0]->stale = true;
+    struct io_audio_conf c;
+    void *source = ended_midway(&r, &c);
     r.room = SIZE_MAX;
     assert_true(recorder_run(&r, &io_source_audio, source, second));
     assert_int_equal(only(&r)->n, FRAMES);
@@ -463,14 +472,8 @@ static void ended_meanwhile(void **state)
 static void refused_meanwhile(void **state)
 {
     struct recorder r;
-    make_sound("long.wav", SF_FORMAT_WAV | SF_FORMAT_PCM_16, 1, 16000, FRAMES);
-    char *file = at("long.wav");
-    struct io_audio_conf c = conf_of(&file, 1);
-    recorder_init(&r, "in", 0);
-    r.room = 5000;
-    void *source = opened(&c, &r);
-    assert_false(recorder_run(&r, &io_source_audio, source, second));
-    r.streams[0]->stale = true;
+    struct io_audio_conf c;
+    void *source = ended_midway(&r, &c);
     r.streams_max = 0;
     assert_true(recorder_run(&r, &io_source_audio, source, second));
     assert_true(recorder_said(&r, "the rest is left out"));
