@@ -1,4 +1,6 @@
-"""The README's producer and subscriber, pasted as they stand, against configs/minimal.yaml.   test_readme.py MAMBAD ROOT"""
+"""The README's producer and subscriber, pasted as they stand, against configs/minimal.yaml; and what the documents have one type.
+test_readme.py MAMBAD ROOT"""
+import glob
 import os
 import re
 import subprocess
@@ -39,6 +41,15 @@ class Readme(unittest.TestCase):
         daemon.terminate()
         log.seek(0)
         self.assertEqual(daemon.wait(20), 0, log.read())
+
+    def test_what_is_typed_can_be_run(self):
+        documents = [d for d in glob.glob(os.path.join(ROOT, "**", "*.md"), recursive=True) if "/build/" not in d]
+        typed = set()
+        for document in documents:
+            with open(document, encoding="utf-8") as f:
+                typed.update(re.findall(r"^ +(tools/[\w./-]+)", f.read(), re.MULTILINE))
+        self.assertIn("tools/train/text.py", typed)
+        self.assertEqual([t for t in sorted(typed) if not os.access(os.path.join(ROOT, t), os.X_OK)], [])
 
 
 if __name__ == "__main__":
