@@ -14,11 +14,6 @@ void md_sampler_saw(struct md_sampler *s, uint8_t byte)
     s->seen[byte / 64] |= (uint64_t)1 << byte % 64;
 }
 
-struct candidate {
-    double logit, p;
-    uint8_t byte;
-};
-
 /* Of equals the lower byte comes out as the larger key. */
 static uint64_t key_of(float logit, int byte)
 {
@@ -28,12 +23,43 @@ static uint64_t key_of(float logit, int byte)
     return (uint64_t)bits << 8 | (uint64_t)(MD_BYTES - 1 - byte);
 }
 
-/* Descending; by radix, for a comparing sort takes longer than the whole step of a small model. The keys come in
- * descending by their lowest byte, and every pass is stable. */
+static uint8_t byte_of(uint64_t key)
+{
+    return (uint8_t)(MD_BYTES - 1 - (key & 255));
+}
+
+static float logit_of(uint64_t key)
+{
+    uint32_t bits = (uint32_t)(key >> 8);
+    float logit;
+    bits ^= bits >> 31 ? 0x80000000u : 0xffffffffu;
+    memcpy(&logit, &bits, sizeof logit);
+    return logit;
+}
+
+static void list_keys(const struct md_sampler *s, const float *logits, uint64_t keys[MD_BYTES])
+{
+    const float penalty = s->how.repetition_penalty;
+    for (int i = 0; i < MD_BYTES; i++) {
+        const bool seen = s->seen[i / 64] >> i % 64 & 1;
+        keys[i] = key_of(!seen ? logits[i] : logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty, i);
+    }
+}
+
+static uint64_t largest(const uint64_t keys[MD_BYTES])
+{
+    uint64_t most = 0;
+    for (int i = 0; i < MD_BYTES; i++)
+        most = keys[i] > most ? keys[i] : most;
+    return most;
+}
+
+/* Descending; a comparing sort takes longer than the whole step of a small model. By radix for the upper two bytes of
+ * the logits, which leaves few keys out of order, and those not far from their places. */
 static void sort_keys(uint64_t keys[MD_BYTES])
 {
     uint64_t other[MD_BYTES], *from = keys, *to = other;
-    for (int shift = 8; shift < 40; shift += 8) {
+    for (int shift = 24; shift < 40; shift += 8) {
         unsigned at[256] = {0}, sum = 0;
         for (int i = 0; i < MD_BYTES; i++)
             at[from[i] >> shift & 255]++;
@@ -48,55 +74,47 @@ static void sort_keys(uint64_t keys[MD_BYTES])
         from = to;
         to = swap;
     }
-}
-
-static void sort_candidates(const struct md_sampler *s, const float *logits, struct candidate v[MD_BYTES])
-{
-    const float penalty = s->how.repetition_penalty;
-    float penalised[MD_BYTES];
-    uint64_t keys[MD_BYTES];
-    for (int i = 0; i < MD_BYTES; i++) {
-        const bool seen = s->seen[i / 64] >> i % 64 & 1;
-        penalised[i] = !seen ? logits[i] : logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
-        keys[i] = key_of(penalised[i], i);
-    }
-    sort_keys(keys);
-    for (int i = 0; i < MD_BYTES; i++) {
-        const uint8_t byte = (uint8_t)(MD_BYTES - 1 - (keys[i] & 255));
-        v[i] = (struct candidate){penalised[byte], 0, byte};
+    for (int i = 1; i < MD_BYTES; i++) {
+        uint64_t key = keys[i];
+        int k = i;
+        for (; k > 0 && keys[k - 1] < key; k--)
+            keys[k] = keys[k - 1];
+        keys[k] = key;
     }
 }
 
 /* Softmax at the temperature over the first n. */
-static void to_probabilities(struct candidate *v, int n, double temperature)
+static void to_probabilities(const uint64_t *keys, double *p, int n, double temperature)
 {
-    double sum = 0, most = v[0].logit;
+    double sum = 0, most = logit_of(keys[0]);
     for (int i = 0; i < n; i++)
-        sum += v[i].p = exp((v[i].logit - most) / temperature);
+        sum += p[i] = exp((logit_of(keys[i]) - most) / temperature);
     for (int i = 0; i < n; i++)
-        v[i].p /= sum;
+        p[i] /= sum;
 }
 
 void md_sampler_weigh(const struct md_sampler *s, const float logits[MD_BYTES], float ret_p[MD_BYTES])
 {
-    struct candidate v[MD_BYTES];
+    uint64_t keys[MD_BYTES];
+    double p[MD_BYTES];
     const struct md_sampling *how = &s->how;
     int n = how->top_k && how->top_k < MD_BYTES ? (int)how->top_k : MD_BYTES;
-    sort_candidates(s, logits, v);
+    list_keys(s, logits, keys);
     memset(ret_p, 0, MD_BYTES * sizeof *ret_p);
     if (how->temperature == 0) {
-        ret_p[v[0].byte] = 1;
+        ret_p[byte_of(largest(keys))] = 1;
         return;
     }
-    to_probabilities(v, n, how->temperature);
-    double sum = v[0].p;
+    sort_keys(keys);
+    to_probabilities(keys, p, n, how->temperature);
+    double sum = p[0];
     int kept = 1;
     while (kept < n && sum < how->top_p)
-        sum += v[kept++].p;
-    while (kept > 1 && v[kept - 1].p < how->min_p * v[0].p)
-        sum -= v[--kept].p;
+        sum += p[kept++];
+    while (kept > 1 && p[kept - 1] < how->min_p * p[0])
+        sum -= p[--kept];
     for (int i = 0; i < kept; i++)
-        ret_p[v[i].byte] = (float)(v[i].p / sum);
+        ret_p[byte_of(keys[i])] = (float)(p[i] / sum);
 }
 
 static uint64_t mix(uint64_t z) /* the finalizer of SplitMix64 (Steele et al., OOPSLA 2014) */

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/sampler.h"
@@ -72,6 +73,64 @@ static void what_was_seen(void **state)
     how.temperature = 0; /* of equals the lowest */
     weigh(how, &seen, p);
     check(p, 1, 0, 0, 0);
+}
+
+struct ranked {
+    float logit;
+    int byte;
+};
+
+/* Descending; of equals the lower byte is before. */
+static int by_rank(const void *a, const void *b)
+{
+    const struct ranked *x = a, *y = b;
+    return x->logit != y->logit ? (x->logit < y->logit) - (x->logit > y->logit) : x->byte - y->byte;
+}
+
+/* Far apart; many equals; apart in their lowest bits only; denormal. */
+static float logit_of_kind(int kind, double u)
+{
+    switch (kind) {
+    case 0:
+        return (float)(20 * u - 10);
+    case 1:
+        return (float)floor(8 * u) - 3.5f;
+    case 2:
+        return 1 + (float)floor(2000 * u) * 0x1p-23f;
+    default:
+        return (float)(u - .5) * 1e-40f;
+    }
+}
+
+static void ranks_are_those_of_a_plain_sort(void **state)
+{
+    struct md_sampler numbers;
+    md_sampler_init(&numbers, &plain, 0);
+    for (int round = 0; round < 40; round++) {
+        struct md_sampler s;
+        struct md_sampling how = plain;
+        struct ranked ranked[MD_BYTES];
+        float logits[MD_BYTES], p[MD_BYTES];
+        how.repetition_penalty = 1.25f;
+        md_sampler_init(&s, &how, 0);
+        for (int i = 0; i < MD_BYTES; i++) {
+            const float logit = logits[i] = logit_of_kind(round % 4, md_sampler_uniform(&numbers));
+            const bool seen = md_sampler_uniform(&numbers) < .3;
+            if (seen)
+                md_sampler_saw(&s, (uint8_t)i);
+            ranked[i] = (struct ranked){!seen ? logit : logit > 0 ? logit / 1.25f : logit * 1.25f, i};
+        }
+        qsort(ranked, MD_BYTES, sizeof *ranked, by_rank);
+        for (int k = 1; k <= MD_BYTES; k++) {
+            s.how.top_k = (uint32_t)k;
+            md_sampler_weigh(&s, logits, p);
+            for (int i = 0; i < MD_BYTES; i++)
+                assert_true((p[ranked[i].byte] > 0) == (i < k));
+        }
+        s.how.temperature = 0;
+        md_sampler_weigh(&s, logits, p);
+        assert_true(p[ranked[0].byte] == 1);
+    }
 }
 
 static void draws_follow(void **state)
@@ -169,6 +228,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_left),
         cmocka_unit_test(what_was_seen),
+        cmocka_unit_test(ranks_are_those_of_a_plain_sort),
         cmocka_unit_test(draws_follow),
         cmocka_unit_test(the_last_is_never_one_without_probability),
         cmocka_unit_test(drafts_pass_or_are_replaced),
