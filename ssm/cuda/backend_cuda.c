@@ -254,7 +254,9 @@ static bool cuda_done(void *self)
 
 static double cuda_busy(void *self)
 {
-    return ((const struct cuda *)self)->queue.busy;
+    struct cuda *c = self;
+    cudaSetDevice(c->device);
+    return gpu_queue_busy(&c->queue);
 }
 
 static int cuda_replay(void *self, uint32_t times, float *ret_us)

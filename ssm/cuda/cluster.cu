@@ -49,6 +49,7 @@
  *   12.0, 27.6   known widths compiled in, x_proj's piece asked for first */
 #include "ssm/cuda/arith.cuh"
 #include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/plan.cuh"
 
 enum {
     WARPS = 8, /* that compute */
@@ -101,6 +102,7 @@ struct args {
     } ring[PIECES];
     uint32_t bytes; /* of shared memory */
     struct gpu_pass p;
+    struct gpu_carried carried;
     const struct gpu_layer *layers;
     const void *embedding;
     enum ssm_dtype dtype;
@@ -502,7 +504,7 @@ static __device__ __forceinline__ void load(const struct args &a, const struct b
     uint32_t stages = chain.n * a.L, n = 0, freed = 0; /* freed: of BACK, the last stage's buffer */
     cluster_wait();
     for (uint32_t i = 0; i < chain.n; i++) {
-        uint32_t rows = i == 0 ? tile.rows : a.p.tiles[chain.tile + i].rows;
+        uint32_t rows = i == 0 ? tile.rows : planned(a.p, a.carried, a.p.tiles)[chain.tile + i].rows;
         block_barrier();
 #pragma unroll 1
         for (uint32_t l = 0; l < a.L; l++, n++) {
@@ -621,7 +623,7 @@ static __device__ __forceinline__ void read_info(const struct args &a, struct gp
                                                  struct info *info)
 {
     if (lane < tile.n_runs) {
-        struct gpu_run run = a.p.runs[tile.run + lane];
+        struct gpu_run run = planned(a.p, a.carried, a.p.runs)[tile.run + lane];
         uint32_t first = run.row - tile.row;
         info->slot[lane] = run.slot;
         info->first[lane] = first;
@@ -634,8 +636,8 @@ static __device__ __forceinline__ void read_info(const struct args &a, struct gp
         }
     }
     if (lane < tile.rows) {
-        info->g[lane] = a.p.g[tile.row + lane];
-        info->pick[lane] = a.p.pick[tile.row + lane];
+        info->g[lane] = planned(a.p, a.carried, a.p.g)[tile.row + lane];
+        info->pick[lane] = planned(a.p, a.carried, a.p.pick)[tile.row + lane];
     }
 }
 
@@ -645,7 +647,7 @@ static __device__ __forceinline__ void read_row(const struct args &a, const stru
     size_t row = b.row + b.warp;
     float *r = floats(b, b.d.r) + b.warp * b.d.E;
     if (a.p.tokens) {
-        size_t at = (size_t)a.p.tokens[row] * b.d.E;
+        size_t at = (size_t)planned(a.p, a.carried, a.p.tokens)[row] * b.d.E;
 #pragma unroll 4
         for (uint32_t e = b.lane; e < b.d.E; e += 32)
             r[e] = embedded(a.embedding, a.dtype, at + e);
@@ -1075,7 +1077,7 @@ static __device__ __forceinline__ void compute(const struct args &a, struct bloc
 #pragma unroll 1
     for (uint32_t i = 0; i < chain.n; i++) {
         if (i > 0)
-            tile = a.p.tiles[chain.tile + i];
+            tile = planned(a.p, a.carried, a.p.tiles)[chain.tile + i];
         struct info *info = reinterpret_cast<struct info *>(b.shared + b.d.info) + i % 2;
         b.info = info;
         b.row = tile.row;
@@ -1164,15 +1166,17 @@ static __global__ void __launch_bounds__(THREADS, 1) cluster_kernel(const __grid
     if (b.warp == WARPS)
         fill_all(a, b);
     grid_wait();
-    uint32_t cluster = blockIdx.x / b.d.blocks, n_chains = a.p.head->n_chains, n_out = a.p.head->n_out;
-    struct gpu_chain chain = a.p.chains[cluster];
-    struct gpu_tile tile = a.p.tiles[cluster];
+    const struct gpu_head *plan = planned(a.p, a.carried, a.p.head);
+    const struct gpu_tile *tiles = planned(a.p, a.carried, a.p.tiles);
+    uint32_t cluster = blockIdx.x / b.d.blocks, n_chains = plan->n_chains, n_out = plan->n_out;
+    struct gpu_chain chain = planned(a.p, a.carried, a.p.chains)[cluster];
+    struct gpu_tile tile = tiles[cluster];
     if (cluster >= n_chains) {
         drain(a, b);
         return;
     }
     if (chain.tile != cluster)
-        tile = a.p.tiles[chain.tile];
+        tile = tiles[chain.tile];
     if (b.warp == WARPS)
         load(a, b, chain, tile);
     else
@@ -1316,14 +1320,15 @@ uint32_t gpu_cluster_rows(const struct gpu_model *m)
     return args_of(m, &a) ? clusters_at_once(&a) * ROWS : 0;
 }
 
-void gpu_cluster(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t n_chains,
-                 cudaStream_t stream)
+void gpu_cluster(const struct gpu_model *m, const struct gpu_pass *p, const struct gpu_carried *plan,
+                 enum ssm_dtype state, uint32_t n_chains, cudaStream_t stream)
 {
     struct args a;
     cudaLaunchAttribute attributes[2];
     if (!args_of(m, &a))
         return;
     a.p = *p;
+    a.carried = *plan;
     cudaLaunchConfig_t c = config_of(&a, n_chains, stream, attributes);
     void *params[] = {&a};
     cudaLaunchKernelExC(&c, kernel_of(&a.d, state), params);

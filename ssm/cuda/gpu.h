@@ -146,6 +146,7 @@ struct gpu_pass {
         size_t conv_layer, ssm_layer, ssm_at;
     } slab;
     /* written by the host before the pass */
+    bool carried; /* it is in struct gpu_carried, and not where these point */
     const struct gpu_head *head;
     const struct gpu_run *runs;   /* [n_runs], by row */
     const uint32_t *run_of;       /* [rows] index into runs */
@@ -173,8 +174,15 @@ struct gpu_pass {
 };
 enum { GPU_SYNC_WORDS = 512 }; /* [0, 256): few, [256, 512): resident */
 
+/* A small plan as an argument of a kernel, which saves a copy's way to the device: the head first, the rest as far from
+ * it as p's pointers are from p->head. Kernels look through planned() of plan.cuh. */
+struct gpu_carried {
+    uint8_t block[1024] __attribute__((aligned(16)));
+};
+
 /* r = input·features, on mma, same bits for every number of rows. */
-void gpu_input(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream);
+void gpu_input(const struct gpu_model *m, const struct gpu_pass *p, const struct gpu_carried *plan, uint32_t rows,
+               cudaStream_t stream);
 
 /* Each launches a pass of `rows` rows in `n_runs` runs on `stream` and returns; `state` is the slab's dtype. Errors are
  * left in cudaGetLastError(). gpu_*_open() is called once per engine (function attributes, occupancy); false: this
@@ -186,8 +194,8 @@ size_t gpu_few_scratch(const struct gpu_model *m);
 uint32_t gpu_cluster_rows(const struct gpu_model *m); /* the most rows for which it is the better choice */
 uint32_t gpu_resident_tile(const struct gpu_model *m,
                            uint32_t rows); /* rows per tile for a pass of so many: 8, 16, 32 or 64 */
-void gpu_cluster(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t n_chains,
-                 cudaStream_t stream);
+void gpu_cluster(const struct gpu_model *m, const struct gpu_pass *p, const struct gpu_carried *plan,
+                 enum ssm_dtype state, uint32_t n_chains, cudaStream_t stream);
 void gpu_resident(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t tile_rows,
                   uint32_t n_chains, cudaStream_t stream);
 void gpu_few(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, cudaStream_t stream);

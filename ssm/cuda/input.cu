@@ -3,6 +3,7 @@
  * row: 4·Fp in, 4E out; the whole is a launch's time for any pass the signal models see. */
 #include "ssm/cuda/arith.cuh"
 #include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/plan.cuh"
 
 enum { WARPS = 4 };
 
@@ -39,12 +40,15 @@ __device__ __forceinline__ void dot(float total[4], const struct gpu_matrix &w, 
     }
 }
 
-static __global__ void __launch_bounds__(32 * WARPS) input_rows(const struct gpu_pass p, const struct gpu_matrix w)
+static __global__ void __launch_bounds__(32 * WARPS)
+    input_rows(const __grid_constant__ struct gpu_pass p, const __grid_constant__ struct gpu_matrix w,
+               const __grid_constant__ struct gpu_carried carried)
 {
-    uint32_t rows = p.head->rows, first = blockIdx.x * 8, lane = threadIdx.x % 32;
+    uint32_t rows = planned(p, carried, p.head)->rows, first = blockIdx.x * 8, lane = threadIdx.x % 32;
     if (first >= rows)
         return;
-    const float *x = first + lane / 4 < rows ? p.features + (size_t)(first + lane / 4) * w.kp : NULL;
+    const float *x =
+        first + lane / 4 < rows ? planned(p, carried, p.features) + (size_t)(first + lane / 4) * w.kp : NULL;
     for (uint32_t tile = threadIdx.x / 32; tile < w.np / 16; tile += WARPS) {
         float total[4];
         dot(total, w, tile, x);
@@ -56,7 +60,8 @@ static __global__ void __launch_bounds__(32 * WARPS) input_rows(const struct gpu
     }
 }
 
-void gpu_input(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream)
+void gpu_input(const struct gpu_model *m, const struct gpu_pass *p, const struct gpu_carried *plan, uint32_t rows,
+               cudaStream_t stream)
 {
-    input_rows<<<(rows + 7) / 8, 32 * WARPS, 0, stream>>>(*p, m->input);
+    input_rows<<<(rows + 7) / 8, 32 * WARPS, 0, stream>>>(*p, m->input, *plan);
 }

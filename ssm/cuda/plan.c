@@ -11,7 +11,7 @@
 
 #include "ssm/heads.h"
 
-enum { PLACE_ALIGN = 256, AHEAD = 8 /* slots fetched ahead from memory */ };
+enum { PLACE_ALIGN = 64 /* small plans stay small */, AHEAD = 8 /* slots fetched ahead from memory */ };
 
 /* ---- memory ---------------------------------------------------------------------------------------------- */
 

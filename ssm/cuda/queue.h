@@ -21,6 +21,8 @@ struct gpu_set {
     uint64_t batch;
     bool sent;   /* has a part for the device */
     bool sliced; /* its logits come back a slice at a time, when they are fetched */
+    bool small;  /* its kernel itself writes to `out` and `f`, and the host watches */
+    bool owes;   /* was waited for, and its time is not in `busy` yet */
     uint8_t *in, *in_device;
     float *out, *f; /* pinned */
     float *out_device, *f_device;
@@ -78,6 +80,8 @@ bool gpu_queue_done(struct gpu_queue *q, uint64_t batch); /* nothing up to this 
 /* After wait: lines [from, *ret_to) of its `out`; asked for in order, and the lines before are not needed any more. */
 const float *gpu_queue_lines(struct gpu_queue *q, uint32_t from, uint32_t *ret_to);
 void gpu_queue_drop(struct gpu_queue *q);
+
+double gpu_queue_busy(struct gpu_queue *q); /* seconds, of all passes that were waited for */
 
 /* The device's part of the last pass, `times` times on end; nothing is under way. */
 int gpu_queue_replay(struct gpu_queue *q, uint32_t times, float *ret_us);

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "tests/ssm/compare.h"
 #include "tests/ssm/play.h"
@@ -135,6 +136,32 @@ static void free_of_order(void **state)
     ssm_model_close(&m);
 }
 
+/* The last pass too, whether the host watches it or waits for an event; never longer than it took. */
+static void it_tells_how_long_it_worked(void **state)
+{
+    enum { STEPS = 300 };
+    static const uint32_t n[] = {1, STEPS, 1, 1};
+    static int32_t tokens[STEPS];
+    static float logits[STEPS * 50];
+    struct rig_variant v = rig_common();
+    struct ssm_model *m = rig_random("64x2,16,50");
+    struct ssm_engine *e = rig_engine(m, &v, 1, 1);
+    struct ssm_item item = {.slot = rig_slot(e), .tokens = tokens, .interval = 1};
+    item.out = (struct ssm_out){.logits = logits, .logits_stride = 50};
+    for (unsigned i = 0; i < sizeof n / sizeof *n; i++) {
+        struct timespec from, to;
+        double before = ssm_engine_busy(e);
+        item.n = n[i];
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        assert_int_equal(ssm_advance(e, &item, 1), 0);
+        double busy = ssm_engine_busy(e) - before;
+        clock_gettime(CLOCK_MONOTONIC, &to);
+        assert_true(busy > 0 && busy < (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec));
+    }
+    ssm_engine_close(&e);
+    ssm_model_close(&m);
+}
+
 static void memory_comes_back(void **state)
 {
     struct rig_variant v = rig_common();
@@ -159,6 +186,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(more_slots_than_memory),
         cmocka_unit_test(memory_comes_back),
         cmocka_unit_test(free_of_order),
+        cmocka_unit_test(it_tells_how_long_it_worked),
     };
     int code = rig_begin(&argc, argv);
     if (code)

@@ -236,6 +236,23 @@ static void tokens_go_there_and_back(void **state)
     }
 }
 
+/* One that is not would only be slower. */
+static void steps_can_be_carried(void **state)
+{
+    for (uint32_t n = 1; n <= GPU_FEW_ROWS; n++) {
+        struct device d;
+        struct ssm_item items[GPU_FEW_ROWS];
+        device_open(&d, rig_random("16x1,4,5"), 64, 64);
+        for (uint32_t i = 0; i < n; i++)
+            items[i] = (struct ssm_item){.slot = {i, 1}, .n = 1, .tokens = tokens[i], .interval = 1};
+        struct ssm_feed feed = {.items = items, .n = n, .slab = d.slots};
+        plan_pass(&d, &feed);
+        assert_int_equal(d.plan.head.rows, n);
+        assert_true(d.plan.places.end <= sizeof(struct gpu_carried));
+        device_close(&d);
+    }
+}
+
 /* ---- samples --------------------------------------------------------------------------------------------- */
 
 static double x[SLOTS][LONG * PATCH];
@@ -333,6 +350,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_go_there_and_back),
+        cmocka_unit_test(steps_can_be_carried),
         cmocka_unit_test(samples_are_closed_up),
     };
     rng = rig_rng("plan");
