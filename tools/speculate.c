@@ -145,15 +145,14 @@ static int draft_all(struct speculation *s, uint32_t k)
 
 /* ---- judging ---------------------------------------------------------------------------------------------- */
 
-static int verify_item(struct speculation *s, uint32_t sample, struct ssm_item *ret)
+static struct ssm_item verify_item(struct speculation *s, uint32_t sample)
 {
     struct speculated *v = &s->samples[sample];
     int32_t *tokens = s->tokens + (size_t)sample * SPECULATE_ROWS;
     memcpy(tokens, v->behind, v->n_behind * sizeof *tokens);
     for (uint32_t k = 0; k < v->n; k++)
         tokens[v->n_behind + k] = v->drafts[k];
-    *ret = item_of(v->n > 0 ? v->attempt : s->slots[sample], tokens, v->n_behind + v->n, logits_of(s, sample, 0));
-    return v->n > 0 ? copy(s, s->large, s->slots[sample], v->attempt) : 0;
+    return item_of(v->n > 0 ? v->attempt : s->slots[sample], tokens, v->n_behind + v->n, logits_of(s, sample, 0));
 }
 
 /* The text has grown by these bytes; the first `stood` were drafts. Slots that have read just the text take their
@@ -209,14 +208,16 @@ int speculation_round(struct speculation *s, struct speculation_text text)
         uint64_t room = text.room(text.ctx, i);
         uint32_t rows = SPECULATE_ROWS - v->n_behind, most = s->length < rows ? s->length : rows;
         v->n = room == 0 ? 0 : room - 1 < most ? (uint32_t)(room - 1) : most;
+        if (v->n > 0 && copy(s, s->large, s->slots[i], v->attempt)) /* a device does it beside the drafting */
+            return -EIO;
     }
     for (uint32_t k = 0; k < s->length && drafting > 0; k++)
         drafting = draft_all(s, k);
     if (drafting < 0)
         return -EIO;
     for (uint32_t i = 0; i < s->n; i++)
-        if (text.room(text.ctx, i) > 0 && verify_item(s, i, &s->items[n++]))
-            return -EIO;
+        if (text.room(text.ctx, i) > 0)
+            s->items[n++] = verify_item(s, i);
     if (advance(s, s->large, n))
         return -EIO;
     for (uint32_t i = 0; i < s->n; i++)
