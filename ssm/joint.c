@@ -32,10 +32,11 @@ static const double span[SCALES] = {1.0, 5.0}; /* rows over which deviations are
 #define RUN_NORMAL 2.5  /* … and its mean, 1 where nothing is wrong, above which one is */
 #define RUN_MAX 10.0
 #define RUN_STEP 20.0
-#define RATE_LEVEL 0.01 /* p-values below this should be that frequent; where they are not, p is raised … */
+#define RUN_EVIDENCE 0.5 /* what of that mean beyond 1 raises a row's own −ln p */
+#define RATE_LEVEL 0.01  /* p-values below this should be that frequent; where they are not, p is raised … */
 #define RATE_MEMORY 2000.0
-#define RARE 1e-3       /* rows of an anomaly with a p below this are counted, and as many make the next one's weaker */
-#define REPEATED 1.1e-3 /* least p of a spell's row that is no news: not rarer than the rarest so far, … */
+#define RARE 1e-3       /* rows with a p below this begin a spell */
+#define REPEATED 1.1e-3 /* what p of a spell's row stays above that is no news: not rarer than the rarest so far, … */
 #define NEWS 100.0      /* … from the third one on this many times */
 #define CALM 0.1        /* p of rows that, CALM_ROWS on end, part one spell from the next */
 #define CALM_ROWS 16.0
@@ -67,7 +68,6 @@ struct stream {
     double rate[TERMS];
     double band[BANDS]; /* share of the combined p-values in each BANDS-th of [0, 1] */
     uint64_t scored[TERMS];
-    double rare;       /* rows with p ≤ RARE since the anomaly under way began */
     double told, most; /* of a spell: rows with p ≤ RARE, evidence of the rarest */
     double calm;       /* rows on end with p > CALM */
 };
@@ -269,9 +269,9 @@ static void learn(const struct work *w, const double *x, double share, bool held
 /* ---- terms ------------------------------------------------------------------------------------------------------- */
 
 /* Šidák: the chance that the least of n independent p-values is this small. In logarithms, or p below 1e-16 is lost. */
-static double corrected(double p, uint32_t n)
+static double corrected(double p, double n)
 {
-    return -expm1((double)n * log1p(-p));
+    return -expm1(n * log1p(-p));
 }
 
 /* p of the channels' forecasts, NaN where there is none; the sum of their surprises. */
@@ -352,30 +352,32 @@ static void learn_band(struct stream *s, double p, double share)
         s->band[i] += rate * ((i == at ? 1.0 : 0.0) - s->band[i]);
 }
 
-/* Rows of an anomaly say the same thing many times over. Single rows are as rare as their p; so that all rows are, and
- * a normal stretch that is a little strange for long does not count as many surprises, each one's evidence beyond
- * RATE_LEVEL is divided by the number of those before it, and one that is not news stays above REPEATED. A spell lasts
- * as long as an alarm that its first rare row starts (daemon/alarm.c). The second may still start one, where a crowded
- * stream's alarm did not hear the first. */
-static double tempered(struct stream *s, double p, bool held)
+/* A row's p among rows that have been strange for long: what is a little strange and lasts is stranger than one row. */
+static double sustained(const struct stream *s, double p)
 {
-    const double rare = log(RATE_LEVEL / RARE);
-    s->rare = held ? s->rare : 0.0;
+    return fmax(P_LEAST, corrected(p, exp(-RUN_EVIDENCE * (s->run - 1.0))));
+}
+
+/* Rows of an anomaly say the same thing many times over. Single rows are as rare as their p; so that all rows are, and
+ * a normal stretch that is a little strange for long does not count as many surprises, one that is not news stays
+ * above REPEATED: the nearer to it the stranger it is, so that the rows of a spell keep their order. A spell lasts as
+ * long as an alarm that its first rare row starts (daemon/alarm.c). The second may still start one, where a crowded
+ * stream's alarm did not hear the first. */
+static double tempered(struct stream *s, double p)
+{
     s->calm = p > CALM ? s->calm + 1.0 : 0.0;
     if (s->calm >= CALM_ROWS)
         s->most = s->told = 0.0;
     if (p >= RATE_LEVEL)
         return p;
-    double evidence = log(RATE_LEVEL / p), left = evidence / (1.0 + s->rare);
-    if (held && left >= rare)
-        s->rare += 1.0;
+    double evidence = log(RATE_LEVEL / p), limit = log(RATE_LEVEL / REPEATED);
     if (s->told > 0.0 && evidence <= s->most + (s->told > 1.0 ? log(NEWS) : 0.0))
-        left = fmin(left, log(RATE_LEVEL / REPEATED));
-    if (left >= rare) {
+        return evidence < limit / 2 ? p : RATE_LEVEL * exp(limit * limit / 4 / evidence - limit);
+    if (p <= RARE) {
         s->most = fmax(s->most, evidence);
         s->told += 1.0;
     }
-    return fmax(P_LEAST, RATE_LEVEL * exp(-left));
+    return p;
 }
 
 /* Follows −ln p of the deviations; true while an anomaly is under way. */
@@ -445,11 +447,14 @@ static double score_row(struct work *w, const double *x, double by_forecast)
             learn_rate(s, i, p[i], share);
     }
     learn(w, x, share, held);
-    double all = combined(raised, t, TERMS), p_all = isnan(all) ? all : tempered(s, evened(s, all), held);
-    if (!isnan(all))
-        learn_band(s, all, share);
+    double all = combined(raised, t, TERMS);
+    if (!isnan(all)) {
+        double row = sustained(s, all);
+        all = tempered(s, evened(s, row));
+        learn_band(s, row, share);
+    }
     s->rows++;
-    return p_all;
+    return all;
 }
 
 /* The row's samples: those of an unfinished patch first. Returns whether there is one at all. */

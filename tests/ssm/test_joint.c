@@ -184,6 +184,49 @@ static void a_spell_counts_as_few_rows(void **state)
     stream_free(s);
 }
 
+/* Of two streams that differ in the last row, which is no news in either, the stranger one's is the rarer. */
+static void rows_of_a_spell_keep_their_order(void **state)
+{
+    enum { N = 4000, FROM = 3990 };
+    uint64_t begin = rng_state;
+    double p[2];
+    for (int i = 0; i < 2; i++) {
+        rng_state = begin;
+        struct stream *s = stream_new(N, 1, 1, true);
+        fill_normal(s);
+        for (uint32_t row = FROM; row < N; row++)
+            s->rows[3 * (size_t)row + 1] = row == FROM ? 1e-9f : row < N - 1 ? 1e-5f : i ? 1e-6f : 1e-4f;
+        advance(s, 0, N);
+        assert_true(p_at(s, FROM) < 1e-8);
+        p[i] = p_at(s, N - 1);
+        stream_free(s);
+    }
+    printf("p of a spell's row: %.5f, of a stranger one %.5f\n", p[0], p[1]);
+    assert_true(p[0] > 1.1 * p[1] && p[1] > 1e-3);
+}
+
+/* A forecast that fails says more where the channels were a little strange for a while: to and fro, so that they are
+ * not when it does. */
+static void what_lasts_is_stranger(void **state)
+{
+    enum { N = 4000, FROM = 3960, TO = 3990 };
+    uint64_t begin = rng_state;
+    double p[2];
+    for (int i = 0; i < 2; i++) {
+        rng_state = begin;
+        struct stream *s = stream_new(N, 1, 1, true);
+        fill_normal(s);
+        for (uint32_t row = FROM; row < N; row++)
+            s->x[row] = i && row < TO ? (row % 2 ? 2.3 : -2.3) : 0.0;
+        s->rows[3 * (size_t)(N - 1) + 1] = 2e-3f;
+        advance(s, 0, N);
+        p[i] = p_at(s, N - 1);
+        stream_free(s);
+    }
+    printf("p of a failed forecast: %.5f, after strange rows %.5f\n", p[0], p[1]);
+    assert_true(p[1] < 0.75 * p[0]);
+}
+
 static void cuts_do_not_matter(void **state)
 {
     enum { N = 3001, P = 4 };
@@ -288,6 +331,8 @@ int main(void)
         cmocka_unit_test(a_first_move),
         cmocka_unit_test(a_section_fits_its_budget),
         cmocka_unit_test(a_spell_counts_as_few_rows),
+        cmocka_unit_test(rows_of_a_spell_keep_their_order),
+        cmocka_unit_test(what_lasts_is_stranger),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
