@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "ssm/bytes.h"
+#include "ssm/pool.h"
 #include "tools/byte_model.h"
 #include "tools/mambactl.h"
 
@@ -39,7 +40,13 @@ static const char help[] =
     "Exit codes: 0 done, 64 usage, 65 empty file, 66 no such file, 69 device unavailable, 74 input/output error,\n"
     "78 bad model folder, or none of bytes.\n";
 
-enum { BYTES = 256, CHUNK = 16384 /* a GPU computes a part of it while the part before comes back */, PARTS = 10 };
+enum {
+    BYTES = 256,
+    CHUNK = 16384, /* a GPU computes a part of it while the part before comes back */
+    PARTS = 10,
+    COUNTERS = 8, /* threads at most that count a piece, in so many shares each: */
+    SHARES = 4
+};
 
 struct options {
     struct byte_model model;
@@ -60,6 +67,7 @@ struct piece {
     uint8_t bytes[CHUNK];
     int32_t tokens[CHUNK];
     float logits[CHUNK * BYTES];
+    double bits[CHUNK];
     struct ssm_item item;
 };
 
@@ -67,6 +75,7 @@ struct reader {
     const struct options *o;
     struct ssm_engine *engine;
     struct ssm_slot slot;
+    struct ssm_pool *pool;  /* counts */
     struct piece pieces[2]; /* one is counted while a GPU has the next */
     float before[BYTES];    /* logits behind the last byte that was counted */
     double shown_s;
@@ -138,14 +147,24 @@ static int send(struct reader *r, struct piece *p, size_t n, bool fresh)
     return ssm_advance_start(r->engine, &p->item, 1) ? device_failed(r) : EX_OK;
 }
 
+/* All but the first byte's, whose logits are not the piece's. */
+static void weigh(void *ctx, unsigned part, unsigned parts)
+{
+    struct piece *p = ctx;
+    for (size_t i = p->n * part / parts; i < p->n * (part + 1) / parts; i++)
+        if (i > 0)
+            p->bits[i] = bits_of(p->logits + (i - 1) * BYTES, p->bytes[i]);
+}
+
 /* Waits for what was sent first. */
-static int take(struct reader *r, const struct piece *p, struct tally *t)
+static int take(struct reader *r, struct piece *p, struct tally *t)
 {
     if (ssm_advance_wait(r->engine))
         return device_failed(r);
-    count(t, r->o, p->fresh ? 8 : bits_of(r->before, p->bytes[0]));
-    for (size_t i = 1; i < p->n; i++)
-        count(t, r->o, bits_of(p->logits + (i - 1) * BYTES, p->bytes[i]));
+    p->bits[0] = p->fresh ? 8 : bits_of(r->before, p->bytes[0]);
+    ssm_pool_share(r->pool, SHARES * ssm_pool_threads(r->pool), weigh, p);
+    for (size_t i = 0; i < p->n; i++)
+        count(t, r->o, p->bits[i]);
     memcpy(r->before, p->logits + (p->n - 1) * BYTES, sizeof r->before);
     return EX_OK;
 }
@@ -324,6 +343,14 @@ static int take_option(struct options *o, int option, const char *value)
     return code;
 }
 
+/* Threads that count. */
+static unsigned counters(const struct options *o)
+{
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    unsigned threads = o->model.threads ? o->model.threads : online > 0 ? (unsigned)online : 1;
+    return threads < COUNTERS ? threads : COUNTERS;
+}
+
 int eval_bytes(int argc, char **argv)
 {
     struct options o = {.model = {.command = "eval bytes", .device = "cpu"}};
@@ -343,8 +370,8 @@ int eval_bytes(int argc, char **argv)
         r->o = &o;
         code = byte_model_open(&o.model, 1);
         r->engine = o.model.engine;
-        if (code == EX_OK && ssm_slot_take(r->engine, &r->slot))
-            code = complain(EX_UNAVAILABLE, o.model.dir, "no memory for its state");
+        if (code == EX_OK && (ssm_slot_take(r->engine, &r->slot) || ssm_pool_new(counters(&o), &r->pool)))
+            code = complain(EX_UNAVAILABLE, o.model.dir, "no memory for its state, or no threads");
     }
     for (int i = 0; i < n && code == EX_OK; i++) {
         tallies[i].name = argv[optind + i];
@@ -353,6 +380,8 @@ int eval_bytes(int argc, char **argv)
     if (code == EX_OK)
         print(&o, r->engine, tallies, n);
     byte_model_close(&o.model);
+    if (r)
+        ssm_pool_free(&r->pool);
     free(r);
     free(tallies);
     return code == EX_OK && fflush(stdout) ? EX_IOERR : code;
