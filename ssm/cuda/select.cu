@@ -1,9 +1,10 @@
 /* select.cu: the convolution and the selection: xc = silu(conv1d(x)), then dt, B, C = x_proj·xc.
  *
  * A cluster of blocks takes a tile of 8, 16 or 32 rows, each block one GPU_CHUNK of the channels at a time: it fetches
- * its piece of x_proj with the copy engine while it convolves, multiplies what it convolved, and stores the chunk's
- * totals into the shared memory of the block that owns those 16 outputs. Behind a cluster barrier the owner adds the
- * chunks in ascending order, which is what arith.cuh asks for. More chunks than blocks: rounds.
+ * its piece of x_proj with the copy engine while it convolves, multiplies what it convolved, and sends the chunk's
+ * totals to the shared memory of the block that owns those 16 outputs, where an mbarrier counts them. When all are
+ * there the owner adds them in ascending order of the chunks, which is what arith.cuh asks for. More chunks than
+ * blocks: rounds.
  *
  * Bytes, mamba-130m, per row of a run of one: 3 KB x, 9 KB window in and out, 3 KB xc; x_proj's 246 KB per tile from
  * L2. 4096 rows: 75 MB of windows are 26 µs of memory; 128 tiles × 6 blocks, 3 blocks per SM.
@@ -15,7 +16,8 @@
  *
  * Traps: a window is read by every row of its segment that has fewer than three before it, so it is taken on here only
  * where the segment is one row, by the thread that has read it; the scan does the others. Every thread of a cluster
- * reaches every cluster barrier; a tile beyond the last row is left by all its blocks. */
+ * reaches every cluster barrier; a tile beyond the last row is left by all its blocks. A release at cluster scope waits
+ * for all that a thread has stored, windows too: in the last round there is none. */
 #include "ssm/cuda/arith.cuh"
 #include "ssm/cuda/mma.cuh"
 #include "ssm/cuda/wide.h"
@@ -25,7 +27,6 @@ enum {
     ROWS_MAX = 32,
     CLUSTER_MAX = 8,
     TILE_LD = GPU_CHUNK + 8, /* halves; 8 rows of 16 bytes hit all banks */
-    SUM_LD = 20,             /* floats of a row's 16 outputs, for the same reason */
     SHARED_MAX = 226 * 1024  /* of 227 KB; the table is beside it */
 };
 
@@ -47,6 +48,12 @@ __device__ __forceinline__ void cluster_arrive(void)
     asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 
+/* Without a wait for what has been stored. */
+__device__ __forceinline__ void cluster_arrive_relaxed(void)
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
 __device__ __forceinline__ void cluster_wait(void)
 {
     asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -60,9 +67,13 @@ __device__ __forceinline__ uint32_t address_in(uint32_t address, uint32_t rank)
     return r;
 }
 
-__device__ __forceinline__ void store_remote(uint32_t address, float v)
+/* `bar`, in the same block as the address, counts the bytes when they are there. */
+__device__ __forceinline__ void send2(uint32_t address, float lo, float hi, uint32_t bar)
 {
-    asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(address), "f"(v) : "memory");
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
+        "f"(lo), "f"(hi), "r"(bar)
+        : "memory");
 }
 
 /* ---- convolution: a warp has half of the chunk's channels of consecutive rows, a lane 4 channels ---- */
@@ -115,7 +126,7 @@ struct lane_rows {
 
 __device__ __forceinline__ uint2 load_input(const struct lane_rows &r, uint32_t row)
 {
-    return *reinterpret_cast<const uint2 *>(r.x + (size_t)row * 2 * r.D);
+    return *reinterpret_cast<const uint2 *>(r.x + row * 2 * r.D);
 }
 
 __device__ __forceinline__ uint2 load_window(const struct lane_rows &r, const uint16_t *window, uint32_t i)
@@ -132,12 +143,12 @@ __device__ __forceinline__ void take_on(const struct lane_rows &r, uint16_t *win
 
 __device__ __forceinline__ void put_row(const struct lane_rows &r, uint32_t row, uint2 y)
 {
-    *reinterpret_cast<uint2 *>(r.xc + (size_t)row * r.D) = y;
+    *reinterpret_cast<uint2 *>(r.xc + row * r.D) = y;
     *reinterpret_cast<uint2 *>(r.tile + row * TILE_LD) = y;
 }
 
 /* Rows [from, from + N), each a segment of its own: windows are nobody else's. Of those that the tile lacks its last
- * one's are read, for loads without a condition are all in flight together. */
+ * one's are read, for what is without a condition is all in flight together. */
 template <int N>
 __device__ __forceinline__ void convolve_singles(const struct lane_rows &r, uint32_t from, const struct conv_weights &k)
 {
@@ -156,12 +167,14 @@ __device__ __forceinline__ void convolve_singles(const struct lane_rows &r, uint
     for (int i = 0; i < N; i++)
         t[i][3] = load_input(r, min(from + i, r.n - 1));
 #pragma unroll
-    for (int i = 0; i < N; i++) {
-        if (from + i >= r.n)
-            return;
-        put_row(r, from + i, convolved4(t[i][0], t[i][1], t[i][2], t[i][3], k));
-        take_on(r, r.table[from + i].window, t[i][1], t[i][2], t[i][3]);
-    }
+    for (int i = 0; i < N; i++)
+        t[i][0] = convolved4(t[i][0], t[i][1], t[i][2], t[i][3], k);
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (from + i < r.n) {
+            put_row(r, from + i, t[i][0]);
+            take_on(r, r.table[from + i].window, t[i][1], t[i][2], t[i][3]);
+        }
 }
 
 /* The input j rows back from a row with `before` rows of its segment before it. */
@@ -169,44 +182,39 @@ __device__ __forceinline__ uint2 load_back(const struct lane_rows &r, uint32_t r
 {
     if (before < j)
         return load_window(r, r.table[row].window, 3 - j + before);
-    return *reinterpret_cast<const uint2 *>(r.x + (size_t)row * 2 * r.D - (size_t)j * 2 * r.D);
+    return *reinterpret_cast<const uint2 *>(r.x + ((ptrdiff_t)row - j) * 2 * r.D);
 }
 
-/* Rows [from, from + ROWS) of any segments: a row's inputs become the next one's past. */
-template <int ROWS, int N>
+/* Rows [from, from + N) of any segments: a row's inputs become the next one's past. */
+template <int N>
 __device__ __forceinline__ void convolve_rows(const struct lane_rows &r, uint32_t from, const struct conv_weights &k)
 {
     if (from >= r.n)
         return;
-    uint2 t, u, v;
+    uint2 t, u, v, x[N];
     const uint32_t before = r.table[from].before;
     t = load_back(r, from, before, 3);
     u = load_back(r, from, before, 2);
     v = load_back(r, from, before, 1);
-#pragma unroll 1
-    for (uint32_t at = from; at < from + ROWS; at += N) {
-        uint2 x[N];
 #pragma unroll
-        for (int i = 0; i < N; i++)
-            if (at + i < r.n)
-                x[i] = load_input(r, at + i);
+    for (int i = 0; i < N; i++)
+        x[i] = load_input(r, min(from + i, r.n - 1));
 #pragma unroll
-        for (int i = 0; i < N; i++) {
-            if (at + i >= r.n)
-                return;
-            const struct tile_row row = r.table[at + i];
-            if (at + i > from && row.before == 0) {
-                t = load_window(r, row.window, 0);
-                u = load_window(r, row.window, 1);
-                v = load_window(r, row.window, 2);
-            }
-            put_row(r, at + i, convolved4(t, u, v, x[i], k));
-            if (row.alone)
-                take_on(r, row.window, u, v, x[i]);
-            t = u;
-            u = v;
-            v = x[i];
+    for (int i = 0; i < N; i++) {
+        if (from + i >= r.n)
+            return;
+        const struct tile_row row = r.table[from + i];
+        if (i > 0 && row.before == 0) {
+            t = load_window(r, row.window, 0);
+            u = load_window(r, row.window, 1);
+            v = load_window(r, row.window, 2);
         }
+        put_row(r, from + i, convolved4(t, u, v, x[i], k));
+        if (row.alone)
+            take_on(r, row.window, u, v, x[i]);
+        t = u;
+        u = v;
+        v = x[i];
     }
 }
 
@@ -229,7 +237,7 @@ __device__ __forceinline__ void convolve(const struct gpu_pass &p, const struct 
             convolve_singles<BATCH>(r, i, k);
     } else {
         after_previous();
-        convolve_rows<ROWS, BATCH>(r, from, k);
+        convolve_rows<ROWS>(r, from, k);
     }
 }
 
@@ -272,24 +280,32 @@ __device__ __forceinline__ void multiply(float acc[NT][4], uint32_t weights, uin
     }
 }
 
+/* A part of the sums: 16 outputs × rows, two floats apart so that outputs are in distinct banks. */
+__host__ __device__ __forceinline__ constexpr uint32_t part_ld(uint32_t rows)
+{
+    return rows + 2;
+}
+
 /* To the owner of output tile `tile`, as the part of chunk `rank` of this round. */
 template <int NT>
 __device__ __forceinline__ void hand_over(const float acc[NT][4], uint32_t sums, uint32_t tile, uint32_t cluster,
-                                          uint32_t rank)
+                                          uint32_t rank, uint32_t bar)
 {
-    uint32_t lane = threadIdx.x % 32;
-    uint32_t row = (tile / cluster * cluster + rank) * 8 * NT + lane % 4 * 2;
-    uint32_t at = address_in(sums, tile % cluster) + (row * SUM_LD + lane / 4) * 4;
+    enum { LD = part_ld(8 * NT) };
+    const uint32_t lane = threadIdx.x % 32, owner = tile % cluster;
+    const uint32_t output = (tile / cluster * cluster + rank) * 16 + lane / 4;
+    const uint32_t at = address_in(sums, owner) + (output * LD + lane % 4 * 2) * 4, counted = address_in(bar, owner);
 #pragma unroll
     for (int j = 0; j < NT; j++)
-        for (int i = 0; i < 4; i++)
-            store_remote(at + ((j * 8 + i % 2) * SUM_LD + i / 2 * 8) * 4, acc[j][i]);
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            send2(at + (i * 8 * LD + j * 8) * 4, acc[j][2 * i], acc[j][2 * i + 1], counted);
 }
 
 __device__ __forceinline__ void write_output(const struct gpu_pass &p, const struct gpu_matrix &w,
                                              const struct gpu_dims &d, size_t row, uint32_t o, float total)
 {
-    float v = product(total, w.scale, w.bias[o]);
+    float v = product(total, w.scale, 0.0f); /* x_proj has no bias */
     if (o < d.Rp)
         p.dt[row * d.Rp + o] = __half_as_ushort(to_half(v));
     else
@@ -303,28 +319,37 @@ static __global__ void __launch_bounds__(THREADS, 3)
     select_rows(const struct gpu_pass p, const struct gpu_slice s, const struct gpu_layer l, const struct gpu_dims d,
                 const struct plan plan, uint32_t layer)
 {
-    enum { ROWS = 8 * NT };
+    enum { ROWS = 8 * NT, LD = part_ld(ROWS) };
     extern __shared__ __align__(128) uint8_t shared[];
     __shared__ struct tile_row table[ROWS];
-    __shared__ __align__(8) uint64_t loaded;
+    __shared__ __align__(8) uint64_t bars[2];
     const struct gpu_matrix &w = l.x_proj;
-    const uint32_t all = slice_rows(s), first = blockIdx.x * ROWS, rank = blockIdx.y, n_blocks = plan.cluster;
+    const uint32_t first = blockIdx.x * ROWS, rank = blockIdx.y, n_blocks = plan.cluster;
+    uint32_t run = 0; /* on its way together with the count */
+    if (threadIdx.x < ROWS)
+        run = p.run_of[s.begin + min(first + threadIdx.x, s.bound - 1)];
+    const uint32_t all = slice_rows(s);
     if (first >= all)
         return;
     const uint32_t n = min(all - first, (uint32_t)ROWS), chunks = (d.D + GPU_CHUNK - 1) / GPU_CHUNK;
+    const uint32_t tiles = w.np / 16, mine = tiles > rank ? (tiles - rank + n_blocks - 1) / n_blocks : 0;
     const size_t row0 = (size_t)s.begin + first;
     uint16_t *tile = reinterpret_cast<uint16_t *>(shared + plan.tile_at);
     float *sums = reinterpret_cast<float *>(shared + plan.sums_at);
     float *totals = reinterpret_cast<float *>(shared + plan.totals_at);
-    const uint32_t weights = shared_address(shared), bar = shared_address(&loaded);
+    const uint32_t weights = shared_address(shared), loaded = shared_address(bars), handed_over = loaded + 8;
 
-    if (threadIdx.x == 0) {
-        mbarrier_init(bar, 1);
+    if (threadIdx.x == THREADS - 32) { /* of another warp than those that look rows up */
+        mbarrier_init(loaded, 1);
+        mbarrier_init(handed_over, 1);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
         fence_async_proxy();
-        fetch_weights(w, rank, weights, bar);
+        fetch_weights(w, rank, weights, loaded);
     }
+    __syncwarp();
+    cluster_arrive_relaxed(); /* this block's sums may be written */
     if (threadIdx.x < n) {
-        const struct segment seg = segment_of(p, s, all, first + threadIdx.x);
+        const struct segment seg = segment_in(p.runs[run], s, all);
         struct tile_row row;
         row.window = reinterpret_cast<uint16_t *>(seg.slot + layer * p.slab.conv_layer);
         row.before = first + threadIdx.x - seg.begin;
@@ -332,45 +357,45 @@ static __global__ void __launch_bounds__(THREADS, 3)
         table[threadIdx.x] = row;
     }
     const bool singles = __syncthreads_and(threadIdx.x >= n || table[threadIdx.x].alone);
-    cluster_arrive(); /* this block's sums may be written */
 
     for (uint32_t round = 0; round < plan.rounds; round++) {
-        const uint32_t chunk = round * n_blocks + rank;
-        const bool mine = chunk < chunks;
-        if (mine) {
+        const uint32_t chunk = round * n_blocks + rank, parts = min(chunks - round * n_blocks, n_blocks);
+        const bool last = round + 1 == plan.rounds;
+        if (threadIdx.x == 0)
+            mbarrier_expect(handed_over, mine * parts * ROWS * 16 * 4);
+        if (chunk < chunks) {
             convolve<NT>(p, l, table, singles, row0, n, d.D, chunk, tile);
-            mbarrier_wait(bar, round % 2);
+            mbarrier_wait(loaded, round % 2);
         }
+        after_previous();
+        start_next();
         __syncthreads();
         cluster_wait();
-        if (mine)
-            for (uint32_t t = threadIdx.x / 32; t < w.np / 16; t += THREADS / 32) {
+        if (chunk < chunks)
+            for (uint32_t t = threadIdx.x / 32; t < tiles; t += THREADS / 32) {
                 float acc[NT][4];
                 multiply<NT>(acc, weights + t * 2 * GPU_CHUNK * 16, shared_address(tile),
                              min(d.D - chunk * GPU_CHUNK, (uint32_t)GPU_CHUNK) / 16);
-                hand_over<NT>(acc, shared_address(sums), t, n_blocks, rank);
+                hand_over<NT>(acc, shared_address(sums), t, n_blocks, rank, handed_over);
             }
-        after_previous();
-        start_next();
-        cluster_arrive();
-        cluster_wait(); /* all parts are here, and nobody reads tile and weights any more */
-        if (threadIdx.x == 0 && chunk + n_blocks < chunks)
-            fetch_weights(w, chunk + n_blocks, weights, bar);
-        const uint32_t parts = min(chunks - round * n_blocks, n_blocks);
-        for (uint32_t i = threadIdx.x; i < plan.owned * ROWS * 16; i += THREADS) {
-            const uint32_t owned = i / (ROWS * 16), r = i / 16 % ROWS, o = (owned * n_blocks + rank) * 16 + i % 16;
-            if (o >= w.np)
-                break;
-            const float *part = sums + (owned * n_blocks * ROWS + r) * SUM_LD + i % 16;
+        mbarrier_wait(handed_over, round % 2);
+        if (!last) {
+            __syncthreads(); /* nobody reads tile and weights any more */
+            if (threadIdx.x == 0 && chunk + n_blocks < chunks)
+                fetch_weights(w, chunk + n_blocks, weights, loaded);
+        }
+        for (uint32_t i = threadIdx.x; i < mine * ROWS * 16; i += THREADS) {
+            const uint32_t owned = i / (ROWS * 16), r = i / 16 % ROWS, o = i % 16;
+            const float *part = sums + (owned * n_blocks * 16 + o) * LD + r;
             float total = round == 0 ? part[0] : __fadd_rn(totals[i], part[0]);
             for (uint32_t c = 1; c < parts; c++)
-                total = __fadd_rn(total, part[c * ROWS * SUM_LD]);
-            if (round + 1 < plan.rounds)
+                total = __fadd_rn(total, part[c * 16 * LD]);
+            if (!last)
                 totals[i] = total;
             else if (r < n)
-                write_output(p, w, d, row0 + r, o, total);
+                write_output(p, w, d, row0 + r, (owned * n_blocks + rank) * 16 + o, total);
         }
-        if (round + 1 < plan.rounds)
+        if (!last)
             cluster_arrive();
     }
 }
@@ -387,7 +412,7 @@ static struct plan plan_of(const struct gpu_model *m, uint32_t rows)
     plan.owned = (np / 16 + plan.cluster - 1) / plan.cluster;
     plan.tile_at = np * GPU_CHUNK * 2;
     plan.sums_at = plan.tile_at + rows * TILE_LD * 2;
-    plan.totals_at = plan.sums_at + plan.owned * plan.cluster * rows * SUM_LD * 4;
+    plan.totals_at = plan.sums_at + plan.owned * plan.cluster * 16 * part_ld(rows) * 4;
     plan.bytes = plan.totals_at + (plan.rounds > 1 ? plan.owned * rows * 16 * 4 : 0);
     return plan;
 }

@@ -76,16 +76,22 @@ struct segment {
     uint32_t begin, end;
 };
 
-/* The segment that row i < rows is part of. */
-__device__ __forceinline__ struct segment segment_of(const struct gpu_pass &p, const struct gpu_slice &s, uint32_t rows,
-                                                     uint32_t i)
+/* What a slice of `rows` has of a run. */
+__device__ __forceinline__ struct segment segment_in(const struct gpu_run &run, const struct gpu_slice &s,
+                                                     uint32_t rows)
 {
-    const struct gpu_run run = p.runs[p.run_of[s.begin + i]];
     struct segment seg;
     seg.slot = run.slot;
     seg.begin = run.row > s.begin ? run.row - s.begin : 0;
     seg.end = min(run.row + run.T - s.begin, rows);
     return seg;
+}
+
+/* The segment that row i < rows is part of. */
+__device__ __forceinline__ struct segment segment_of(const struct gpu_pass &p, const struct gpu_slice &s, uint32_t rows,
+                                                     uint32_t i)
+{
+    return segment_in(p.runs[p.run_of[s.begin + i]], s, rows);
 }
 #endif
 
