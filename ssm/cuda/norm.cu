@@ -1,9 +1,6 @@
 /* norm.cu: RMSNorm of rows into fp16, the operand of the next product; one warp per row, which it keeps in registers.
  * Before layer 0 of token models it looks the rows up first.
  *
- * Where rows are runs of their own, the first of them send for windows and states that the layer will read first: until
- * then little else is asked of the memory.
- *
  * Bytes per row: 4E in (from L2 mostly, out_proj has just written it), 2E out. mamba-130m, 4096 rows: 19 MB, 5 µs.
  *
  * Trap: lanes own the elements that row_rstd() gives them; the sums here are its sums. */
@@ -126,6 +123,8 @@ static __global__ void __launch_bounds__(32 * WARPS)
         to.u = p.u + (size_t)pick * E;
     if (to.f || to.u)
         norm_row<HELD>(p.r + (size_t)row * E, w, E, eps, to);
+    else
+        after_previous(); /* if nobody wants anything, the kernel must not end before the one ahead all the same */
 }
 
 cudaError_t gpu_norm_open(void)
@@ -151,11 +150,12 @@ void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t laye
                    m->layers[layer].norm, table, m->dtype, E, m->d.eps);
 }
 
-void gpu_norm_final(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream)
+void gpu_norm_final(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, bool chained,
+                    cudaStream_t stream)
 {
     const uint32_t E = m->d.E;
     auto *kernel = E <= 128 * HELD_FEW    ? norm_last<HELD_FEW>
                    : E <= 128 * HELD_MANY ? norm_last<HELD_MANY>
                                           : norm_last<0>;
-    kernel<<<(rows + WARPS - 1) / WARPS, 32 * WARPS, 0, stream>>>(*p, m->norm_f, E, m->d.eps);
+    launch_chained(kernel, (rows + WARPS - 1) / WARPS, 32 * WARPS, 0, 1, chained, stream, *p, m->norm_f, E, m->d.eps);
 }

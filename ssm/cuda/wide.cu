@@ -20,9 +20,9 @@
  *   2407, 7743, 68   scans rewritten, 4096-row slices
  *
  * One layer of 1024 streams (ncu): norm 4.9, in_proj 14.9, select 19.5, scan 44.4, out_proj 14.4 µs: only the scan asks
- * much of the memory. Of long runs, 4096 rows: 9.4, 39, 34, scan 163 (one run) or 129 (16), 27: a long scan's blocks lie
- * on 96 multiprocessors and keep the products' off them, so that they overlap little. Next: kernels of two half batches
- * on the same multiprocessors; long scans packed on a quarter of the chip.
+ * much of the memory. Of long runs, 4096 rows: 9.4, 39, 34, scan 163 (one run) or 129 (16), 27: a long scan's blocks
+ * lie on 96 multiprocessors and keep the products' off them, so that they overlap little. Next: kernels of two half
+ * batches on the same multiprocessors; long scans packed on a quarter of the chip.
  *
  * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
  * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is
@@ -83,6 +83,7 @@ static cudaError_t open_products(struct gpu_wide *w, const struct gpu_model *m, 
     }
     if (!e && m->head.n)
         e = gpu_gemm_open(&w->head, &m->head, p->u, E, p->capacity);
+    w->head.chained = true; /* to the final norm */
     return e;
 }
 
@@ -272,7 +273,7 @@ void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gp
     }
     const bool head = n_picked > 0 && n_out > 0 && m->head.n > 0;
     if (head || p->f)
-        gpu_norm_final(m, p, rows, stream);
+        gpu_norm_final(m, p, rows, k.chained, stream);
     if (head)
         gpu_gemm_run(&w->head, GPU_GEMM_FLOAT, p->out, p->ldo, n_out, &p->head->n_picked, n_picked, stream);
 }

@@ -36,7 +36,8 @@ void gpu_norm(const struct gpu_model *m, const struct gpu_pass *p, uint32_t laye
               cudaStream_t stream);
 
 /* f = RMSNorm(r) where wanted, and as fp16 the picked rows into u[pick]. */
-void gpu_norm_final(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, cudaStream_t stream);
+void gpu_norm_final(const struct gpu_model *m, const struct gpu_pass *p, uint32_t rows, bool chained,
+                    cudaStream_t stream);
 
 /* xc = silu(conv1d(x));  dt, B, C = x_proj·xc. Conv windows of segments of one row are taken on, the others' by the
  * scan. */
