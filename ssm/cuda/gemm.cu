@@ -6,9 +6,9 @@
  * warpgroups owns 64 rows: `total` and, after the first GPU_CHUNK k's, a second set of accumulators that is added to it
  * chunk by chunk. Tiles are walked down columns of 4096 rows, so that a large W is read from memory once for them.
  *
- * Traps: a stage is free when the consumers of both blocks have left it, for the other block writes here too; and no
- * block may end before the other is done. Both see the same row count and take the same number of steps; a tile beyond
- * the rows is computed and not written.
+ * Traps: a stage is free when the consumers of both blocks have left it, for the other block writes here too; and a
+ * block may not end before its last stages are free. Both see the same row count and take the same number of steps; a
+ * tile beyond the rows is computed and not written.
  *
  * Ladder (mamba-130m, 4096 rows, in_proj / out_proj / head):
  *   36.1 / 21.7 / 713 µs   tiles of 128 × 192 in clusters of two, 5 stages: 535, 445, 444 TFLOP/s
@@ -48,12 +48,12 @@ template <int GROUPS_, int BN_, int STAGES_, int CLUSTER_, int BLOCKS_> struct t
 };
 typedef tile<2, 192, 5, 2, 1> tile_128x192;
 typedef tile<2, 96, 6, 2, 1> tile_128x96;
-typedef tile<1, 96, 4, 2, 2> tile_64x96;
+typedef tile<1, 96, 9, 2, 1> tile_64x96;
 typedef tile<1, 48, 6, 1, 2> tile_64x48;
 
 struct product_args {
     const uint32_t *rows;
-    const float *bias;
+    const float *bias; /* NULL: none */
     void *y;
     size_t ldy;
     uint32_t rows_bound, n_out, steps;
@@ -69,9 +69,10 @@ __device__ __forceinline__ uint32_t cluster_rank(void)
     return r;
 }
 
+/* Relaxed: without a wait for what this block has stored. */
 __device__ __forceinline__ void cluster_sync(void)
 {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
 /* At the same place in block `rank` of the cluster. */
@@ -273,6 +274,10 @@ __device__ __forceinline__ void produce(const CUtensorMap *x, const CUtensorMap 
         }
         loaded = 0;
     }
+    /* This block must be there until the other one has left the last stages, for it says so here. */
+#pragma unroll 1
+    for (uint32_t s = 0; s < S::STAGES; s++, advance<S>(r))
+        mbarrier_wait(empty_barrier<S>(shared, r.slot), r.phase ^ 1);
 }
 
 template <class S> __device__ __forceinline__ void release(uint32_t shared, uint32_t slot)
@@ -324,21 +329,22 @@ __device__ __forceinline__ void chunk(float (&d)[S::BN / 2], uint32_t steps, str
 
 /* ---- the end of a tile: 16 rows of a warp, through its staging, in passes of up to 192 bytes of a row ---- */
 
-/* Of a lane's outputs. Volatile: these are to be loaded a pass at a time, or registers run out. */
+/* Of a lane's outputs. Volatile: these are to be loaded a pass at a time, or registers run out. Predicated: the first
+ * use would wait for a load of zeros too. */
 template <int COLUMNS>
 __device__ __forceinline__ void load_bias(float2 (&bias)[COLUMNS / 8], const struct product_args &p, uint32_t column)
 {
 #pragma unroll
     for (uint32_t j = 0; j < COLUMNS / 8; j++)
-        asm volatile("ld.global.nc.v2.f32 {%0, %1}, [%2];"
-                     : "=f"(bias[j].x), "=f"(bias[j].y)
-                     : "l"(p.bias + min(column + 8 * j + threadIdx.x % 4 * 2, p.n_out - 2)));
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b64 p, %3, 0;\n@p ld.global.nc.v2.f32 {%0, %1}, [%2];\n}"
+                     : "+f"(bias[j].x), "+f"(bias[j].y)
+                     : "l"(p.bias + min(column + 8 * j + threadIdx.x % 4 * 2, p.n_out - 2)), "l"(p.bias));
 }
 
 template <int COLUMNS>
 __device__ __forceinline__ void stage_half(const float *d, const struct product_args &p, uint32_t column, uint32_t to)
 {
-    float2 bias[COLUMNS / 8];
+    float2 bias[COLUMNS / 8] = {};
     load_bias<COLUMNS>(bias, p, column);
     /* matrices: rows 0, rows 8, rows 0 of the next 8 outputs, rows 8 of those */
     to += threadIdx.x % 16 * PITCH + threadIdx.x % 32 / 16 * 16;
@@ -359,7 +365,7 @@ __device__ __forceinline__ void stage_half(const float *d, const struct product_
 template <int COLUMNS>
 __device__ __forceinline__ void stage_float(const float *d, const struct product_args &p, uint32_t column, uint8_t *to)
 {
-    float2 bias[COLUMNS / 8];
+    float2 bias[COLUMNS / 8] = {};
     load_bias<COLUMNS>(bias, p, column);
     to += threadIdx.x % 32 / 4 * PITCH + threadIdx.x % 4 * 8;
 #pragma unroll
@@ -391,7 +397,8 @@ template <class P> __device__ __forceinline__ struct place first_vector(struct p
     return {at.row + lane / P::VECTORS, at.column + c * P::COLUMNS + lane % P::VECTORS * (16 / P::BYTES)};
 }
 
-/* What is not there is read from where something is: loads without a condition are all in flight together. */
+/* Of pass c. What is not there is read from where something is: loads without a condition are all in flight together.
+ */
 template <class P>
 __device__ __forceinline__ void load_old(float4 (&old)[P::EACH], const struct product_args &p, uint32_t rows,
                                          struct place at, uint32_t c)
@@ -401,6 +408,18 @@ __device__ __forceinline__ void load_old(float4 (&old)[P::EACH], const struct pr
 #pragma unroll
     for (uint32_t i = 0; i < P::EACH; i++)
         old[i] = *reinterpret_cast<const float4 *>(y + min(first.row + i * P::ROWS, rows - 1) * p.ldy);
+}
+
+/* Of two passes, as finish() wants it. */
+template <class P, int END>
+__device__ __forceinline__ void load_first_old(float4 (&old)[2][P::EACH], const struct product_args &p, uint32_t rows,
+                                               struct place at)
+{
+    if (END == GPU_GEMM_ADD) {
+        load_old<P>(old[0], p, rows, at, 0);
+        if (P::COUNT > 1)
+            load_old<P>(old[1], p, rows, at, 1);
+    }
 }
 
 template <class P, int END>
@@ -432,23 +451,20 @@ __device__ __forceinline__ void store(const uint8_t *staging, const float4 (&old
 }
 
 template <class S, int END>
-__device__ __forceinline__ void finish(const float (&total)[S::BN / 2], const struct product_args &p, uint32_t rows,
-                                       struct place at, uint8_t *staging)
+__device__ __forceinline__ void finish(const float (&total)[S::BN / 2], float4 (&old)[2][pass<S, END>::EACH],
+                                       const struct product_args &p, uint32_t rows, struct place at, uint8_t *staging)
 {
     typedef pass<S, END> P;
-    float4 old[2][P::EACH];
-    if (END == GPU_GEMM_ADD)
-        load_old<P>(old[0], p, rows, at, 0);
 #pragma unroll
     for (uint32_t c = 0; c < P::COUNT; c++) {
-        if (END == GPU_GEMM_ADD && c + 1 < P::COUNT)
-            load_old<P>(old[(c + 1) % 2], p, rows, at, c + 1);
         if constexpr (END == GPU_GEMM_HALF)
             stage_half<P::COLUMNS>(total + c * P::COLUMNS / 2, p, at.column + c * P::COLUMNS, shared_address(staging));
         else
             stage_float<P::COLUMNS>(total + c * P::COLUMNS / 2, p, at.column + c * P::COLUMNS, staging);
         __syncwarp();
         store<P, END>(staging, old[c % 2], p, rows, at, c);
+        if (END == GPU_GEMM_ADD && c + 2 < P::COUNT)
+            load_old<P>(old[c % 2], p, rows, at, c + 2);
         __syncwarp();
     }
 }
@@ -457,12 +473,17 @@ template <class S, int END>
 __device__ __forceinline__ void consume(const struct product_args &p, uint32_t rows, uint32_t down, uint32_t across,
                                         uint8_t *shared)
 {
+    typedef pass<S, END> P;
     const uint32_t warp = threadIdx.x / 32, group = warp / 4, rank = S::CLUSTER == 1 ? 0 : cluster_rank();
     const uint32_t at_stage = shared_address(shared), x_at = group * (64 * STEP * 2), per_chunk = GPU_CHUNK / STEP;
     struct ring r = {0, 0};
     for (uint32_t t = blockIdx.x / S::CLUSTER; t < down * across; t += gridDim.x / S::CLUSTER) {
         struct place at = place_of<S>(t, down, across, rank);
+        at.row += warp * 16;
         float total[S::BN / 2];
+        float4 old[2][P::EACH];
+        if (S::BN <= 96) /* wider ones have no registers to spare beside the products */
+            load_first_old<P, END>(old, p, rows, at);
         chunk<S>(total, min(per_chunk, p.steps), r, at_stage, x_at);
 #pragma unroll 1
         for (uint32_t s = per_chunk; s < p.steps; s += per_chunk) {
@@ -472,9 +493,10 @@ __device__ __forceinline__ void consume(const struct product_args &p, uint32_t r
             for (int i = 0; i < S::BN / 2; i++)
                 total[i] = __fadd_rn(total[i], more[i]);
         }
-        at.row += warp * 16;
+        if (S::BN > 96)
+            load_first_old<P, END>(old, p, rows, at);
         if (at.row < rows)
-            finish<S, END>(total, p, rows, at, shared + S::STAGING + warp * 16 * PITCH);
+            finish<S, END>(total, old, p, rows, at, shared + S::STAGING + warp * 16 * PITCH);
     }
 }
 
@@ -486,8 +508,6 @@ __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
     extern __shared__ __align__(1024) uint8_t shared[];
     const uint32_t at = shared_address(shared), rows = min(*p.rows, p.rows_bound);
     const uint32_t down = tiles_down<S>(rows), across = tiles_across<S>(p.n_out);
-    if (blockIdx.x / S::CLUSTER >= down * across)
-        return;
     if (threadIdx.x == 0) {
         for (uint32_t s = 0; s < S::STAGES; s++) {
             mbarrier_init(full_barrier<S>(at, s), 1);
@@ -499,6 +519,10 @@ __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
         __syncthreads();
     else
         cluster_sync();
+    if (blockIdx.x / S::CLUSTER >= down * across) { /* not before: the count of rows comes meanwhile */
+        after_previous();                           /* or, without rows, the kernel would end before the one ahead */
+        return;
+    }
     if (threadIdx.x / 32 < S::WARPS) {
         if (S::LOADERS == 4)
             asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
@@ -509,10 +533,6 @@ __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
             asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x == 32 * S::WARPS)
             produce<S>(&x, &w, p.steps, down, across, at);
-    }
-    if (S::CLUSTER > 1) {
-        __syncwarp();
-        cluster_sync();
     }
 }
 
@@ -627,7 +647,8 @@ void gpu_gemm_run(const struct gpu_gemm *g, enum gpu_gemm_end end, void *y, size
                   const uint32_t *rows, uint32_t rows_bound, cudaStream_t stream)
 {
     const struct gpu_matrix *m = g->matrix;
-    const struct product_args p = {rows, m->bias, y, ldy, rows_bound, n_out, (m->kp + STEP - 1) / STEP, m->scale};
+    const float *bias = m->biased ? m->bias : NULL;
+    const struct product_args p = {rows, bias, y, ldy, rows_bound, n_out, (m->kp + STEP - 1) / STEP, m->scale};
     if (!rows_bound || !n_out)
         return;
     if (!m->cublas || !gpu_cublas_run(g, end, y, ldy, n_out, rows_bound, stream))

@@ -44,6 +44,7 @@ struct gpu_matrix {
     const float *columns;      /* device, fp32 [k][np]: plain models only, else NULL */
     float scale;
     const float *bias;                      /* device [np], zeros where the model has none */
+    bool biased;                            /* it has one */
     const struct gpu_cublas_matrix *cublas; /* see cublas.h; NULL: its products are those of arith.cuh for any rows */
 };
 

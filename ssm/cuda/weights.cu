@@ -170,6 +170,7 @@ static int take_matrix(struct packer *p, const struct ssm_tensor *t, const struc
     w->np = GPU_PADDED(w->n);
     w->kp = GPU_PADDED(w->k);
     w->scale = 1.0f;
+    w->biased = bias && bias->rows > 0;
     size_t halves = (size_t)w->np * w->kp * sizeof(uint16_t);
     if (p->m->fast)
         w->tiled = (const uint16_t *)take(p, halves);
