@@ -10,9 +10,13 @@
  * block may not end before its last stages are free. Both see the same row count and take the same number of steps; a
  * tile beyond the rows is computed and not written.
  *
- * Ladder (mamba-130m, 4096 rows, in_proj / out_proj / head):
- *   36.1 / 21.7 / 713 µs   tiles of 128 × 192 in clusters of two, 5 stages: 535, 445, 444 TFLOP/s
- * and at 1024 rows 12.1 / 11.6 / 191. */
+ * Ladder (mamba-130m, in_proj / out_proj / head of 1024 rows, then of 4096, µs):
+ *   12.1 / 11.6 / 191, 36.1 / 21.7 / 713   H100: tiles of 128 × 192 in clusters of two, 5 stages
+ *   13.5 / 12.7 / 179                      the same on one H200, by ncu
+ *   12.1 / 10.2 / 148, 34.1 / 24.6 / 549   no loads of a bias of zeros, out_proj's tiles 9 stages deep, no cluster
+ *                                          barrier at the end: at 4096 rows 567, 393, 576 TFLOP/s
+ * Tried, a step of 1024 / 4096 streams: clusters of four and eight, 2149 to 2174 / 7169 to 7190 µs from 2060 / 6603
+ * (in_proj); a tile written while the next one's first chunk is multiplied, 2018 / 6689 from 1976 / 6507. */
 #include "ssm/cuda/gemm.h"
 
 #include "ssm/cuda/arith.cuh"
@@ -397,8 +401,8 @@ template <class P> __device__ __forceinline__ struct place first_vector(struct p
     return {at.row + lane / P::VECTORS, at.column + c * P::COLUMNS + lane % P::VECTORS * (16 / P::BYTES)};
 }
 
-/* Of pass c. What is not there is read from where something is: loads without a condition are all in flight together.
- */
+/* Of pass c. What is not there is read from where something is: loads without a condition are all in flight
+ * together. */
 template <class P>
 __device__ __forceinline__ void load_old(float4 (&old)[P::EACH], const struct product_args &p, uint32_t rows,
                                          struct place at, uint32_t c)

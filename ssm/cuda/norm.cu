@@ -1,7 +1,8 @@
 /* norm.cu: RMSNorm of rows into fp16, the operand of the next product; one warp per row, which it keeps in registers.
  * Before layer 0 of token models it looks the rows up first.
  *
- * Bytes per row: 4E in (from L2 mostly, out_proj has just written it), 2E out. mamba-130m, 4096 rows: 19 MB, 5 µs.
+ * Bytes per row: 4E in (from L2 mostly, out_proj has just written it), 2E out. mamba-130m, 4096 rows: 19 MB,
+ * 6.0 µs on one H200.
  *
  * Trap: lanes own the elements that row_rstd() gives them; the sums here are its sums. */
 #include "ssm/cuda/arith.cuh"

@@ -12,7 +12,9 @@
  * Ladder (mamba-130m, 4096 one-row runs / 2048 rows of one run):
  *   1. a cluster of chunks, 4 channels × 8 rows a thread, every row's four inputs loaded: 67 / 26.5 µs
  *   2. inputs of consecutive rows loaded once, no lookups between them, windows on their way before in_proj has ended:
- *      51.9 / 17; 1024 one-row runs 19.5
+ *      51.9 / 17; 1024 one-row runs 19.5 (17.1 on one H200)
+ *   3. parts of sums counted by an mbarrier where they arrive, four rows of a thread convolved side by side: one H200,
+ *      42.5 / –; 1024 one-row runs 13.9
  *
  * Traps: a window is read by every row of its segment that has fewer than three before it, so it is taken on here only
  * where the segment is one row, by the thread that has read it; the scan does the others. Every thread of a cluster
@@ -148,7 +150,7 @@ __device__ __forceinline__ void put_row(const struct lane_rows &r, uint32_t row,
 }
 
 /* Rows [from, from + N), each a segment of its own: windows are nobody else's. Of those that the tile lacks its last
- * one's are read, for what is without a condition is all in flight together. */
+ * one's are read, for loads without a condition are all in flight together. */
 template <int N>
 __device__ __forceinline__ void convolve_singles(const struct lane_rows &r, uint32_t from, const struct conv_weights &k)
 {

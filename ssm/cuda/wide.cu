@@ -17,12 +17,14 @@
  *   2690, 8025, 70   four streams, products on 2/3 of the multiprocessors beside long scans
  *   2506, 7854, –    kernels chained, one-row runs uncut
  *   2557, 8055, –    windows and states sent for before a layer wants them: taken out again
- *   2407, 7743, 68   scans rewritten, 4096-row slices
+ *   2407, 7743, 68   scans rewritten, 4096-row slices; 2034, 6532 on one H200
+ *   1807, 6283, –    on that H200: select and the products wait less (see there), the final norm and the head chained
  *
- * One layer of 1024 streams (ncu): norm 4.9, in_proj 14.9, select 19.5, scan 44.4, out_proj 14.4 µs: only the scan asks
- * much of the memory. Of long runs, 4096 rows: 9.4, 39, 34, scan 163 (one run) or 129 (16), 27: a long scan's blocks
- * lie on 96 multiprocessors and keep the products' off them, so that they overlap little. Next: kernels of two half
- * batches on the same multiprocessors; long scans packed on a quarter of the chip.
+ * One layer of 1024 streams (one H200, ncu): norm 3.3, in_proj 12.1, select 13.9, scan 37.8, out_proj 10.2 µs, all
+ * chained 69: only the scan asks much of the memory. Of long runs on an H100, 4096 rows: 9.4, 39, 34, scan 163 (one
+ * run) or 129 (16), 27: a long scan's blocks lie on 96 multiprocessors and keep the products' off them, so that they
+ * overlap little. Next: kernels of two half batches on the same multiprocessors; long scans packed on a quarter of the
+ * chip.
  *
  * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
  * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is
