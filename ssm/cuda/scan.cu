@@ -42,14 +42,16 @@ enum {
     UNITS = 8,                        /* of a block at most: 128 registers a thread */
     DT_STEPS = 3,                     /* of 16 k's on their way together */
     DELTA_LD = 36,                    /* floats: mma's accumulators go to distinct banks */
-    LONG = 16,                        /* channels of a block in long segments */
-    STEPPERS = 64,                    /* threads that step along one */
-    FEEDERS = 128,                    /* and that feed them */
+    LONG = 32,                        /* channels that a block has of a long segment at a time */
+    ROLE = 128,                       /* threads of each of the three kinds that do one */
     STAGE = 32,                       /* steps */
+    RING = 4,                         /* stages on their way: a power of two */
+    COURSES = 3,                      /* and segments that these may belong to */
+    MAKING_BARRIER = 1,               /* the making warps' own */
     FINDERS = WIDE_SLICE_MAX / SHORT, /* segments that a slice may have for the long kernel */
-    X_LD = 24,                        /* halves */
-    PAIR_LD = 18,                     /* float4s */
-    SUM_LD = 24                       /* floats */
+    X_LD = 40,                        /* halves */
+    PAIR_LD = 34,                     /* float4s, as are */
+    SUM_LD = 34
 };
 
 __device__ __forceinline__ void copy16(void *to, const void *from)
@@ -67,15 +69,21 @@ __device__ __forceinline__ void copies_wait(void)
     asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+__device__ __forceinline__ void copies_commit(void)
+{
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* For all groups of copies but the last. */
+__device__ __forceinline__ void copies_wait_but_one(void)
+{
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+}
+
 /* Among some of a block's warps, which have this barrier to themselves. */
 template <int THREADS> __device__ __forceinline__ void group_sync(uint32_t barrier)
 {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
-}
-
-template <int THREADS> __device__ __forceinline__ void group_arrive(uint32_t barrier)
-{
-    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
 }
 
 __device__ __forceinline__ float half_at(const uint16_t *at)
@@ -390,442 +398,479 @@ static __global__ void __launch_bounds__(UNITS *UNIT, 1)
 
 /* ---- long segments ---- */
 
-/* Stage i is in [i % 3] of what is loaded and in [i % 2] of what is made; the stepping warps look two steps beyond its
- * end. Behind it: dt_proj's 16 channels (core matrices, 2 × Rp/8), then dt [2][STAGE][Rp + 8] in halves. */
+/* Stage `turn` of all that a block does is in [turn % RING] of what is loaded and made, in [turn % 2] of what is summed.
+ * Behind it: dt_proj's LONG channels (core matrices, 4 × Rp/8), of the course and the two after it, then dt
+ * [RING][STAGE][Rp + 8], in halves. */
 struct long_shared {
-    float4 pairs[2][STAGE / 2 + 2][PAIR_LD]; /* by channel: Δ·g, Δ·x of two steps */
-    float sums[2][4 + STAGE][SUM_LD];        /* C·h, behind four that mean nothing */
-    float bc[3][STAGE + 4][2 * STATES];
-    float g[3][STAGE];
-    uint16_t x[3][STAGE][X_LD], z[3][STAGE][X_LD];
-    uint32_t found[FINDERS], n_found[FINDERS / 32];
+    float4 pairs[RING][STAGE / 2][PAIR_LD];  /* by channel: Δ·g, Δ·x of two steps */
+    float4 sums[2][STAGE / 4][4][SUM_LD];    /* by quarter of the states and sum_at(channel): C·h of four steps */
+    float bc[RING][STAGE][2 * STATES];
+    float bias[COURSES][LONG];
+    float g[RING][STAGE];
+    uint16_t x[RING][STAGE][X_LD];
+    uint64_t made[RING], taken[RING]; /* mbarriers, by the warps of a role: operands made, stepped with; */
+    uint64_t summed[2], gated[2];     /* sums made, read */
+    struct segment found[FINDERS];
+    uint32_t n_found[FINDERS / 32];
 };
 
-/* A block's named barriers: the feeding warps among themselves, then, by stage % 2, "made" and "stepped". */
-enum { FEED_BARRIER = 1, MADE_BARRIER = 2, STEPPED_BARRIER = 4 };
-
-/* Barriers are constants, so that a block takes six of the multiprocessor's. */
-template <int BARRIER> __device__ __forceinline__ void handover_wait(uint32_t odd)
-{
-    if (odd)
-        group_sync<STEPPERS + FEEDERS>(BARRIER + 1);
-    else
-        group_sync<STEPPERS + FEEDERS>(BARRIER);
-}
-
-template <int BARRIER> __device__ __forceinline__ void handover(uint32_t odd)
-{
-    if (odd)
-        group_arrive<STEPPERS + FEEDERS>(BARRIER + 1);
-    else
-        group_arrive<STEPPERS + FEEDERS>(BARRIER);
-}
-
-/* One segment as its block's threads see it. */
+/* One segment's LONG channels from d0 on: number `number` of those that the block does. `stage` is where one is. */
 struct course {
     struct segment seg;
     size_t row0; /* of the pass */
     uint32_t T, stages, d0;
+    uint32_t number, stage;
 };
 
-/* What two steps of 4 states need beside C: decays and Δ·x·B. */
-struct operands {
-    float a[2][4], b[2][4];
-};
-
-struct inputs {
-    float4 pair, B[2];
-};
-
-__device__ __forceinline__ struct inputs load_inputs(const float4 *pair, const float *bc)
+/* Courses are dealt out to the blocks in turn, neighbouring channels of a segment next to each other. */
+__device__ __forceinline__ bool course_of(struct course *o, const struct long_shared *sh, const struct scan &c,
+                                          uint32_t n_found, uint32_t number)
 {
-    struct inputs in;
-    in.pair = *pair;
-    in.B[0] = *reinterpret_cast<const float4 *>(bc);
-    in.B[1] = *reinterpret_cast<const float4 *>(bc + 2 * STATES);
-    return in;
+    const uint32_t groups = c.D / LONG, i = blockIdx.x + number * gridDim.x;
+    if (i >= n_found * groups)
+        return false;
+    o->seg = sh->found[i / groups];
+    o->row0 = (size_t)c.s.begin + o->seg.begin;
+    o->T = o->seg.end - o->seg.begin;
+    o->stages = (o->T + STAGE - 1) / STAGE;
+    o->d0 = i % groups * LONG;
+    o->number = number;
+    o->stage = 0;
+    return true;
 }
 
-__device__ __forceinline__ struct operands make_operands(const struct inputs &in, const float A[4])
+/* To the block's next stage. */
+__device__ __forceinline__ bool next_stage(struct course *o, const struct long_shared *sh, const struct scan &c,
+                                           uint32_t n_found)
 {
-    const float dg[2] = {in.pair.x, in.pair.z}, dx[2] = {in.pair.y, in.pair.w};
-    struct operands o;
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const float B[4] = {in.B[i].x, in.B[i].y, in.B[i].z, in.B[i].w};
-        decay4_operands(o.a[i], o.b[i], A, B, dg[i], dx[i]);
-    }
-    return o;
+    return ++o->stage < o->stages || course_of(o, sh, c, n_found, o->number + 1);
+}
+
+/* Rows of the stage that are the segment's. */
+__device__ __forceinline__ uint32_t stage_rows_of(const struct course &o)
+{
+    return min(o.T - o.stage * STAGE, (uint32_t)STAGE);
+}
+
+/* By one lane for its warp, what the warp has read and written being done. */
+__device__ __forceinline__ void hand_over(uint64_t *barrier)
+{
+    __syncwarp();
+    if (threadIdx.x % 32 == 0)
+        mbarrier_arrive(shared_address(barrier));
+}
+
+/* Phase `phase` of a barrier has ended; −1: has not to. */
+__device__ __forceinline__ void wait_for(uint64_t *barrier, uint32_t phase)
+{
+    mbarrier_wait(shared_address(barrier), phase & 1);
+}
+
+/* Where among a quarter's sums a channel is: a warp writes, and reads, eight channels at a time from all banks. */
+__device__ __forceinline__ uint32_t sum_at(uint32_t ch)
+{
+    return ch % 2 * (SUM_LD / 2) + ch / 2;
+}
+
+/* ---- the stepping warps: four lanes a channel, four states a lane ---- */
+
+/* What four states are yet to meet: operands of four steps, and inputs of the four after them. */
+struct ahead {
+    float a[4][4], b[4][4]; /* decays, Δ·x·B */
+    float4 C[4];
+    float4 pair[2], B[4];
+};
+
+__device__ __forceinline__ float4 float4_at(const float *at)
+{
+    return *reinterpret_cast<const float4 *>(at);
+}
+
+__device__ __forceinline__ void make_operands(struct ahead *p, int j, const float A[4])
+{
+    const float B[4] = {p->B[j].x, p->B[j].y, p->B[j].z, p->B[j].w};
+    if (j % 2 == 0)
+        decay4_operands(p->a[j], p->b[j], A, B, p->pair[j / 2].x, p->pair[j / 2].y);
+    else
+        decay4_operands(p->a[j], p->b[j], A, B, p->pair[j / 2].z, p->pair[j / 2].w);
+}
+
+/* Inputs of step j, of those of which `pairs` and `bc` are. */
+__device__ __forceinline__ void load_inputs(struct ahead *p, int j, const float4 *pairs, const float *bc)
+{
+    p->B[j] = float4_at(bc + j * 2 * STATES);
+    if (j % 2 == 1)
+        p->pair[j / 2] = pairs[j / 2 * PAIR_LD];
 }
 
 /* One step of 4 states: their part of C·h. */
 template <enum ssm_dtype S>
-__device__ __forceinline__ float quarter_step(state4<S> *state, float h[4], const float a[4], const float b[4],
-                                              float4 c)
+__device__ __forceinline__ float quarter_step(state4<S> *state, float h[4], const struct ahead &p, int j)
 {
-    const float C[4] = {c.x, c.y, c.z, c.w};
-    decay4_apply(h, a, b);
+    const float C[4] = {p.C[j].x, p.C[j].y, p.C[j].z, p.C[j].w};
+    decay4_apply(h, p.a[j], p.b[j]);
     state->pack(h);
     return read4(h, C);
 }
 
-/* (s0 + s1) + (s2 + s3) over the four lanes of a channel, for four steps at once: lane q gets step q's. */
-__device__ __forceinline__ float sum_of_step(const float s[4], uint32_t q)
-{
-    const bool odd = q & 1, high = q & 2;
-    float a = __fadd_rn(odd ? s[1] : s[0], __shfl_xor_sync(0xffffffffu, odd ? s[0] : s[1], 1));
-    float b = __fadd_rn(odd ? s[3] : s[2], __shfl_xor_sync(0xffffffffu, odd ? s[2] : s[3], 1));
-    return __fadd_rn(high ? b : a, __shfl_xor_sync(0xffffffffu, high ? a : b, 2));
-}
-
-__device__ __forceinline__ float4 load_C(const float *bc)
-{
-    return *reinterpret_cast<const float4 *>(bc + STATES);
-}
-
-/* Where a lane finds a step's operands and leaves its sum, four rows on: `pairs` is of the channel, `bc` of the
- * quarter. */
-struct place {
-    const float4 *pairs;
-    const float *bc;
-    float *sums;
-};
-
-/* What is on its way at a step: inputs of the second pair of steps from it, operands of the first, sums of the four
- * steps before it. */
-struct ahead {
-    struct inputs in;
-    struct operands o;
-    float4 C[2];
-    float s[4];
-};
-
-__device__ __forceinline__ void begin_ahead(struct ahead *p, const struct place &at, const float A[4])
-{
-    p->o = make_operands(load_inputs(at.pairs, at.bc), A);
-    p->in = load_inputs(at.pairs + PAIR_LD, at.bc + 4 * STATES);
-    p->C[0] = load_C(at.bc);
-    p->C[1] = load_C(at.bc + 2 * STATES);
-    for (int i = 0; i < 4; i++)
-        p->s[i] = 0.0f;
-}
-
-/* Eight steps; `next` is the place of those after them. The sums of the last four are left to p->s. */
+/* Four steps. What they take from `p` makes room for the four after them, whose C is at `bc1`, and the inputs of the
+ * four after those: nothing that is waited for is wanted before the next call. */
 template <enum ssm_dtype S>
-__device__ __forceinline__ void step8(state4<S> *state, float h[4], struct ahead *p, const float A[4],
-                                      const struct place &at, const struct place &next, uint32_t q)
+__device__ __forceinline__ float4 step4(state4<S> *state, float h[4], struct ahead *p, const float A[4],
+                                        const float *bc1, const float4 *pairs2, const float *bc2)
 {
-    float s[8];
+    float s[4];
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-        const struct inputs in = j < 2 ? load_inputs(at.pairs + (j + 2) * PAIR_LD, at.bc + (j + 2) * 4 * STATES)
-                                       : load_inputs(next.pairs + (j - 2) * PAIR_LD, next.bc + (j - 2) * 4 * STATES);
-        const float *c = j < 3 ? at.bc + (j + 1) * 4 * STATES : next.bc;
-        const float4 C[2] = {load_C(c), load_C(c + 2 * STATES)};
-        const struct operands o = make_operands(p->in, A);
-        s[2 * j] = quarter_step<S>(state, h, p->o.a[0], p->o.b[0], p->C[0]);
-        s[2 * j + 1] = quarter_step<S>(state, h, p->o.a[1], p->o.b[1], p->C[1]);
-        p->in = in;
-        p->o = o;
-        p->C[0] = C[0];
-        p->C[1] = C[1];
-        if (j == 0)
-            at.sums[q * SUM_LD] = sum_of_step(p->s, q);
-        else if (j == 2)
-            at.sums[(4 + q) * SUM_LD] = sum_of_step(s, q);
+        s[j] = quarter_step<S>(state, h, *p, j);
+        p->C[j] = float4_at(bc1 + j * 2 * STATES + STATES);
+        make_operands(p, j, A);
+        load_inputs(p, j, pairs2, bc2);
+    }
+    return make_float4(s[0], s[1], s[2], s[3]);
+}
+
+/* The same for the last n < 4 of a segment. */
+template <enum ssm_dtype S>
+__device__ __forceinline__ float4 step_last(state4<S> *state, float h[4], const struct ahead &p, uint32_t n)
+{
+    float s[3] = {};
+#pragma unroll
+    for (int j = 0; j < 3; j++)
+        if (j < n)
+            s[j] = quarter_step<S>(state, h, p, j);
+    return make_float4(s[0], s[1], s[2], 0.0f);
+}
+
+/* A course's first steps, in slot 0 of `pairs` and `bc`. */
+__device__ __forceinline__ void begin_ahead(struct ahead *p, const float A[4], const float4 *pairs, const float *bc)
+{
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        load_inputs(p, j, pairs, bc);
+        p->C[j] = float4_at(bc + j * 2 * STATES + STATES);
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        p->s[i] = s[4 + i];
+    for (int j = 0; j < 4; j++)
+        make_operands(p, j, A);
+#pragma unroll
+    for (int j = 0; j < 4; j++)
+        load_inputs(p, j, pairs + 2 * PAIR_LD, bc + 8 * STATES);
 }
 
-/* One step of the last few. */
+/* A course's states and the channel's A, on their way. */
+template <enum ssm_dtype S> struct origin {
+    uint8_t *home;
+    state4<S> state;
+    float4 A;
+};
+
 template <enum ssm_dtype S>
-__device__ __forceinline__ void step1(state4<S> *state, float h[4], const float A[4], const struct place &at,
-                                      uint32_t t, uint32_t q)
+__device__ __forceinline__ void fetch_origin(struct origin<S> *from, const struct scan &c, const struct course &o)
 {
-    const float2 pair = reinterpret_cast<const float2 *>(at.pairs + t / 2 * PAIR_LD)[t % 2];
-    const float4 b = *reinterpret_cast<const float4 *>(at.bc + t * 2 * STATES);
-    const float B[4] = {b.x, b.y, b.z, b.w};
-    float a[4], add[4];
-    decay4_operands(a, add, A, B, pair.x, pair.y);
-    float s = quarter_step<S>(state, h, a, add, load_C(at.bc + t * 2 * STATES));
-    s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, 1));
-    s = __fadd_rn(s, __shfl_xor_sync(0xffffffffu, s, 2));
-    if (q == 0)
-        at.sums[(4 + t) * SUM_LD] = s;
+    const uint32_t d = o.d0 + threadIdx.x / 4, q = threadIdx.x % 4;
+    from->home = state4_at<S>(o.seg.slot + c.ssm_at, d, q);
+    from->state.load(from->home);
+    from->A = __ldg(reinterpret_cast<const float4 *>(c.A + (size_t)(d / 32) * 512 + q * 128 + d % 32 * 4));
 }
 
-/* The feeding warps, thread i of FEEDERS: inputs of stage `stage` on their way. */
-__device__ __forceinline__ void load_stage(struct long_shared *sh, uint16_t *dt, const struct scan &c,
-                                           const struct course &o, uint32_t stage, uint32_t slot, uint32_t i)
+/* The stages of one course, from turn `turn` on. */
+template <enum ssm_dtype S>
+__device__ __forceinline__ void step_course(struct long_shared *sh, state4<S> *state, const float A[4],
+                                            const struct course &o, uint32_t turn)
 {
-    const uint32_t n = min(o.T - stage * STAGE, (uint32_t)STAGE), Rp = c.dt_proj.kp, D = c.D;
-    const uint32_t row = i / 4, part = i % 2 * 8;
-    const size_t row0 = o.row0 + stage * STAGE;
+    const uint32_t ch = threadIdx.x / 4, q = threadIdx.x % 4;
+    float h[4];
+    state->unpack(h);
+    struct ahead p;
+    wait_for(&sh->made[turn % RING], turn / RING);
+    begin_ahead(&p, A, &sh->pairs[turn % RING][0][ch], &sh->bc[turn % RING][0][4 * q]);
+    for (uint32_t stage = 0; stage < o.stages; stage++, turn++) {
+        const uint32_t n = min(o.T - stage * STAGE, (uint32_t)STAGE), slot = turn % RING;
+        const bool more = stage + 1 < o.stages;
+        const uint32_t next = more ? (turn + 1) % RING : slot; /* behind the end: anything */
+        float4 *sums = &sh->sums[turn % 2][0][q][sum_at(ch)];
+        const float *bc1 = &sh->bc[slot][4][4 * q], *bc2 = &sh->bc[slot][8][4 * q];
+        const float4 *pairs2 = &sh->pairs[slot][4][ch];
+        wait_for(&sh->gated[turn % 2], turn / 2 - 1);
+#pragma unroll 1
+        for (uint32_t t = 0; t < n / 4; t++) {
+            if (t == STAGE / 4 - 2) {
+                if (more)
+                    wait_for(&sh->made[next], (turn + 1) / RING);
+                bc2 = &sh->bc[next][0][4 * q];
+                pairs2 = &sh->pairs[next][0][ch];
+            } else if (t == STAGE / 4 - 1) {
+                bc1 = &sh->bc[next][0][4 * q];
+            }
+            *sums = step4<S>(state, h, &p, A, bc1, pairs2, bc2);
+            sums += 4 * SUM_LD;
+            bc1 += 8 * STATES;
+            bc2 += 8 * STATES;
+            pairs2 += 2 * PAIR_LD;
+        }
+        if (n % 4)
+            *sums = step_last<S>(state, h, p, n % 4);
+        hand_over(&sh->taken[turn % RING]);
+        hand_over(&sh->summed[turn % 2]);
+    }
+}
+
+template <enum ssm_dtype S>
+__device__ __forceinline__ void stepping(struct long_shared *sh, const struct scan &c, uint32_t n_found)
+{
+    struct course o;
+    struct origin<S> next;
+    bool more = course_of(&o, sh, c, n_found, 0);
+    if (more)
+        fetch_origin<S>(&next, c, o);
+    after_previous();
+    for (uint32_t turn = 0; more;) {
+        struct origin<S> from = next;
+        const struct course course = o;
+        const float A[4] = {from.A.x, from.A.y, from.A.z, from.A.w};
+        more = course_of(&o, sh, c, n_found, course.number + 1);
+        if (more)
+            fetch_origin<S>(&next, c, o);
+        step_course<S>(sh, &from.state, A, course, turn);
+        turn += course.stages;
+        from.state.store(from.home);
+    }
+}
+
+/* ---- the making warps: their operands ---- */
+
+/* Thread i's part of a stage's inputs, on their way, and of the course's weights where it is the first. */
+__device__ __forceinline__ void load_stage(struct long_shared *sh, uint16_t *weights, uint16_t *dt,
+                                           const struct scan &c, const struct course &o, uint32_t slot, uint32_t i)
+{
+    const uint32_t Rp = c.dt_proj.kp, row = i / 4, part = i % 4 * 8, n = stage_rows_of(o);
+    const size_t first = o.row0 + o.stage * STAGE, at = first + row;
+    if (o.stage == 0) {
+        const uint4 *from = reinterpret_cast<const uint4 *>(c.dt_proj.tiled + (size_t)o.d0 * Rp);
+        uint16_t *to = weights + o.number % COURSES * (LONG * Rp);
+        for (uint32_t k = i; k < LONG / 8 * Rp; k += ROLE)
+            copy16(to + k * 8, from + k);
+        if (i < LONG)
+            copy4(&sh->bias[o.number % COURSES][i], c.dt_proj.bias + o.d0 + i);
+    }
     if (row < n) {
-        if (i % 4 < 2)
-            copy16(&sh->x[slot][row][part], c.p.xc + (row0 + row) * D + o.d0 + part);
-        else
-            copy16(&sh->z[slot][row][part], c.p.xz + (row0 + row) * 2 * D + D + o.d0 + part);
-        const float *bc = c.p.bc + (row0 + row) * 2 * STATES + i % 4 * 8;
-        copy16(&sh->bc[slot][row][i % 4 * 8], bc);
-        copy16(&sh->bc[slot][row][i % 4 * 8 + 4], bc + 4);
-        uint16_t *to = dt + (stage % 2 * STAGE + row) * (Rp + 8);
-        const uint16_t *from = c.p.dt + (row0 + row) * Rp;
-        for (uint32_t k = i % 4 * 8; k < Rp; k += 32)
-            copy16(to + k, from + k);
+        copy16(&sh->x[slot][row][part], c.p.xc + at * c.D + o.d0 + part);
+        copy16(&sh->bc[slot][row][part], c.p.bc + at * 2 * STATES + part);
+        copy16(&sh->bc[slot][row][part + 4], c.p.bc + at * 2 * STATES + part + 4);
+        for (uint32_t k = part; k < Rp; k += 32)
+            copy16(dt + (slot * STAGE + row) * (Rp + 8) + k, c.p.dt + at * Rp + k);
     }
     if (i < n)
-        copy4(&sh->g[slot][i], c.p.g + row0 + i);
+        copy4(&sh->g[slot][i], c.p.g + first + i);
 }
 
-/* Of channels 0 and 8 on, two rows each, as an mma leaves them. */
-__device__ __forceinline__ void softplus4(float delta[4], const float acc[4], float scale, const float bias[2])
+/* dt_proj's acc[m] of channels 16m … and eight rows: `a` and `b` are where a lane finds its rows of the first k's. */
+__device__ __forceinline__ void long_dt_proj(float acc[2][4], uint32_t a, uint32_t b, uint32_t Rp)
 {
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        delta[i] = softplus(product(acc[i], scale, bias[i / 2]));
-}
-
-/* Δ·g and Δ·x of a stage: feeding warp w has its rows 8w … */
-__device__ __forceinline__ void make_pairs(struct long_shared *sh, const uint16_t *weights, const uint16_t *dt,
-                                           const struct scan &c, const float bias[2], uint32_t stage, uint32_t slot,
-                                           uint32_t w)
-{
-    const uint32_t lane = threadIdx.x % 32, Rp = c.dt_proj.kp, matrix = lane / 8, row = w * 8 + lane % 4 * 2;
-    const uint32_t a_at = shared_address(weights) + (matrix % 2 * (Rp / 8) + matrix / 2) * 128 + lane % 8 * 16;
-    const uint32_t b_at = shared_address(dt) + ((stage % 2 * STAGE + w * 8 + lane % 8) * (Rp + 8) + matrix % 2 * 8) * 2;
-    float acc[4] = {};
+    for (int i = 0; i < 8; i++)
+        acc[i / 4][i % 4] = 0.0f;
 #pragma unroll 1
     for (uint32_t k = 0; k < Rp / 16; k += DT_STEPS) {
-        uint32_t a[DT_STEPS][4], b[DT_STEPS][2];
+        uint32_t w[DT_STEPS][2][4], d[DT_STEPS][2];
 #pragma unroll
         for (uint32_t j = 0; j < DT_STEPS; j++) {
             if (k + j >= Rp / 16)
                 continue;
-            ldmatrix_x4(a[j], a_at + (k + j) * 256);
-            ldmatrix_x2(b[j], b_at + (k + j) * 32);
+            ldmatrix_x4(w[j][0], a + (k + j) * 256);
+            ldmatrix_x4(w[j][1], a + Rp / 8 * 256 + (k + j) * 256);
+            ldmatrix_x2(d[j], b + (k + j) * 32);
         }
 #pragma unroll
         for (uint32_t j = 0; j < DT_STEPS; j++)
             if (k + j < Rp / 16)
-                mma_16816(acc, a[j], b[j]);
-    }
-    float delta[4];
-    softplus4(delta, acc, c.dt_proj.scale, bias);
-    const float g[2] = {sh->g[slot][row], sh->g[slot][row + 1]};
 #pragma unroll
-    for (uint32_t i = 0; i < 2; i++) {
-        const uint32_t ch = i * 8 + lane / 4;
-        const float *of = delta + 2 * i;
-        sh->pairs[stage % 2][row / 2][ch] =
-            make_float4(__fmul_rn(of[0], g[0]), __fmul_rn(of[0], half_at(&sh->x[slot][row][ch])),
-                        __fmul_rn(of[1], g[1]), __fmul_rn(of[1], half_at(&sh->x[slot][row + 1][ch])));
+                for (int m = 0; m < 2; m++)
+                    mma_16816(acc[m], w[j][m], d[j]);
     }
 }
 
-/* y of a stage: feeding warp w has its rows 8w …, a lane two channels of two of them. */
-__device__ __forceinline__ void gate_stage(const struct long_shared *sh, const struct scan &c, const struct course &o,
-                                           float2 skip, uint32_t stage, uint32_t slot, uint32_t w)
+/* Δ·g and Δ·x of a stage: warp w has its rows 8w … */
+__device__ __forceinline__ void make_pairs(struct long_shared *sh, const uint16_t *weights, const uint16_t *dt,
+                                           const struct scan &c, uint32_t number, uint32_t slot, uint32_t w)
 {
-    const uint32_t lane = threadIdx.x % 32, row = w * 8 + lane / 8, ch = lane % 8 * 2, left = o.T - stage * STAGE;
-    uint16_t *y = c.p.y + (o.row0 + stage * STAGE + row) * c.D + o.d0 + ch;
-    __half2 v[2];
+    const uint32_t lane = threadIdx.x % 32, Rp = c.dt_proj.kp, matrix = lane / 8, row = w * 8 + lane % 4 * 2;
+    const uint32_t a = shared_address(weights + number % COURSES * (LONG * Rp)) +
+                       (matrix % 2 * (Rp / 8) + matrix / 2) * 128 + lane % 8 * 16;
+    const uint32_t b = shared_address(dt) + ((slot * STAGE + w * 8 + lane % 8) * (Rp + 8) + matrix % 2 * 8) * 2;
+    float acc[2][4];
+    long_dt_proj(acc, a, b, Rp);
+    const float2 g = *reinterpret_cast<const float2 *>(&sh->g[slot][row]);
 #pragma unroll
-    for (uint32_t i = 0; i < 2; i++) {
-        const float2 sum = *reinterpret_cast<const float2 *>(&sh->sums[stage % 2][4 + row + 4 * i][ch]);
-        const float2 x = __half22float2(*reinterpret_cast<const __half2 *>(&sh->x[slot][row + 4 * i][ch]));
-        const float2 z = __half22float2(*reinterpret_cast<const __half2 *>(&sh->z[slot][row + 4 * i][ch]));
-        v[i] = to_half2(gate(sum.x, skip.x, x.x, z.x), gate(sum.y, skip.y, x.y, z.y));
+    for (int i = 0; i < 4; i++) {
+        const uint32_t ch = i * 8 + lane / 4;
+        const float bias = sh->bias[number % COURSES][ch];
+        const float low = softplus(product(acc[i / 2][i % 2 * 2], c.dt_proj.scale, bias));
+        const float high = softplus(product(acc[i / 2][i % 2 * 2 + 1], c.dt_proj.scale, bias));
+        sh->pairs[slot][row / 2][ch] =
+            make_float4(__fmul_rn(low, g.x), __fmul_rn(low, half_at(&sh->x[slot][row][ch])), __fmul_rn(high, g.y),
+                        __fmul_rn(high, half_at(&sh->x[slot][row + 1][ch])));
     }
-#pragma unroll
-    for (uint32_t i = 0; i < 2; i++)
-        if (row + 4 * i < left)
-            *reinterpret_cast<__half2 *>(y + 4 * i * (size_t)c.D) = v[i];
 }
 
-/* Whether candidate i for the long kernel is one, and then a row of it. By run: each run is. Otherwise: multiples of
- * SHORT rows, each for the segment that has it, longer than SHORT, and no earlier one. */
-__device__ __forceinline__ bool candidate(const struct scan &c, uint32_t rows, bool by_run, uint32_t i, uint32_t *row)
+/* Thread i of the role. Inputs of two stages are on their way. */
+__device__ __forceinline__ void making(struct long_shared *sh, uint16_t *weights, uint16_t *dt, const struct scan &c,
+                                       uint32_t n_found, uint32_t i)
+{
+    struct course o, to;
+    if (!course_of(&o, sh, c, n_found, 0))
+        return;
+    to = o;
+    bool left = true;
+    for (uint32_t turn = 0; turn < 2; turn++) {
+        if (left) {
+            load_stage(sh, weights, dt, c, to, turn, i);
+            left = next_stage(&to, sh, c, n_found);
+        }
+        copies_commit();
+    }
+    bool more = true;
+    for (uint32_t turn = 0; more; turn++) {
+        const uint32_t slot = turn % RING, next = (turn + 2) % RING;
+        copies_wait_but_one();
+        group_sync<ROLE>(MAKING_BARRIER); /* the stage is there, the one before made */
+        make_pairs(sh, weights, dt, c, o.number, slot, i / 32);
+        hand_over(&sh->made[slot]);
+        if (left) {
+            wait_for(&sh->taken[next], (turn + 2) / RING - 1);
+            load_stage(sh, weights, dt, c, to, next, i);
+            left = next_stage(&to, sh, c, n_found);
+        }
+        copies_commit();
+        more = next_stage(&o, sh, c, n_found);
+    }
+}
+
+/* ---- the gating warps: y of what was stepped ---- */
+
+/* (s0 + s1) + (s2 + s3) of four steps. */
+__device__ __forceinline__ void sum_quarters(float y[4], const float4 (*quarters)[SUM_LD], uint32_t at)
+{
+    const float4 s[4] = {quarters[0][at], quarters[1][at], quarters[2][at], quarters[3][at]};
+    y[0] = __fadd_rn(__fadd_rn(s[0].x, s[1].x), __fadd_rn(s[2].x, s[3].x));
+    y[1] = __fadd_rn(__fadd_rn(s[0].y, s[1].y), __fadd_rn(s[2].y, s[3].y));
+    y[2] = __fadd_rn(__fadd_rn(s[0].z, s[1].z), __fadd_rn(s[2].z, s[3].z));
+    y[3] = __fadd_rn(__fadd_rn(s[0].w, s[1].w), __fadd_rn(s[2].w, s[3].w));
+}
+
+/* Thread i of the role: channels 2·(i % 16) …, rows 4·(i / 16) … of a stage. Its inputs are on their way while the stage
+ * is stepped. */
+__device__ __forceinline__ void gate_stage(struct long_shared *sh, const struct scan &c, const struct course &o,
+                                           uint32_t turn, uint32_t i)
+{
+    const uint32_t row = i / 16 * 4, d = o.d0 + i % 16 * 2, n = stage_rows_of(o);
+    const size_t at = o.row0 + o.stage * STAGE + row;
+    const uint16_t *from_x = c.p.xc + at * c.D + d, *from_z = c.p.xz + at * 2 * c.D + c.D + d;
+    uint16_t *y = c.p.y + at * c.D + d;
+    __half2 x[4] = {}, z[4] = {};
+#pragma unroll
+    for (uint32_t j = 0; j < 4; j++)
+        if (row + j < n) {
+            x[j] = *reinterpret_cast<const __half2 *>(from_x + j * c.D);
+            z[j] = *reinterpret_cast<const __half2 *>(from_z + j * 2 * c.D);
+        }
+    const float2 skip = __ldg(reinterpret_cast<const float2 *>(c.skip + d));
+    float even[4], odd[4];
+    wait_for(&sh->summed[turn % 2], turn / 2);
+    sum_quarters(even, sh->sums[turn % 2][i / 16], i % 16);
+    sum_quarters(odd, sh->sums[turn % 2][i / 16], sum_at(1) + i % 16);
+    hand_over(&sh->gated[turn % 2]);
+#pragma unroll
+    for (uint32_t j = 0; j < 4; j++) {
+        const float2 xf = __half22float2(x[j]), zf = __half22float2(z[j]);
+        if (row + j < n)
+            *reinterpret_cast<__half2 *>(y + j * c.D) =
+                to_half2(gate(even[j], skip.x, xf.x, zf.x), gate(odd[j], skip.y, xf.y, zf.y));
+    }
+}
+
+__device__ __forceinline__ void gating(struct long_shared *sh, const struct scan &c, uint32_t n_found, uint32_t i)
+{
+    struct course o;
+    bool more = course_of(&o, sh, c, n_found, 0);
+    for (uint32_t turn = 0; more; turn++) {
+        gate_stage(sh, c, o, turn, i);
+        if (o.stage + 1 == o.stages && o.T > 1 && i < LONG)
+            keep_window(reinterpret_cast<uint16_t *>(o.seg.slot + c.conv_at) + o.d0 + i,
+                        c.p.xz + (o.row0 + o.T - 1) * 2 * c.D + o.d0 + i, c.D, o.T);
+        more = next_stage(&o, sh, c, n_found);
+    }
+}
+
+/* ---- the kernel for them ---- */
+
+/* Whether candidate i for the long kernel is one, and which segment it names. By run: each run is. Otherwise: multiples
+ * of SHORT rows, each for the segment that has it, longer than SHORT, and no earlier one. */
+__device__ __forceinline__ bool candidate(const struct scan &c, uint32_t rows, bool by_run, uint32_t i,
+                                          struct segment *ret)
 {
     if (by_run) {
         const uint32_t run = c.p.run_of[c.s.begin] + i;
         if (run > c.p.run_of[c.s.begin + rows - 1])
             return false;
-        *row = i > 0 ? c.p.runs[run].row - c.s.begin : 0;
+        *ret = segment_of(c.p, c.s, rows, i > 0 ? c.p.runs[run].row - c.s.begin : 0);
         return true;
     }
-    *row = i * SHORT;
-    if (*row >= rows)
+    if (i * SHORT >= rows)
         return false;
-    const struct segment seg = segment_of(c.p, c.s, rows, *row);
-    return *row < seg.begin + SHORT && seg.end - seg.begin > SHORT;
+    *ret = segment_of(c.p, c.s, rows, i * SHORT);
+    return i * SHORT < ret->begin + SHORT && ret->end - ret->begin > SHORT;
 }
 
-/* A row of each segment that the long kernel takes, in one order for all blocks. */
+/* The segments that the long kernel takes, in one order for all blocks: how many. */
 __device__ __forceinline__ uint32_t find_segments(struct long_shared *sh, const struct scan &c, uint32_t rows,
                                                   bool by_run)
 {
-    enum { TURNS = (FINDERS + STEPPERS + FEEDERS - 1) / (STEPPERS + FEEDERS) };
-    uint32_t row[TURNS], mask[TURNS];
-    bool found[TURNS];
-#pragma unroll
-    for (uint32_t j = 0; j < TURNS; j++) {
-        const uint32_t i = threadIdx.x + j * blockDim.x;
-        found[j] = i < FINDERS && candidate(c, rows, by_run, i, &row[j]);
-        mask[j] = __ballot_sync(0xffffffffu, found[j]);
-        if (i < FINDERS && i % 32 == 0)
-            sh->n_found[i / 32] = __popc(mask[j]);
-    }
+    const uint32_t i = threadIdx.x;
+    struct segment seg;
+    const bool found = i < FINDERS && candidate(c, rows, by_run, i, &seg);
+    const uint32_t mask = __ballot_sync(0xffffffffu, found);
+    if (i < FINDERS && i % 32 == 0)
+        sh->n_found[i / 32] = __popc(mask);
     __syncthreads();
-    uint32_t all = 0;
-    for (uint32_t i = 0; i < FINDERS / 32; i++)
-        all += sh->n_found[i];
-#pragma unroll
-    for (uint32_t j = 0; j < TURNS; j++) {
-        uint32_t before = __popc(mask[j] & ((1u << threadIdx.x % 32) - 1));
-        for (uint32_t i = 0; i < FINDERS / 32; i++)
-            before += i < (threadIdx.x + j * blockDim.x) / 32 ? sh->n_found[i] : 0;
-        if (found[j])
-            sh->found[before] = row[j];
+    uint32_t all = 0, before = __popc(mask & ((1u << i % 32) - 1));
+    for (uint32_t j = 0; j < FINDERS / 32; j++) {
+        before += j < i / 32 ? sh->n_found[j] : 0;
+        all += sh->n_found[j];
     }
+    if (found)
+        sh->found[before] = seg;
     __syncthreads();
     return all;
 }
 
-__device__ __forceinline__ uint32_t next_slot(uint32_t slot)
-{
-    return slot == 2 ? 0 : slot + 1;
-}
-
-__device__ __forceinline__ struct course course_of(const struct scan &c, uint32_t rows, uint32_t row)
-{
-    struct course o;
-    o.seg = segment_of(c.p, c.s, rows, row);
-    o.row0 = (size_t)c.s.begin + o.seg.begin;
-    o.T = o.seg.end - o.seg.begin;
-    o.stages = (o.T + STAGE - 1) / STAGE;
-    o.d0 = blockIdx.x * LONG;
-    return o;
-}
-
-__device__ __forceinline__ struct place place_of(struct long_shared *sh, uint32_t stage, uint32_t slot)
-{
-    const uint32_t ch = threadIdx.x / 4, q = threadIdx.x % 4;
-    struct place at;
-    at.pairs = &sh->pairs[stage % 2][0][ch];
-    at.bc = &sh->bc[slot][0][4 * q];
-    at.sums = &sh->sums[stage % 2][0][ch];
-    return at;
-}
-
-/* Stages go over into each other: the last eight steps of one look ahead into the next. */
 template <enum ssm_dtype S>
-__device__ __forceinline__ void stepping(struct long_shared *sh, const struct scan &c, const struct course &o,
-                                         const float A[4])
-{
-    const uint32_t ch = threadIdx.x / 4, q = threadIdx.x % 4;
-    uint8_t *home = state4_at<S>(o.seg.slot + c.ssm_at, o.d0 + ch, q);
-    state4<S> state;
-    float h[4];
-    state.load(home);
-    after_previous();
-    state.unpack(h);
-    handover_wait<MADE_BARRIER>(0);
-    struct place at = place_of(sh, 0, 0);
-    struct ahead p;
-    begin_ahead(&p, at, A);
-    for (uint32_t stage = 0, slot = 0; stage < o.stages; stage++, slot = next_slot(slot)) {
-        const uint32_t n = min(o.T - stage * STAGE, (uint32_t)STAGE);
-        float *sums = at.sums;
-#pragma unroll 1
-        for (uint32_t t = 0; t + 8 <= n; t += 8) {
-            struct place next = {at.pairs + 4 * PAIR_LD, at.bc + 16 * STATES, at.sums + 8 * SUM_LD};
-            if (t == STAGE - 8 && stage + 1 < o.stages) {
-                handover_wait<MADE_BARRIER>((stage + 1) % 2);
-                next = place_of(sh, stage + 1, next_slot(slot));
-            }
-            step8<S>(&state, h, &p, A, at, next, q);
-            sums = at.sums + 8 * SUM_LD;
-            at = next;
-        }
-        if (n >= 8)
-            sums[q * SUM_LD] = sum_of_step(p.s, q);
-#pragma unroll 1
-        for (uint32_t t = 0; t < n % 8; t++)
-            step1<S>(&state, h, A, at, t, q);
-        handover<STEPPED_BARRIER>(stage % 2);
-    }
-    state.store(home);
-}
-
-/* In turn i: stage i is made and i − 2 gated, while i − 1 is stepped. */
-__device__ __forceinline__ void feeding(struct long_shared *sh, const uint16_t *weights, uint16_t *dt,
-                                        const struct scan &c, const struct course &o, const float bias[2], float2 skip,
-                                        uint32_t i)
-{
-    const uint32_t w = i / 32;
-    group_sync<FEEDERS>(FEED_BARRIER); /* the course before is done with */
-    load_stage(sh, dt, c, o, 0, 0, i);
-    for (uint32_t turn = 0, slot = 0; turn < o.stages + 2; turn++, slot = next_slot(slot)) {
-        if (turn >= 2) {
-            handover_wait<STEPPED_BARRIER>(turn % 2);
-            gate_stage(sh, c, o, skip, turn - 2, next_slot(slot), w);
-        }
-        copies_wait();
-        group_sync<FEEDERS>(FEED_BARRIER); /* stage `turn` is there, turn − 2 done with */
-        if (turn + 1 < o.stages)
-            load_stage(sh, dt, c, o, turn + 1, next_slot(slot), i);
-        if (turn < o.stages) {
-            make_pairs(sh, weights, dt, c, bias, turn, slot, w);
-            handover<MADE_BARRIER>(turn % 2);
-        }
-    }
-    if (i < LONG && o.T > 1)
-        keep_window(reinterpret_cast<uint16_t *>(o.seg.slot + c.conv_at) + o.d0 + i,
-                    c.p.xz + (o.row0 + o.T - 1) * 2 * c.D + o.d0 + i, c.D, o.T);
-}
-
-/* A block's threads beyond those that step: which of the FEEDERS one is. Of eight warps two are left out, so that the
- * warps that step have their quarters of the multiprocessor to themselves. */
-__device__ __forceinline__ uint32_t feeder(void)
-{
-    const uint32_t i = threadIdx.x - STEPPERS;
-    if (blockDim.x == STEPPERS + FEEDERS || i < FEEDERS / 2)
-        return i;
-    return i < FEEDERS ? FEEDERS : i - FEEDERS / 2;
-}
-
-/* 16 channels of the segments that find_segments() names; every gridDim.y-th is a block's. */
-template <enum ssm_dtype S>
-static __global__ void __launch_bounds__(STEPPERS + FEEDERS + STEPPERS, 2) scan_long(const struct scan c, bool by_run)
+static __global__ void __launch_bounds__(3 * ROLE, 1) scan_long(const struct scan c, bool by_run)
 {
     extern __shared__ __align__(16) uint8_t shared[];
     struct long_shared *sh = reinterpret_cast<struct long_shared *>(shared);
-    uint16_t *weights = reinterpret_cast<uint16_t *>(sh + 1), *dt = weights + LONG * c.dt_proj.kp;
-    const uint32_t rows = slice_rows(c.s), d0 = blockIdx.x * LONG;
+    uint16_t *weights = reinterpret_cast<uint16_t *>(sh + 1), *dt = weights + COURSES * LONG * c.dt_proj.kp;
+    const uint32_t rows = slice_rows(c.s), role = threadIdx.x / ROLE;
     if (rows == 0)
         return;
-    const uint32_t n = find_segments(sh, c, rows, by_run);
-    if (threadIdx.x < STEPPERS) {
-        const uint32_t d = d0 + threadIdx.x / 4, q = threadIdx.x % 4;
-        const float4 a = __ldg(reinterpret_cast<const float4 *>(c.A + (size_t)(d / 32) * 512 + q * 128 + d % 32 * 4));
-        const float A[4] = {a.x, a.y, a.z, a.w};
-        for (uint32_t i = blockIdx.y; i < n; i += gridDim.y)
-            stepping<S>(sh, c, course_of(c, rows, sh->found[i]), A);
-    } else if (feeder() < FEEDERS) {
-        const uint32_t lane = threadIdx.x % 32;
-        const uint4 *from = reinterpret_cast<const uint4 *>(c.dt_proj.tiled + (size_t)d0 * c.dt_proj.kp);
-        for (uint32_t i = feeder(); i < LONG / 8 * c.dt_proj.kp; i += FEEDERS)
-            copy16(weights + i * 8, from + i);
-        const float bias[2] = {__ldg(c.dt_proj.bias + d0 + lane / 4), __ldg(c.dt_proj.bias + d0 + 8 + lane / 4)};
-        const float2 skip = __ldg(reinterpret_cast<const float2 *>(c.skip + d0 + lane % 8 * 2));
+    if (threadIdx.x < RING) {
+        mbarrier_init(shared_address(&sh->made[threadIdx.x]), ROLE / 32);
+        mbarrier_init(shared_address(&sh->taken[threadIdx.x]), ROLE / 32);
+    } else if (threadIdx.x < RING + 2) {
+        mbarrier_init(shared_address(&sh->summed[threadIdx.x - RING]), ROLE / 32);
+        mbarrier_init(shared_address(&sh->gated[threadIdx.x - RING]), ROLE / 32);
+    }
+    const uint32_t n_found = find_segments(sh, c, rows, by_run);
+    if (role == 0) {
+        stepping<S>(sh, c, n_found);
+    } else {
         after_previous();
         start_next();
-        for (uint32_t i = blockIdx.y; i < n; i += gridDim.y)
-            feeding(sh, weights, dt, c, course_of(c, rows, sh->found[i]), bias, skip, feeder());
-        copies_wait();
+        if (role == 1)
+            making(sh, weights, dt, c, n_found, threadIdx.x - ROLE);
+        else
+            gating(sh, c, n_found, threadIdx.x - 2 * ROLE);
     }
 }
 
@@ -833,7 +878,7 @@ static __global__ void __launch_bounds__(STEPPERS + FEEDERS + STEPPERS, 2) scan_
 
 static size_t long_bytes(const struct gpu_model *m)
 {
-    return sizeof(struct long_shared) + (LONG * m->d.Rp + 2 * STAGE * (m->d.Rp + 8)) * sizeof(uint16_t);
+    return sizeof(struct long_shared) + (COURSES * LONG * m->d.Rp + RING * STAGE * (m->d.Rp + 8)) * sizeof(uint16_t);
 }
 
 /* What a kernel may have is the process's: the same for every model, or the last to open would limit the others. */
@@ -881,16 +926,13 @@ static void launch(const struct gpu_model *m, const struct scan &c, uint32_t row
                    cudaStream_t stream)
 {
     const bool single = n_runs >= rows, by_run = n_runs <= FINDERS && n_runs <= rows / STAGE;
-    const uint32_t groups = c.D / LONG, most = groups < 3 * sms ? 3 * sms / groups : 1;
     const uint32_t found = by_run ? n_runs : (c.s.bound + SHORT - 1) / SHORT;
+    const uint32_t courses = c.D / LONG * found, turns = (courses + sms - 1) / sms;
     if (!by_run)
         launch_short<S>(c, single ? UINT32_MAX : SHORT, sms, stream);
-    if (!single) {
-        const dim3 grid(groups, found < most ? found : most);
-        const uint32_t idle = grid.x * grid.y <= sms ? STEPPERS : 0;
-        launch_chained(scan_long<S>, grid, STEPPERS + FEEDERS + idle, long_bytes(m), dim3(1, 1, 1), c.s.chained, stream,
-                       c, by_run);
-    }
+    if (!single)
+        launch_chained(scan_long<S>, dim3((courses + turns - 1) / turns), 3 * ROLE, long_bytes(m), dim3(1, 1, 1),
+                       c.s.chained, stream, c, by_run);
 }
 
 void gpu_scan(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t layer,
