@@ -26,7 +26,7 @@
 
 enum {
     ALIGN = 256,
-    LANES = 4, /* streams that products may come on */
+    LANES = 8, /* streams that products may come on */
     WORKSPACE = 32 << 20,
     PLANS = 512,
     PROBES = 8

@@ -15,7 +15,8 @@
 
 enum {
     ROWS_MAX = 16384,
-    RESIDENT_ROWS = 32768, /* the same, of token models that are small */
+    RESIDENT_ROWS = 32768, /* the same, of token models that are small, */
+    WIDE_ROWS = 65536,     /* and that are not: one pass does not begin before the last one's slices have ended */
     ROWS_MIN = 256,
     RESIDENT_RUN = 512, /* a longer run has the whole chip to itself, layer by layer */
     CLUSTER_TILE = 8,
@@ -78,7 +79,8 @@ static void set_capacity(struct gpu_queue *q)
 {
     const struct gpu_model *m = q->m;
     size_t out = (m->head.np ? m->head.np : 1) * sizeof(float), back = out + (has_f(q) ? m->d.E * sizeof(float) : 0);
-    size_t rows = size_min(BETWEEN_BYTES / row_bytes(m), q->resident && !q->samples ? RESIDENT_ROWS : ROWS_MAX);
+    size_t rows = q->samples || !m->fast ? ROWS_MAX : q->resident ? RESIDENT_ROWS : WIDE_ROWS;
+    rows = size_min(BETWEEN_BYTES / row_bytes(m), rows);
     if (q->samples)
         rows = size_min(BACK_BYTES / back, rows);
     rows = rows < ROWS_MIN ? ROWS_MIN : rows / ROWS_MIN * ROWS_MIN;

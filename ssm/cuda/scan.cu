@@ -8,24 +8,27 @@
  * per SM, so that a scan can leave the others to the products of another slice; tiles are of as many rows as let all
  * units take the same number of them.
  *
- * Long segments (few runs, thousands of steps): a block has 16 channels of one segment. Two warps do nothing but step:
- * four lanes a channel, four states a lane; all but h = a·h + b and C·h is done two to four steps ahead, and the sum
- * over the lanes four steps behind. Four warps make their operands (dt_proj, softplus, Δ·g, Δ·x) a stage of 32 steps
- * ahead, gate what the others left a stage behind, and have the inputs of the stage after on their way from memory.
- * Stages are handed over by named barriers, one pair per direction. A stepping warp's step is 32 clk of special
- * functions (four ex2) and 30 issues (fp32) or 36 (half-precision states). mamba-130m: 96 blocks a run; where each is
- * alone on its multiprocessor, a stepping warp has a quarter of that to itself, and 65536 steps × 24 layers × 36 clk
- * are 29 ms.
+ * Long segments (few runs, thousands of steps): a block has 64 channels of one segment and warps of three roles. Eight
+ * do nothing but step: four lanes a channel, four states a lane, the operands of the next four steps made and the
+ * inputs of the four after those on their way. Four make what these need (dt_proj, softplus, Δ·g, Δ·x), up to four
+ * stages of 32 steps ahead; four sum and gate what they leave. Roles hand stages over by mbarriers and go on across
+ * segments. A scheduler has two stepping warps, one of each of the others, and 103 issues a step (28 a stepping warp;
+ * 64 clk of special functions): two warps, because one waits for its exponentials half the time. So a run is on 24
+ * multiprocessors (mamba-130m), as few as can be, and leaves the others to other slices. Where there is nothing to
+ * leave them to, a block has 32 channels.
  *
  * Ladder (mamba-130m, one layer: 2048 one-row runs, bf16 states / one run of 2048 rows / 16 runs of 128):
  *   1. units of two warps, 8 an SM / four lanes a channel, 32 channels a block: 97.4 / 146 / 61.9 µs
  *   2. tiles of even height / 16 channels a block, steps pipelined, four warps that feed two, no turn in common:
  *      4096 rows 170 µs / one run of 4096 rows 163 / 16 of 256 129
+ *   3. warps of three roles, 32 channels a block: H200: one run of 4096 rows 235 µs on 48 multiprocessors / 16 of 256
+ * 95
+ *   4. 64 channels a block, stages unrolled: 365 µs on 24 / 75
+ *   5. not unrolled: TBD
  *
  * Traps: a segment's old conv window must be read before the new one is written (keep_window(), by the thread that has
  * the channel), and select.cu of the same slice must be done with it. All warps of a unit take the same turns through
- * its barrier. In long segments, what is loaded for a stage is overwritten three stages later, what is made and what is
- * summed two later: feeding() waits for "stepped" before it does either. */
+ * its barrier. In long segments, what steps is not unrolled beyond four steps: step_fours(). */
 #include <cassert>
 
 #include "ssm/cuda/arith.cuh"
@@ -36,22 +39,20 @@ enum {
     STATES = 16,
     SHORT = 16, /* most rows in which a unit's segments begin; longer ones are the long kernel's where it runs */
     SHORT_MIN = 4,
-    SHARED_MAX = 227 * 1024,          /* of a block */
-    WINDOW = 32,                      /* rows that a unit has before it */
-    UNIT = 64,                        /* threads, and channels of a tile */
-    UNITS = 8,                        /* of a block at most: 128 registers a thread */
-    DT_STEPS = 3,                     /* of 16 k's on their way together */
-    DELTA_LD = 36,                    /* floats: mma's accumulators go to distinct banks */
-    LONG = 32,                        /* channels that a block has of a long segment at a time */
-    ROLE = 128,                       /* threads of each of the three kinds that do one */
-    STAGE = 32,                       /* steps */
+    SHARED_MAX = 227 * 1024, /* of a block */
+    WINDOW = 32,             /* rows that a unit has before it */
+    UNIT = 64,               /* threads, and channels of a tile */
+    UNITS = 8,               /* of a block at most: 128 registers a thread */
+    DT_STEPS = 3,            /* of 16 k's on their way together */
+    DELTA_LD = 36,           /* floats: mma's accumulators go to distinct banks */
+    PACKED = 64,             /* channels that a block has of a long segment at a time, */
+    SPREAD = 32,             /* or where there are multiprocessors for all of half as many */
+    MAKERS = 128,            /* threads that make what a block's stepping ones need */
+    STAGE = 32,              /* steps */
+    FOURS = STAGE / 4,
     RING = 4,                         /* stages on their way: a power of two */
-    COURSES = 3,                      /* and segments that these may belong to */
     MAKING_BARRIER = 1,               /* the making warps' own */
     FINDERS = WIDE_SLICE_MAX / SHORT, /* segments that a slice may have for the long kernel */
-    X_LD = 40,                        /* halves */
-    PAIR_LD = 34,                     /* float4s, as are */
-    SUM_LD = 34
 };
 
 __device__ __forceinline__ void copy16(void *to, const void *from)
@@ -67,17 +68,6 @@ __device__ __forceinline__ void copy4(void *to, const void *from)
 __device__ __forceinline__ void copies_wait(void)
 {
     asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
-__device__ __forceinline__ void copies_commit(void)
-{
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-
-/* For all groups of copies but the last. */
-__device__ __forceinline__ void copies_wait_but_one(void)
-{
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
 }
 
 /* Among some of a block's warps, which have this barrier to themselves. */
@@ -398,18 +388,28 @@ static __global__ void __launch_bounds__(UNITS *UNIT, 1)
 
 /* ---- long segments ---- */
 
-/* Stage `turn` of all that a block does is in [turn % RING] of what is loaded and made, in [turn % 2] of what is summed.
- * Behind it: dt_proj's LONG channels (core matrices, 4 × Rp/8), of the course and the two after it, then dt
- * [RING][STAGE][Rp + 8], in halves. */
-struct long_shared {
-    float4 pairs[RING][STAGE / 2][PAIR_LD];  /* by channel: Δ·g, Δ·x of two steps */
-    float4 sums[2][STAGE / 4][4][SUM_LD];    /* by quarter of the states and sum_at(channel): C·h of four steps */
+/* Of a block that has LONG channels of a segment at a time. */
+template <uint32_t LONG> struct shape {
+    enum : uint32_t {
+        STEPPERS = LONG * 4, /* threads that step along it, */
+        GATERS = LONG * 2,   /* that gate what they leave, */
+        THREADS = STEPPERS + MAKERS + GATERS,
+        X_LD = LONG + 8,    /* halves */
+        PAIR_LD = LONG + 2, /* float4s, as are */
+        SUM_LD = LONG + 2
+    };
+};
+
+/* Stage `turn` of all that a block does is in [turn % RING] of what the stepping warps read, in [turn % 2] of the rest.
+ * Behind it, in halves: dt_proj's LONG channels (core matrices, LONG/8 × Rp/8), then dt [2][STAGE][Rp + 8]. */
+template <uint32_t LONG> struct long_shared : shape<LONG> {
+    float4 pairs[RING][STAGE / 2][LONG + 2]; /* by channel: Δ·g, Δ·x of two steps */
+    float4 sums[2][FOURS][4][LONG + 2];      /* by quarter of the states and sum_at(channel): C·h of four steps */
     float bc[RING][STAGE][2 * STATES];
-    float bias[COURSES][LONG];
-    float g[RING][STAGE];
-    uint16_t x[RING][STAGE][X_LD];
-    uint64_t made[RING], taken[RING]; /* mbarriers, by the warps of a role: operands made, stepped with; */
-    uint64_t summed[2], gated[2];     /* sums made, read */
+    float bias[LONG];
+    float g[2][STAGE];
+    uint16_t x[2][STAGE][LONG + 8];
+    uint64_t made[RING], stepped[RING], gated[2]; /* mbarriers, by the warps of a role */
     struct segment found[FINDERS];
     uint32_t n_found[FINDERS / 32];
 };
@@ -423,7 +423,8 @@ struct course {
 };
 
 /* Courses are dealt out to the blocks in turn, neighbouring channels of a segment next to each other. */
-__device__ __forceinline__ bool course_of(struct course *o, const struct long_shared *sh, const struct scan &c,
+template <uint32_t LONG>
+__device__ __forceinline__ bool course_of(struct course *o, const struct long_shared<LONG> *sh, const struct scan &c,
                                           uint32_t n_found, uint32_t number)
 {
     const uint32_t groups = c.D / LONG, i = blockIdx.x + number * gridDim.x;
@@ -440,7 +441,8 @@ __device__ __forceinline__ bool course_of(struct course *o, const struct long_sh
 }
 
 /* To the block's next stage. */
-__device__ __forceinline__ bool next_stage(struct course *o, const struct long_shared *sh, const struct scan &c,
+template <uint32_t LONG>
+__device__ __forceinline__ bool next_stage(struct course *o, const struct long_shared<LONG> *sh, const struct scan &c,
                                            uint32_t n_found)
 {
     return ++o->stage < o->stages || course_of(o, sh, c, n_found, o->number + 1);
@@ -466,10 +468,11 @@ __device__ __forceinline__ void wait_for(uint64_t *barrier, uint32_t phase)
     mbarrier_wait(shared_address(barrier), phase & 1);
 }
 
-/* Where among a quarter's sums a channel is: a warp writes, and reads, eight channels at a time from all banks. */
-__device__ __forceinline__ uint32_t sum_at(uint32_t ch)
+/* Where among a quarter's sums a channel is: two channels of four quarters are written, and every fourth channel read,
+ * to and from all banks. */
+template <uint32_t LONG> __device__ __forceinline__ uint32_t sum_at(uint32_t ch)
 {
-    return ch % 2 * (SUM_LD / 2) + ch / 2;
+    return ch % 4 * (LONG / 4) + (ch % 4 + 1) / 2 + ch / 4;
 }
 
 /* ---- the stepping warps: four lanes a channel, four states a lane ---- */
@@ -496,11 +499,12 @@ __device__ __forceinline__ void make_operands(struct ahead *p, int j, const floa
 }
 
 /* Inputs of step j, of those of which `pairs` and `bc` are. */
+template <uint32_t LONG>
 __device__ __forceinline__ void load_inputs(struct ahead *p, int j, const float4 *pairs, const float *bc)
 {
     p->B[j] = float4_at(bc + j * 2 * STATES);
     if (j % 2 == 1)
-        p->pair[j / 2] = pairs[j / 2 * PAIR_LD];
+        p->pair[j / 2] = pairs[j / 2 * shape<LONG>::PAIR_LD];
 }
 
 /* One step of 4 states: their part of C·h. */
@@ -515,7 +519,7 @@ __device__ __forceinline__ float quarter_step(state4<S> *state, float h[4], cons
 
 /* Four steps. What they take from `p` makes room for the four after them, whose C is at `bc1`, and the inputs of the
  * four after those: nothing that is waited for is wanted before the next call. */
-template <enum ssm_dtype S>
+template <enum ssm_dtype S, uint32_t LONG>
 __device__ __forceinline__ float4 step4(state4<S> *state, float h[4], struct ahead *p, const float A[4],
                                         const float *bc1, const float4 *pairs2, const float *bc2)
 {
@@ -525,7 +529,7 @@ __device__ __forceinline__ float4 step4(state4<S> *state, float h[4], struct ahe
         s[j] = quarter_step<S>(state, h, *p, j);
         p->C[j] = float4_at(bc1 + j * 2 * STATES + STATES);
         make_operands(p, j, A);
-        load_inputs(p, j, pairs2, bc2);
+        load_inputs<LONG>(p, j, pairs2, bc2);
     }
     return make_float4(s[0], s[1], s[2], s[3]);
 }
@@ -542,12 +546,13 @@ __device__ __forceinline__ float4 step_last(state4<S> *state, float h[4], const 
     return make_float4(s[0], s[1], s[2], 0.0f);
 }
 
-/* A course's first steps, in slot 0 of `pairs` and `bc`. */
+/* A course's first steps, the first of a stage of which `pairs` and `bc` are. */
+template <uint32_t LONG>
 __device__ __forceinline__ void begin_ahead(struct ahead *p, const float A[4], const float4 *pairs, const float *bc)
 {
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-        load_inputs(p, j, pairs, bc);
+        load_inputs<LONG>(p, j, pairs, bc);
         p->C[j] = float4_at(bc + j * 2 * STATES + STATES);
     }
 #pragma unroll
@@ -555,7 +560,7 @@ __device__ __forceinline__ void begin_ahead(struct ahead *p, const float A[4], c
         make_operands(p, j, A);
 #pragma unroll
     for (int j = 0; j < 4; j++)
-        load_inputs(p, j, pairs + 2 * PAIR_LD, bc + 8 * STATES);
+        load_inputs<LONG>(p, j, pairs + 2 * shape<LONG>::PAIR_LD, bc + 8 * STATES);
 }
 
 /* A course's states and the channel's A, on their way. */
@@ -574,9 +579,27 @@ __device__ __forceinline__ void fetch_origin(struct origin<S> *from, const struc
     from->A = __ldg(reinterpret_cast<const float4 *>(c.A + (size_t)(d / 32) * 512 + q * 128 + d % 32 * 4));
 }
 
+/* Fours [from, to) of stage `turn`, of which the last two have ahead what is in stage `next`. Not unrolled: across
+ * fours the compiler would put each exponential right before its use, and a step would wait for all of them. */
+template <enum ssm_dtype S, uint32_t LONG>
+__device__ __forceinline__ void step_fours(struct long_shared<LONG> *sh, state4<S> *state, float h[4], struct ahead *p,
+                                           const float A[4], uint32_t turn, uint32_t next, uint32_t from, uint32_t to)
+{
+    const uint32_t ch = threadIdx.x / 4, q = threadIdx.x % 4;
+    const uint32_t here = turn % RING * FOURS, there = next % RING * FOURS - FOURS;
+    const float4 *pairs = &sh->pairs[0][0][ch];
+    const float *bc = &sh->bc[0][0][4 * q];
+#pragma unroll 1
+    for (uint32_t t = from; t < to; t++) {
+        const uint32_t t1 = t + 1 + (t + 1 < FOURS ? here : there), t2 = t + 2 + (t + 2 < FOURS ? here : there);
+        sh->sums[turn % 2][t][q][sum_at<LONG>(ch)] = step4<S, LONG>(
+            state, h, p, A, bc + t1 * 8 * STATES, pairs + t2 * 2 * shape<LONG>::PAIR_LD, bc + t2 * 8 * STATES);
+    }
+}
+
 /* The stages of one course, from turn `turn` on. */
-template <enum ssm_dtype S>
-__device__ __forceinline__ void step_course(struct long_shared *sh, state4<S> *state, const float A[4],
+template <enum ssm_dtype S, uint32_t LONG>
+__device__ __forceinline__ void step_course(struct long_shared<LONG> *sh, state4<S> *state, const float A[4],
                                             const struct course &o, uint32_t turn)
 {
     const uint32_t ch = threadIdx.x / 4, q = threadIdx.x % 4;
@@ -584,40 +607,25 @@ __device__ __forceinline__ void step_course(struct long_shared *sh, state4<S> *s
     state->unpack(h);
     struct ahead p;
     wait_for(&sh->made[turn % RING], turn / RING);
-    begin_ahead(&p, A, &sh->pairs[turn % RING][0][ch], &sh->bc[turn % RING][0][4 * q]);
-    for (uint32_t stage = 0; stage < o.stages; stage++, turn++) {
-        const uint32_t n = min(o.T - stage * STAGE, (uint32_t)STAGE), slot = turn % RING;
-        const bool more = stage + 1 < o.stages;
-        const uint32_t next = more ? (turn + 1) % RING : slot; /* behind the end: anything */
-        float4 *sums = &sh->sums[turn % 2][0][q][sum_at(ch)];
-        const float *bc1 = &sh->bc[slot][4][4 * q], *bc2 = &sh->bc[slot][8][4 * q];
-        const float4 *pairs2 = &sh->pairs[slot][4][ch];
-        wait_for(&sh->gated[turn % 2], turn / 2 - 1);
+    begin_ahead<LONG>(&p, A, &sh->pairs[turn % RING][0][ch], &sh->bc[turn % RING][0][4 * q]);
 #pragma unroll 1
-        for (uint32_t t = 0; t < n / 4; t++) {
-            if (t == STAGE / 4 - 2) {
-                if (more)
-                    wait_for(&sh->made[next], (turn + 1) / RING);
-                bc2 = &sh->bc[next][0][4 * q];
-                pairs2 = &sh->pairs[next][0][ch];
-            } else if (t == STAGE / 4 - 1) {
-                bc1 = &sh->bc[next][0][4 * q];
-            }
-            *sums = step4<S>(state, h, &p, A, bc1, pairs2, bc2);
-            sums += 4 * SUM_LD;
-            bc1 += 8 * STATES;
-            bc2 += 8 * STATES;
-            pairs2 += 2 * PAIR_LD;
-        }
+    for (uint32_t left = o.T; left > 0; turn++) {
+        const uint32_t n = min(left, (uint32_t)STAGE);
+        left -= n;
+        const uint32_t next = left > 0 ? turn + 1 : turn; /* or anything, behind the end */
+        wait_for(&sh->gated[turn % 2], turn / 2 - 1);
+        step_fours<S, LONG>(sh, state, h, &p, A, turn, next, 0, min(n / 4, (uint32_t)FOURS - 2));
+        if (left > 0)
+            wait_for(&sh->made[next % RING], next / RING);
+        step_fours<S, LONG>(sh, state, h, &p, A, turn, next, FOURS - 2, n / 4);
         if (n % 4)
-            *sums = step_last<S>(state, h, p, n % 4);
-        hand_over(&sh->taken[turn % RING]);
-        hand_over(&sh->summed[turn % 2]);
+            sh->sums[turn % 2][n / 4][q][sum_at<LONG>(ch)] = step_last<S>(state, h, p, n % 4);
+        hand_over(&sh->stepped[turn % RING]);
     }
 }
 
-template <enum ssm_dtype S>
-__device__ __forceinline__ void stepping(struct long_shared *sh, const struct scan &c, uint32_t n_found)
+template <enum ssm_dtype S, uint32_t LONG>
+__device__ __forceinline__ void stepping(struct long_shared<LONG> *sh, const struct scan &c, uint32_t n_found)
 {
     struct course o;
     struct origin<S> next;
@@ -632,7 +640,7 @@ __device__ __forceinline__ void stepping(struct long_shared *sh, const struct sc
         more = course_of(&o, sh, c, n_found, course.number + 1);
         if (more)
             fetch_origin<S>(&next, c, o);
-        step_course<S>(sh, &from.state, A, course, turn);
+        step_course<S, LONG>(sh, &from.state, A, course, turn);
         turn += course.stages;
         from.state.store(from.home);
     }
@@ -640,29 +648,37 @@ __device__ __forceinline__ void stepping(struct long_shared *sh, const struct sc
 
 /* ---- the making warps: their operands ---- */
 
-/* Thread i's part of a stage's inputs, on their way, and of the course's weights where it is the first. */
-__device__ __forceinline__ void load_stage(struct long_shared *sh, uint16_t *weights, uint16_t *dt,
-                                           const struct scan &c, const struct course &o, uint32_t slot, uint32_t i)
+/* Thread i's part of a stage's inputs, on their way. */
+template <uint32_t LONG>
+__device__ __forceinline__ void load_stage(struct long_shared<LONG> *sh, uint16_t *dt, const struct scan &c,
+                                           const struct course &o, uint32_t turn, uint32_t i)
 {
     const uint32_t Rp = c.dt_proj.kp, row = i / 4, part = i % 4 * 8, n = stage_rows_of(o);
     const size_t first = o.row0 + o.stage * STAGE, at = first + row;
-    if (o.stage == 0) {
-        const uint4 *from = reinterpret_cast<const uint4 *>(c.dt_proj.tiled + (size_t)o.d0 * Rp);
-        uint16_t *to = weights + o.number % COURSES * (LONG * Rp);
-        for (uint32_t k = i; k < LONG / 8 * Rp; k += ROLE)
-            copy16(to + k * 8, from + k);
-        if (i < LONG)
-            copy4(&sh->bias[o.number % COURSES][i], c.dt_proj.bias + o.d0 + i);
-    }
     if (row < n) {
-        copy16(&sh->x[slot][row][part], c.p.xc + at * c.D + o.d0 + part);
-        copy16(&sh->bc[slot][row][part], c.p.bc + at * 2 * STATES + part);
-        copy16(&sh->bc[slot][row][part + 4], c.p.bc + at * 2 * STATES + part + 4);
+        const uint16_t *x = c.p.xc + at * c.D + o.d0 + part;
+        const float *bc = c.p.bc + at * 2 * STATES + part;
+        for (uint32_t k = 0; k < LONG; k += 32)
+            copy16(&sh->x[turn % 2][row][part + k], x + k);
+        copy16(&sh->bc[turn % RING][row][part], bc);
+        copy16(&sh->bc[turn % RING][row][part + 4], bc + 4);
         for (uint32_t k = part; k < Rp; k += 32)
-            copy16(dt + (slot * STAGE + row) * (Rp + 8) + k, c.p.dt + at * Rp + k);
+            copy16(dt + (turn % 2 * STAGE + row) * (Rp + 8) + k, c.p.dt + at * Rp + k);
     }
     if (i < n)
-        copy4(&sh->g[slot][i], c.p.g + first + i);
+        copy4(&sh->g[turn % 2][i], c.p.g + first + i);
+}
+
+/* And of a course's part of dt_proj. */
+template <uint32_t LONG>
+__device__ __forceinline__ void load_weights(struct long_shared<LONG> *sh, uint16_t *weights, const struct scan &c,
+                                             const struct course &o, uint32_t i)
+{
+    const uint16_t *from = c.dt_proj.tiled + (size_t)o.d0 * c.dt_proj.kp;
+    for (uint32_t k = i * 8; k < LONG * c.dt_proj.kp; k += MAKERS * 8)
+        copy16(weights + k, from + k);
+    if (i < LONG)
+        copy4(&sh->bias[i], c.dt_proj.bias + o.d0 + i);
 }
 
 /* dt_proj's acc[m] of channels 16m … and eight rows: `a` and `b` are where a lane finds its rows of the first k's. */
@@ -691,66 +707,64 @@ __device__ __forceinline__ void long_dt_proj(float acc[2][4], uint32_t a, uint32
     }
 }
 
-/* Δ·g and Δ·x of a stage: warp w has its rows 8w … */
-__device__ __forceinline__ void make_pairs(struct long_shared *sh, const uint16_t *weights, const uint16_t *dt,
-                                           const struct scan &c, uint32_t number, uint32_t slot, uint32_t w)
+/* Δ·g and Δ·x of a stage: warp w has its rows 8w …, 32 channels at a time. */
+template <uint32_t LONG>
+__device__ __forceinline__ void make_pairs(struct long_shared<LONG> *sh, const uint16_t *weights, const uint16_t *dt,
+                                           const struct scan &c, uint32_t turn, uint32_t w)
 {
     const uint32_t lane = threadIdx.x % 32, Rp = c.dt_proj.kp, matrix = lane / 8, row = w * 8 + lane % 4 * 2;
-    const uint32_t a = shared_address(weights + number % COURSES * (LONG * Rp)) +
-                       (matrix % 2 * (Rp / 8) + matrix / 2) * 128 + lane % 8 * 16;
-    const uint32_t b = shared_address(dt) + ((slot * STAGE + w * 8 + lane % 8) * (Rp + 8) + matrix % 2 * 8) * 2;
-    float acc[2][4];
-    long_dt_proj(acc, a, b, Rp);
-    const float2 g = *reinterpret_cast<const float2 *>(&sh->g[slot][row]);
+    const uint32_t a = shared_address(weights) + (matrix % 2 * (Rp / 8) + matrix / 2) * 128 + lane % 8 * 16;
+    const uint32_t b = shared_address(dt) + ((turn % 2 * STAGE + w * 8 + lane % 8) * (Rp + 8) + matrix % 2 * 8) * 2;
+    const float2 g = *reinterpret_cast<const float2 *>(&sh->g[turn % 2][row]);
+#pragma unroll 1
+    for (uint32_t from = 0; from < LONG; from += 32) {
+        float acc[2][4];
+        long_dt_proj(acc, a + from * Rp * 2, b, Rp);
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const uint32_t ch = i * 8 + lane / 4;
-        const float bias = sh->bias[number % COURSES][ch];
-        const float low = softplus(product(acc[i / 2][i % 2 * 2], c.dt_proj.scale, bias));
-        const float high = softplus(product(acc[i / 2][i % 2 * 2 + 1], c.dt_proj.scale, bias));
-        sh->pairs[slot][row / 2][ch] =
-            make_float4(__fmul_rn(low, g.x), __fmul_rn(low, half_at(&sh->x[slot][row][ch])), __fmul_rn(high, g.y),
-                        __fmul_rn(high, half_at(&sh->x[slot][row + 1][ch])));
+        for (int i = 0; i < 4; i++) {
+            const uint32_t ch = from + i * 8 + lane / 4;
+            const uint16_t *x = &sh->x[turn % 2][row][ch];
+            const float low = softplus(product(acc[i / 2][i % 2 * 2], c.dt_proj.scale, sh->bias[ch]));
+            const float high = softplus(product(acc[i / 2][i % 2 * 2 + 1], c.dt_proj.scale, sh->bias[ch]));
+            sh->pairs[turn % RING][row / 2][ch] =
+                make_float4(__fmul_rn(low, g.x), __fmul_rn(low, half_at(x)), __fmul_rn(high, g.y),
+                            __fmul_rn(high, half_at(x + shape<LONG>::X_LD)));
+        }
     }
 }
 
-/* Thread i of the role. Inputs of two stages are on their way. */
-__device__ __forceinline__ void making(struct long_shared *sh, uint16_t *weights, uint16_t *dt, const struct scan &c,
-                                       uint32_t n_found, uint32_t i)
+/* Thread i of the role. The inputs of a stage are on their way while the one before it is made. */
+template <uint32_t LONG>
+__device__ __forceinline__ void making(struct long_shared<LONG> *sh, uint16_t *weights, uint16_t *dt,
+                                       const struct scan &c, uint32_t n_found, uint32_t i)
 {
-    struct course o, to;
-    if (!course_of(&o, sh, c, n_found, 0))
-        return;
-    to = o;
-    bool left = true;
-    for (uint32_t turn = 0; turn < 2; turn++) {
-        if (left) {
-            load_stage(sh, weights, dt, c, to, turn, i);
-            left = next_stage(&to, sh, c, n_found);
-        }
-        copies_commit();
-    }
-    bool more = true;
+    struct course o;
+    bool more = course_of(&o, sh, c, n_found, 0);
+    if (more)
+        load_stage(sh, dt, c, o, 0, i);
     for (uint32_t turn = 0; more; turn++) {
-        const uint32_t slot = turn % RING, next = (turn + 2) % RING;
-        copies_wait_but_one();
-        group_sync<ROLE>(MAKING_BARRIER); /* the stage is there, the one before made */
-        make_pairs(sh, weights, dt, c, o.number, slot, i / 32);
-        hand_over(&sh->made[slot]);
-        if (left) {
-            wait_for(&sh->taken[next], (turn + 2) / RING - 1);
-            load_stage(sh, weights, dt, c, to, next, i);
-            left = next_stage(&to, sh, c, n_found);
+        copies_wait();
+        group_sync<MAKERS>(MAKING_BARRIER); /* the stage is there, the one before made */
+        if (o.stage == 0) {
+            load_weights(sh, weights, c, o, i);
+            copies_wait();
+            group_sync<MAKERS>(MAKING_BARRIER);
         }
-        copies_commit();
         more = next_stage(&o, sh, c, n_found);
+        if (more) {
+            wait_for(&sh->stepped[(turn + 1) % RING], (turn + 1) / RING - 1);
+            load_stage(sh, dt, c, o, turn + 1, i);
+        }
+        make_pairs(sh, weights, dt, c, turn, i / 32);
+        hand_over(&sh->made[turn % RING]);
     }
 }
 
 /* ---- the gating warps: y of what was stepped ---- */
 
 /* (s0 + s1) + (s2 + s3) of four steps. */
-__device__ __forceinline__ void sum_quarters(float y[4], const float4 (*quarters)[SUM_LD], uint32_t at)
+template <uint32_t LD>
+__device__ __forceinline__ void sum_quarters(float y[4], const float4 (*quarters)[LD], uint32_t at)
 {
     const float4 s[4] = {quarters[0][at], quarters[1][at], quarters[2][at], quarters[3][at]};
     y[0] = __fadd_rn(__fadd_rn(s[0].x, s[1].x), __fadd_rn(s[2].x, s[3].x));
@@ -759,38 +773,50 @@ __device__ __forceinline__ void sum_quarters(float y[4], const float4 (*quarters
     y[3] = __fadd_rn(__fadd_rn(s[0].w, s[1].w), __fadd_rn(s[2].w, s[3].w));
 }
 
-/* Thread i of the role: channels 2·(i % 16) …, rows 4·(i / 16) … of a stage. Its inputs are on their way while the stage
- * is stepped. */
-__device__ __forceinline__ void gate_stage(struct long_shared *sh, const struct scan &c, const struct course &o,
+__device__ __forceinline__ uint32_t gate2(float low, float high, float2 skip, uint32_t x, uint32_t z)
+{
+    const float2 xf = __half22float2(*reinterpret_cast<const __half2 *>(&x));
+    const float2 zf = __half22float2(*reinterpret_cast<const __half2 *>(&z));
+    const __half2 y = to_half2(gate(low, skip.x, xf.x, zf.x), gate(high, skip.y, xf.y, zf.y));
+    return *reinterpret_cast<const uint32_t *>(&y);
+}
+
+/* Thread i of the role: channels 4·(i % 16) …, rows 4·(i / 16) … of a stage. Its inputs are on their way while the
+ * stage is stepped. */
+template <uint32_t LONG>
+__device__ __forceinline__ void gate_stage(struct long_shared<LONG> *sh, const struct scan &c, const struct course &o,
                                            uint32_t turn, uint32_t i)
 {
-    const uint32_t row = i / 16 * 4, d = o.d0 + i % 16 * 2, n = stage_rows_of(o);
+    enum { ACROSS = LONG / 4 };
+    static_assert(shape<LONG>::GATERS / ACROSS * 4 == STAGE, "a thread has four rows and four channels");
+    const uint32_t four = i % ACROSS, row = i / ACROSS * 4, d = o.d0 + four * 4, n = stage_rows_of(o);
     const size_t at = o.row0 + o.stage * STAGE + row;
     const uint16_t *from_x = c.p.xc + at * c.D + d, *from_z = c.p.xz + at * 2 * c.D + c.D + d;
-    uint16_t *y = c.p.y + at * c.D + d;
-    __half2 x[4] = {}, z[4] = {};
+    uint16_t *to = c.p.y + at * c.D + d;
+    uint2 x[4] = {}, z[4] = {};
 #pragma unroll
     for (uint32_t j = 0; j < 4; j++)
         if (row + j < n) {
-            x[j] = *reinterpret_cast<const __half2 *>(from_x + j * c.D);
-            z[j] = *reinterpret_cast<const __half2 *>(from_z + j * 2 * c.D);
+            x[j] = *reinterpret_cast<const uint2 *>(from_x + j * c.D);
+            z[j] = *reinterpret_cast<const uint2 *>(from_z + j * 2 * c.D);
         }
-    const float2 skip = __ldg(reinterpret_cast<const float2 *>(c.skip + d));
-    float even[4], odd[4];
-    wait_for(&sh->summed[turn % 2], turn / 2);
-    sum_quarters(even, sh->sums[turn % 2][i / 16], i % 16);
-    sum_quarters(odd, sh->sums[turn % 2][i / 16], sum_at(1) + i % 16);
+    const float4 skip = __ldg(reinterpret_cast<const float4 *>(c.skip + d));
+    wait_for(&sh->stepped[turn % RING], turn / RING);
+    float y[4][4];
+#pragma unroll
+    for (uint32_t k = 0; k < 4; k++)
+        sum_quarters(y[k], sh->sums[turn % 2][row / 4], sum_at<LONG>(k) + four);
     hand_over(&sh->gated[turn % 2]);
 #pragma unroll
-    for (uint32_t j = 0; j < 4; j++) {
-        const float2 xf = __half22float2(x[j]), zf = __half22float2(z[j]);
+    for (uint32_t j = 0; j < 4; j++)
         if (row + j < n)
-            *reinterpret_cast<__half2 *>(y + j * c.D) =
-                to_half2(gate(even[j], skip.x, xf.x, zf.x), gate(odd[j], skip.y, xf.y, zf.y));
-    }
+            *reinterpret_cast<uint2 *>(to + j * c.D) =
+                make_uint2(gate2(y[0][j], y[1][j], make_float2(skip.x, skip.y), x[j].x, z[j].x),
+                           gate2(y[2][j], y[3][j], make_float2(skip.z, skip.w), x[j].y, z[j].y));
 }
 
-__device__ __forceinline__ void gating(struct long_shared *sh, const struct scan &c, uint32_t n_found, uint32_t i)
+template <uint32_t LONG>
+__device__ __forceinline__ void gating(struct long_shared<LONG> *sh, const struct scan &c, uint32_t n_found, uint32_t i)
 {
     struct course o;
     bool more = course_of(&o, sh, c, n_found, 0);
@@ -824,9 +850,11 @@ __device__ __forceinline__ bool candidate(const struct scan &c, uint32_t rows, b
 }
 
 /* The segments that the long kernel takes, in one order for all blocks: how many. */
-__device__ __forceinline__ uint32_t find_segments(struct long_shared *sh, const struct scan &c, uint32_t rows,
+template <uint32_t LONG>
+__device__ __forceinline__ uint32_t find_segments(struct long_shared<LONG> *sh, const struct scan &c, uint32_t rows,
                                                   bool by_run)
 {
+    static_assert(shape<LONG>::THREADS >= FINDERS, "a thread has one candidate");
     const uint32_t i = threadIdx.x;
     struct segment seg;
     const bool found = i < FINDERS && candidate(c, rows, by_run, i, &seg);
@@ -845,49 +873,50 @@ __device__ __forceinline__ uint32_t find_segments(struct long_shared *sh, const 
     return all;
 }
 
-template <enum ssm_dtype S>
-static __global__ void __launch_bounds__(3 * ROLE, 1) scan_long(const struct scan c, bool by_run)
+template <enum ssm_dtype S, uint32_t LONG>
+static __global__ void __launch_bounds__(shape<LONG>::THREADS, 1) scan_long(const struct scan c, bool by_run)
 {
     extern __shared__ __align__(16) uint8_t shared[];
-    struct long_shared *sh = reinterpret_cast<struct long_shared *>(shared);
-    uint16_t *weights = reinterpret_cast<uint16_t *>(sh + 1), *dt = weights + COURSES * LONG * c.dt_proj.kp;
-    const uint32_t rows = slice_rows(c.s), role = threadIdx.x / ROLE;
+    enum { STEPPERS = shape<LONG>::STEPPERS };
+    struct long_shared<LONG> *sh = reinterpret_cast<struct long_shared<LONG> *>(shared);
+    uint16_t *weights = reinterpret_cast<uint16_t *>(sh + 1), *dt = weights + LONG * c.dt_proj.kp;
+    const uint32_t rows = slice_rows(c.s), i = threadIdx.x;
     if (rows == 0)
         return;
-    if (threadIdx.x < RING) {
-        mbarrier_init(shared_address(&sh->made[threadIdx.x]), ROLE / 32);
-        mbarrier_init(shared_address(&sh->taken[threadIdx.x]), ROLE / 32);
-    } else if (threadIdx.x < RING + 2) {
-        mbarrier_init(shared_address(&sh->summed[threadIdx.x - RING]), ROLE / 32);
-        mbarrier_init(shared_address(&sh->gated[threadIdx.x - RING]), ROLE / 32);
+    if (i < RING) {
+        mbarrier_init(shared_address(&sh->made[i]), MAKERS / 32);
+        mbarrier_init(shared_address(&sh->stepped[i]), STEPPERS / 32);
+    } else if (i < RING + 2) {
+        mbarrier_init(shared_address(&sh->gated[i - RING]), shape<LONG>::GATERS / 32);
     }
     const uint32_t n_found = find_segments(sh, c, rows, by_run);
-    if (role == 0) {
-        stepping<S>(sh, c, n_found);
+    if (i < STEPPERS) {
+        stepping<S, LONG>(sh, c, n_found);
     } else {
         after_previous();
         start_next();
-        if (role == 1)
-            making(sh, weights, dt, c, n_found, threadIdx.x - ROLE);
+        if (i < STEPPERS + MAKERS)
+            making(sh, weights, dt, c, n_found, i - STEPPERS);
         else
-            gating(sh, c, n_found, threadIdx.x - 2 * ROLE);
+            gating(sh, c, n_found, i - STEPPERS - MAKERS);
     }
 }
 
 /* ---- host ---- */
 
-static size_t long_bytes(const struct gpu_model *m)
+template <uint32_t LONG> static size_t long_bytes(const struct gpu_model *m)
 {
-    return sizeof(struct long_shared) + (COURSES * LONG * m->d.Rp + RING * STAGE * (m->d.Rp + 8)) * sizeof(uint16_t);
+    return sizeof(struct long_shared<LONG>) + (LONG * m->d.Rp + 2 * STAGE * (m->d.Rp + 8)) * sizeof(uint16_t);
 }
 
 /* What a kernel may have is the process's: the same for every model, or the last to open would limit the others. */
 template <enum ssm_dtype S> static cudaError_t allow(void)
 {
-    const void *kernels[] = {(const void *)scan_short<S>, (const void *)scan_long<S>};
-    const int bytes[] = {UNITS * (int)sizeof(struct short_shared), SHARED_MAX};
+    const void *kernels[] = {(const void *)scan_short<S>, (const void *)scan_long<S, PACKED>,
+                             (const void *)scan_long<S, SPREAD>};
+    const int bytes[] = {UNITS * (int)sizeof(struct short_shared), SHARED_MAX, SHARED_MAX};
     cudaError_t e = cudaSuccess;
-    for (int i = 0; i < 2 && !e; i++) {
+    for (int i = 0; i < 3 && !e; i++) {
         e = cudaFuncSetAttribute(kernels[i], cudaFuncAttributeMaxDynamicSharedMemorySize, bytes[i]);
         if (!e)
             e = cudaFuncSetAttribute(kernels[i], cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -898,7 +927,7 @@ template <enum ssm_dtype S> static cudaError_t allow(void)
 
 cudaError_t gpu_scan_open(const struct gpu_model *m)
 {
-    cudaError_t e = long_bytes(m) <= SHARED_MAX ? allow<SSM_F32>() : cudaErrorInvalidValue;
+    cudaError_t e = long_bytes<PACKED>(m) <= SHARED_MAX ? allow<SSM_F32>() : cudaErrorInvalidValue;
     if (!e)
         e = allow<SSM_BF16>();
     return e ? e : allow<SSM_F16>();
@@ -920,6 +949,16 @@ static void launch_short(const struct scan &c, uint32_t longest, uint32_t sms, c
                    c.s.chained, stream, c, longest, height);
 }
 
+/* The same number of courses for every block, as few as there can be. */
+template <enum ssm_dtype S, uint32_t LONG>
+static void launch_long(const struct gpu_model *m, const struct scan &c, bool by_run, uint32_t courses, uint32_t sms,
+                        cudaStream_t stream)
+{
+    const uint32_t turns = (courses + sms - 1) / sms;
+    launch_chained(scan_long<S, LONG>, dim3((courses + turns - 1) / turns), shape<LONG>::THREADS, long_bytes<LONG>(m),
+                   dim3(1, 1, 1), c.s.chained, stream, c, by_run);
+}
+
 /* Runs of one row: the short kernel alone, of any length. Few and long ones: the long kernel alone, of any length. */
 template <enum ssm_dtype S>
 static void launch(const struct gpu_model *m, const struct scan &c, uint32_t rows, uint32_t n_runs, uint32_t sms,
@@ -927,12 +966,14 @@ static void launch(const struct gpu_model *m, const struct scan &c, uint32_t row
 {
     const bool single = n_runs >= rows, by_run = n_runs <= FINDERS && n_runs <= rows / STAGE;
     const uint32_t found = by_run ? n_runs : (c.s.bound + SHORT - 1) / SHORT;
-    const uint32_t courses = c.D / LONG * found, turns = (courses + sms - 1) / sms;
     if (!by_run)
         launch_short<S>(c, single ? UINT32_MAX : SHORT, sms, stream);
-    if (!single)
-        launch_chained(scan_long<S>, dim3((courses + turns - 1) / turns), 3 * ROLE, long_bytes(m), dim3(1, 1, 1),
-                       c.s.chained, stream, c, by_run);
+    if (single)
+        return;
+    if (c.D / SPREAD * found <= sms)
+        launch_long<S, SPREAD>(m, c, by_run, c.D / SPREAD * found, sms, stream);
+    else
+        launch_long<S, PACKED>(m, c, by_run, c.D / PACKED * found, sms, stream);
 }
 
 void gpu_scan(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t layer,

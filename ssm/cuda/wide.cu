@@ -40,8 +40,10 @@
 #include "ssm/fail.h"
 
 enum {
-    STREAMS = 4,       /* that slices go on, the caller's among them */
-    LONG_SLICE = 4096, /* rows at most, where runs are long */
+    STREAMS = 8,       /* that slices go on, the caller's among them */
+    SCANS = 4,         /* of slices that share the multiprocessors */
+    LONG_SLICE = 4096, /* rows at most, where runs are long: */
+    LONG_RUN = 32      /* rows in the mean, where scans share */
 };
 
 struct gpu_wide {
@@ -185,7 +187,7 @@ struct work {
     const struct gpu_pass *p;
     enum ssm_dtype state;
     uint32_t rows, n_runs, slice, n_slices;
-    uint32_t product_sms; /* multiprocessors that one product takes */
+    uint32_t product_sms, scan_sms; /* multiprocessors that one product takes, and one scan */
     bool chained;
 };
 
@@ -216,7 +218,7 @@ static void run_layer(const struct work *k, uint32_t layer, uint32_t index, stru
     s.chained = k->chained && !wait;
     gpu_select(k->m, p, layer, s, k->w->sms, stream);
     s.chained = k->chained;
-    gpu_scan(k->m, p, k->state, layer, s, k->rows, k->n_runs, k->w->sms, stream);
+    gpu_scan(k->m, p, k->state, layer, s, k->rows, k->n_runs, k->scan_sms, stream);
     if (record)
         cudaEventRecord(k->w->scanned[layer], stream);
     s.chained = k->chained && !record;
@@ -264,11 +266,13 @@ void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gp
 {
     if (rows == 0)
         return;
-    struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, true};
+    struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, w->sms, true};
     k.n_slices = (rows + k.slice - 1) / k.slice;
     if (k.n_slices > 1) {
         k.chained = false;
-        k.product_sms = w->sms * 2 / 3; /* another slice's scan has the others */
+        k.product_sms = w->sms * 2 / 3; /* other slices' scans have the others */
+        if (n_runs <= rows / LONG_RUN)
+            k.scan_sms = w->sms / (k.n_slices < SCANS ? k.n_slices : (uint32_t)SCANS);
         run_slices(&k, stream);
     } else {
         run_slice(&k, 0, stream);
