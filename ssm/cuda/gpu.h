@@ -201,12 +201,14 @@ void gpu_resident(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_
                   uint32_t n_chains, cudaStream_t stream);
 void gpu_few(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, cudaStream_t stream);
 
-/* wide: norm, in_proj, select (convolution and x_proj), scan (dt_proj, scan, gate), out_proj; then the head. */
+/* wide: norm, in_proj, select (convolution and x_proj), scan (dt_proj, scan, gate), out_proj; then the head. `run_of`
+ * is the pass's, on the host. */
 struct gpu_wide; /* what it keeps: tensor maps, streams and events for passes that overlap */
 int gpu_wide_open(const struct gpu_model *m, const struct gpu_pass *p, struct gpu_wide **ret, char *reterr);
 void gpu_wide_close(struct gpu_wide **w);
 void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state,
-                  uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out, cudaStream_t stream);
+                  const uint32_t *run_of, uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out,
+                  cudaStream_t stream);
 
 void gpu_plain(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t rows,
                uint32_t n_runs, uint32_t n_picked, uint32_t n_out, cudaStream_t stream);

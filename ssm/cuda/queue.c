@@ -316,7 +316,8 @@ static void launch(const struct gpu_queue *q, const struct gpu_set *s, uint32_t 
         gpu_few(m, p, q->state, q->compute);
         break;
     case GPU_WIDE:
-        gpu_wide_run(q->wide, m, p, q->state, rows, n_runs, n_picked, h->n_out, q->compute);
+        gpu_wide_run(q->wide, m, p, q->state, (const uint32_t *)(s->in + s->plan.places.run_of), rows, n_runs, n_picked,
+                     h->n_out, q->compute);
         break;
     case GPU_PLAIN:
         gpu_plain(m, p, q->state, rows, n_runs, n_picked, h->n_out, q->compute);

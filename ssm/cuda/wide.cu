@@ -2,15 +2,15 @@
  *
  * The products want the tensor cores, the scan of short runs the memory, that of long runs the special function units,
  * so a large pass of long runs is cut into slices that go through the layers on streams of their own, one's products
- * beside another's scan. In a layer, a slice's select waits for the scan of the slice before it, which may have the
+ * beside another's scan. In a layer, a slice's select waits for the scan of the slice before it where that has the
  * beginning of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The streams
- * fork from the caller's and join it again by events, so a pass can be captured. One thread at a time.
+ * fork from the caller's and join it again by events. One thread at a time.
  *
  * The kernels of an uncut pass are chained (wide.h): each sets itself up while the one ahead ends.
  *
  * Bytes of a layer, mamba-130m, 4096 rows of one-row runs: states 403 MB (bf16), windows 75 MB, and in L2 for the most
- * part 12 r, 6 u, 25 xz, 13 xc, 13 y MB; 31 GFLOP. Long runs: no states to speak of; 2048 rows have 35 MB of
- * activations; four slices on their way are more than the L2 cache.
+ * part 12 r, 6 u, 25 xz, 13 xc, 13 y MB; 31 GFLOP. Long runs: no states to speak of; a slice has 70 MB of
+ * activations, so that those on their way are more than the L2 cache.
  *
  * Ladder (mamba-130m, bf16, H100: one step of 1024 / 4096 streams, bf16 states, µs; 65536 steps of one stream, ms):
  *   2654, 7895, 82   two slices of one-row runs, 2048-row slices of long ones on three streams
@@ -20,15 +20,26 @@
  *   2407, 7743, 68   scans rewritten, 4096-row slices; 2034, 6532 on one H200
  *   1807, 6283, –    on that H200: select and the products wait less (see there), the final norm and the head chained
  *
+ * Scans of 1 × 65536 and 16 × 8192 on one H200, ms:
+ *   68.6, 127   4096-row slices on four streams, long scans on 96 multiprocessors
+ *   66.1, 133   long scans on 24
+ *   63.7, 128   32768 rows a pass, not 16384
+ *   58.7, 118   eight streams
+ *   57.6, 115   long scans not unrolled, 65536 rows a pass
+ *   –, –        slices wait only where a run goes across: by a probe 113.8, from 116.0
+ *
  * One layer of 1024 streams (one H200, ncu): norm 3.3, in_proj 12.1, select 13.9, scan 37.8, out_proj 10.2 µs, all
- * chained 69: only the scan asks much of the memory. Of long runs on an H100, 4096 rows: 9.4, 39, 34, scan 163 (one
- * run) or 129 (16), 27: a long scan's blocks lie on 96 multiprocessors and keep the products' off them, so that they
- * overlap little. Next: kernels of two half batches on the same multiprocessors; long scans packed on a quarter of the
- * chip.
+ * chained 69: only the scan asks much of the memory. Next: kernels of two half batches on the same multiprocessors.
+ *
+ * Of long runs, 4096 rows (H200): 9.6, 37, select 31 before it waited less, and out_proj 25, on all multiprocessors.
+ * Nothing else fits beside a long scan's block, so a pass of many slices is bound by the time on multiprocessors that
+ * its kernels want together, not by how long a scan takes, and scans are packed on a quarter of them. On an eighth:
+ * 16 × 8192 takes 127 ms; on all: 117.
  *
  * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
  * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is
- * for the last record before it was asked for. */
+ * for the last record before it was asked for. Which slices wait depends on the runs, so a pass that is cut must not be
+ * captured for others; those that are captured have fewer rows. */
 #include "ssm/cuda/wide.h"
 
 #include <cassert>
@@ -188,6 +199,7 @@ struct work {
     enum ssm_dtype state;
     uint32_t rows, n_runs, slice, n_slices;
     uint32_t product_sms, scan_sms; /* multiprocessors that one product takes, and one scan */
+    const uint32_t *run_of;         /* of long runs, on the host; NULL: slices go in order, whatever their runs */
     bool chained;
 };
 
@@ -203,12 +215,19 @@ static void multiply(const struct work *k, const struct gpu_gemm *product, const
     gpu_gemm_run(&g, end, y, ldy, g.matrix->np, s->rows, s->bound, stream);
 }
 
+/* Whether slice `index`, which begins at row `begin`, must wait for the scan of the one before. Those of short runs do,
+ * so that one's scan is beside another's products. */
+static bool waits(const struct work *k, uint32_t index, uint32_t begin)
+{
+    return index > 0 && (!k->run_of || k->run_of[begin - 1] == k->run_of[begin]);
+}
+
 static void run_layer(const struct work *k, uint32_t layer, uint32_t index, struct gpu_slice s, cudaStream_t stream)
 {
     const struct gpu_pass *p = k->p;
     const size_t E = k->m->d.E, D = k->m->d.D;
     const uint32_t grain = s.begin / WIDE_GRAIN;
-    const bool wait = index > 0, record = index + 1 < k->n_slices;
+    const bool wait = waits(k, index, s.begin), record = index + 1 < k->n_slices;
     s.chained = k->chained && layer > 0;
     gpu_norm(k->m, p, layer, s, stream);
     s.chained = k->chained;
@@ -262,17 +281,20 @@ static uint32_t slice_size(uint32_t rows, uint32_t n_runs)
 }
 
 void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state,
-                  uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out, cudaStream_t stream)
+                  const uint32_t *run_of, uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out,
+                  cudaStream_t stream)
 {
     if (rows == 0)
         return;
-    struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, w->sms, true};
+    struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, w->sms, NULL, true};
     k.n_slices = (rows + k.slice - 1) / k.slice;
     if (k.n_slices > 1) {
         k.chained = false;
         k.product_sms = w->sms * 2 / 3; /* other slices' scans have the others */
-        if (n_runs <= rows / LONG_RUN)
+        if (n_runs <= rows / LONG_RUN) {
             k.scan_sms = w->sms / (k.n_slices < SCANS ? k.n_slices : (uint32_t)SCANS);
+            k.run_of = run_of;
+        }
         run_slices(&k, stream);
     } else {
         run_slice(&k, 0, stream);

@@ -153,6 +153,31 @@ static void runs_of_any_length(void **state)
     for_each(check_runs);
 }
 
+/* Rows that a GPU cuts into slices of 4096, which wait for each other where a run goes from one into the next: not at
+ * 4096, but at 8192 and 12288. */
+static void runs_across_slices(void **state)
+{
+    static const uint32_t T[] = {4096, 6000, 64, 3000, 3224};
+    enum { N = sizeof T / sizeof *T, SHORTER = 1000 };
+    struct rig_variant v = rig_common();
+    char why[PLAY_WHY];
+    if (!rig_cuda())
+        skip();
+    struct ssm_model *m = rig_vivid("768x2,16,100");
+    struct ssm_engine *e = rig_engine(m, &v, 2, N);
+    struct play alone, together;
+    play_new(&alone, m, T, N, &rng);
+    play_alone(&alone, e, SHORTER);
+    play_again(&together, &alone);
+    play_together(&together, e, UINT32_MAX);
+    if (!play_same(&together, &alone, why))
+        fail_msg("%s: %s", rig_name(&v), why);
+    play_done(&together);
+    play_done(&alone);
+    ssm_engine_close(&e);
+    ssm_model_close(&m);
+}
+
 /* ---- crowds ---------------------------------------------------------------------------------------------- */
 
 /* Of the streams that are not at their end, `left` of them, some in any order go on, first all: by one step, or each by
@@ -229,7 +254,7 @@ static void crowds_in_any_order(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(any_number_of_rows), cmocka_unit_test(runs_of_any_length),
-                                       cmocka_unit_test(crowds_in_any_order)};
+                                       cmocka_unit_test(runs_across_slices), cmocka_unit_test(crowds_in_any_order)};
     int code = rig_begin(&argc, argv);
     if (code)
         return code;
