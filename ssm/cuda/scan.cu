@@ -21,10 +21,10 @@
  *   1. units of two warps, 8 an SM / four lanes a channel, 32 channels a block: 97.4 / 146 / 61.9 µs
  *   2. tiles of even height / 16 channels a block, steps pipelined, four warps that feed two, no turn in common:
  *      4096 rows 170 µs / one run of 4096 rows 163 / 16 of 256 129
- *   3. warps of three roles, 32 channels a block: H200: one run of 4096 rows 235 µs on 48 multiprocessors / 16 of 256
- * 95
- *   4. 64 channels a block, stages unrolled: 365 µs on 24 / 75
- *   5. not unrolled: TBD
+ *   3. warps of three roles, 32 channels a block: H200: one run of 4096 rows 235 µs on 48 multiprocessors, 16 of 256 95
+ *   4. 64 channels a block, stages unrolled: H200: 365 µs on 24, 75
+ *   5. not unrolled, 32 channels a block for a run alone: H200, the whole layer: one run of 4096 rows 314 µs, 16 of 256
+ *      165 (2.: 318, 214; 3.: 328, 185; 4.: 457, 164); many slices: wide.cu
  *
  * Traps: a segment's old conv window must be read before the new one is written (keep_window(), by the thread that has
  * the channel), and select.cu of the same slice must be done with it. All warps of a unit take the same turns through
@@ -781,8 +781,8 @@ __device__ __forceinline__ uint32_t gate2(float low, float high, float2 skip, ui
     return *reinterpret_cast<const uint32_t *>(&y);
 }
 
-/* Thread i of the role: channels 4·(i % 16) …, rows 4·(i / 16) … of a stage. Its inputs are on their way while the
- * stage is stepped. */
+/* Thread i of the role: channels 4·(i % ACROSS) …, rows 4·(i / ACROSS) … of a stage. Its inputs are on their way while
+ * the stage is stepped. */
 template <uint32_t LONG>
 __device__ __forceinline__ void gate_stage(struct long_shared<LONG> *sh, const struct scan &c, const struct course &o,
                                            uint32_t turn, uint32_t i)
