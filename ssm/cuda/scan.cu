@@ -384,6 +384,7 @@ static __global__ void __launch_bounds__(UNITS *UNIT, 1)
         const uint32_t first = tile / across * height, d0 = tile % across * UNIT + threadIdx.x % UNIT / 32 * 32;
         short_tile<S>(sh, c, rows, first, first + height - 1, d0, longest, 1 + unit);
     }
+    after_previous(); /* if no segment is short, the kernel must not end before the one ahead all the same */
 }
 
 /* ---- long segments ---- */

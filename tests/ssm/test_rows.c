@@ -153,21 +153,18 @@ static void runs_of_any_length(void **state)
     for_each(check_runs);
 }
 
-/* Rows that a GPU cuts into slices of 4096, which wait for each other where a run goes from one into the next: not at
- * 4096, but at 8192 and 12288. */
-static void runs_across_slices(void **state)
+/* On a GPU: streams of T[i] steps in one batch, and alone, some steps at a time. */
+static void check_lengths(const uint32_t *T, uint32_t n, uint32_t chunk)
 {
-    static const uint32_t T[] = {4096, 6000, 64, 3000, 3224};
-    enum { N = sizeof T / sizeof *T, SHORTER = 1000 };
     struct rig_variant v = rig_common();
     char why[PLAY_WHY];
     if (!rig_cuda())
         skip();
     struct ssm_model *m = rig_vivid("768x2,16,100");
-    struct ssm_engine *e = rig_engine(m, &v, 2, N);
+    struct ssm_engine *e = rig_engine(m, &v, 2, n);
     struct play alone, together;
-    play_new(&alone, m, T, N, &rng);
-    play_alone(&alone, e, SHORTER);
+    play_new(&alone, m, T, n, &rng);
+    play_alone(&alone, e, chunk);
     play_again(&together, &alone);
     play_together(&together, e, UINT32_MAX);
     if (!play_same(&together, &alone, why))
@@ -176,6 +173,24 @@ static void runs_across_slices(void **state)
     play_done(&alone);
     ssm_engine_close(&e);
     ssm_model_close(&m);
+}
+
+/* Rows that a GPU cuts into slices of 4096, which wait for each other where a run goes from one into the next: not at
+ * 4096, but at 8192 and 12288. */
+static void runs_across_slices(void **state)
+{
+    static const uint32_t T[] = {4096, 6000, 64, 3000, 3224};
+    check_lengths(T, sizeof T / sizeof *T, 1000);
+}
+
+/* Too many for the kernel that takes runs, and each too long for the one that takes rows: that one finds nothing. */
+static void runs_between_short_and_long(void **state)
+{
+    enum { N = 40 };
+    uint32_t T[N];
+    for (uint32_t i = 0; i < N; i++)
+        T[i] = 17 + i % 8;
+    check_lengths(T, N, 1);
 }
 
 /* ---- crowds ---------------------------------------------------------------------------------------------- */
@@ -254,7 +269,9 @@ static void crowds_in_any_order(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(any_number_of_rows), cmocka_unit_test(runs_of_any_length),
-                                       cmocka_unit_test(runs_across_slices), cmocka_unit_test(crowds_in_any_order)};
+                                       cmocka_unit_test(runs_across_slices),
+                                       cmocka_unit_test(runs_between_short_and_long),
+                                       cmocka_unit_test(crowds_in_any_order)};
     int code = rig_begin(&argc, argv);
     if (code)
         return code;
