@@ -352,10 +352,11 @@ static void learn_band(struct stream *s, double p, double share)
         s->band[i] += rate * ((i == at ? 1.0 : 0.0) - s->band[i]);
 }
 
-/* A row's p among rows that have been strange for long: what is a little strange and lasts is stranger than one row. */
+/* A row's p among rows that have been strange for long: what is a little strange and lasts is stranger than one row.
+ * What is not strange is left as it is, or an alarm would outlast its anomaly by RUN_MEMORY. */
 static double sustained(const struct stream *s, double p)
 {
-    return fmax(P_LEAST, corrected(p, exp(-RUN_EVIDENCE * (s->run - 1.0))));
+    return p > CALM ? p : fmax(P_LEAST, fmin(CALM, corrected(p, exp(-RUN_EVIDENCE * (s->run - 1.0)))));
 }
 
 /* Rows of an anomaly say the same thing many times over. Single rows are as rare as their p; so that all rows are, and

@@ -227,6 +227,26 @@ static void what_lasts_is_stranger(void **state)
     assert_true(p[1] < 0.75 * p[0]);
 }
 
+/* Rows behind the last strange one until 16 in a row have p > 0.1, which ends an alarm: no more than if nothing had
+ * been. */
+static void calm_comes_at_once(void **state)
+{
+    enum { N = 4400, FROM = 4000, TO = 4030, STREAMS = 40 };
+    uint32_t rows = 0;
+    for (int i = 0; i < STREAMS; i++) {
+        struct stream *s = stream_new(N, 3, 1, true);
+        fill_normal(s);
+        for (uint32_t k = 3 * FROM; k < 3 * TO; k++)
+            s->x[k] += k / 3 % 2 ? 8 : -8;
+        advance(s, 0, N);
+        for (uint32_t row = TO, calm = 0; calm < 16 && row < N; row++, rows++)
+            calm = p_at(s, row) > 0.1 ? calm + 1 : 0;
+        stream_free(s);
+    }
+    printf("%.1f rows until 16 are calm\n", (double)rows / STREAMS);
+    assert_true(rows < 55 * STREAMS);
+}
+
 static void cuts_do_not_matter(void **state)
 {
     enum { N = 3001, P = 4 };
@@ -333,6 +353,7 @@ int main(void)
         cmocka_unit_test(a_spell_counts_as_few_rows),
         cmocka_unit_test(rows_of_a_spell_keep_their_order),
         cmocka_unit_test(what_lasts_is_stranger),
+        cmocka_unit_test(calm_comes_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
