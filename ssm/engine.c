@@ -58,7 +58,7 @@ enum {
 };
 
 static const char magic[8] = "mambadS\n";
-enum { VERSION = 1 };
+enum { VERSION = 2 };
 
 static bool live(const struct ssm_engine *e, struct ssm_slot slot)
 {
