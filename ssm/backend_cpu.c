@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "ssm/dtype.h"
 #include "ssm/fail.h"
@@ -70,9 +69,7 @@ static int open_worker(struct cpu *c, struct worker *w)
 
 static int open_workers(struct cpu *c, uint32_t threads, char *reterr)
 {
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    c->threads = threads ? threads : online > 0 ? (unsigned)online : 1;
-    c->threads = c->threads > THREADS_MAX ? THREADS_MAX : c->threads;
+    c->threads = ssm_pool_size(threads, THREADS_MAX);
     c->workers = calloc(c->threads, sizeof *c->workers);
     int err = c->workers ? 0 : -ENOMEM;
     for (unsigned i = 0; !err && i < c->threads; i++)

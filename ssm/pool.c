@@ -184,6 +184,13 @@ static void pool_stop(struct ssm_pool *p, unsigned started)
     free(p);
 }
 
+unsigned ssm_pool_size(unsigned asked, unsigned most)
+{
+    const long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    const unsigned n = asked ? asked : cores > 0 ? (unsigned)cores : 1;
+    return n < most ? n : most;
+}
+
 int ssm_pool_new(unsigned threads, struct ssm_pool **ret)
 {
     assert(threads >= 1);

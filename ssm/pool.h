@@ -7,6 +7,9 @@
 
 struct ssm_pool;
 
+/* `asked` threads, or one per core where that is 0; at most `most`. */
+unsigned ssm_pool_size(unsigned asked, unsigned most);
+
 /* `threads` ≥ 1 counts the caller: threads − 1 are started, with all signals blocked. */
 int ssm_pool_new(unsigned threads, struct ssm_pool **ret);
 void ssm_pool_free(struct ssm_pool **pool);

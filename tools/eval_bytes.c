@@ -343,14 +343,6 @@ static int take_option(struct options *o, int option, const char *value)
     return code;
 }
 
-/* Threads that count. */
-static unsigned counters(const struct options *o)
-{
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    unsigned threads = o->model.threads ? o->model.threads : online > 0 ? (unsigned)online : 1;
-    return threads < COUNTERS ? threads : COUNTERS;
-}
-
 int eval_bytes(int argc, char **argv)
 {
     struct options o = {.model = {.command = "eval bytes", .device = "cpu"}};
@@ -370,7 +362,8 @@ int eval_bytes(int argc, char **argv)
         r->o = &o;
         code = byte_model_open(&o.model, 1);
         r->engine = o.model.engine;
-        if (code == EX_OK && (ssm_slot_take(r->engine, &r->slot) || ssm_pool_new(counters(&o), &r->pool)))
+        const unsigned counters = ssm_pool_size(o.model.threads, COUNTERS);
+        if (code == EX_OK && (ssm_slot_take(r->engine, &r->slot) || ssm_pool_new(counters, &r->pool)))
             code = complain(EX_UNAVAILABLE, o.model.dir, "no memory for its state, or no threads");
     }
     for (int i = 0; i < n && code == EX_OK; i++) {

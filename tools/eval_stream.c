@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "ssm/pool.h"
 #include "tools/eval_metrics.h"
 
 enum { ROWS_MAX = 1024, LANES_MAX = 64, SLOTS = 4096, ANOMALY = 3 };
@@ -91,11 +91,7 @@ int eval_model_open(const char *dir, const char *device, uint32_t threads, bool 
         err = ssm_engine_open(m->model, &opts, &m->engine, reterr);
     if (err)
         goto fail;
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    m->parallel = strcmp(ssm_engine_device(m->engine), "cpu") ? 512
-                  : threads                                   ? threads
-                  : cores > 0                                 ? (uint32_t)cores
-                                                              : 1;
+    m->parallel = strcmp(ssm_engine_device(m->engine), "cpu") ? 512 : ssm_pool_size(threads, UINT32_MAX);
     m->items = calloc(SLOTS, sizeof *m->items);
     if (m->items) {
         *ret = m;

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "ssm/cuda/cublas.h"
 #include "ssm/cuda/queue.h"
@@ -91,10 +90,7 @@ static int open_slots(struct cuda *c, const struct ssm_engine_opts *opts, char *
 
 static int open_pool(struct cuda *c, uint32_t threads, char *reterr)
 {
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    if (!threads)
-        threads = online < 1 ? 1 : online < THREADS_AUTO ? (uint32_t)online : THREADS_AUTO;
-    threads = threads > THREADS_MAX ? THREADS_MAX : threads;
+    threads = ssm_pool_size(threads, threads ? THREADS_MAX : THREADS_AUTO);
     int err = threads > 1 ? ssm_pool_new(threads, &c->pool) : 0;
     return err ? ssm_fail(reterr, err, "%s: no resources for %u worker threads", c->model->name, threads) : 0;
 }

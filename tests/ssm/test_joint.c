@@ -184,6 +184,15 @@ static void a_spell_counts_as_few_rows(void **state)
     stream_free(s);
 }
 
+/* One channel of normal rows with forecasts, the same for the same state of the generator. */
+static struct stream *normal_again(uint64_t begin, uint32_t n)
+{
+    rng_state = begin;
+    struct stream *s = stream_new(n, 1, 1, true);
+    fill_normal(s);
+    return s;
+}
+
 /* Of two streams that differ in the last row, which is no news in either, the stranger one's is the rarer. */
 static void rows_of_a_spell_keep_their_order(void **state)
 {
@@ -191,9 +200,7 @@ static void rows_of_a_spell_keep_their_order(void **state)
     uint64_t begin = rng_state;
     double p[2];
     for (int i = 0; i < 2; i++) {
-        rng_state = begin;
-        struct stream *s = stream_new(N, 1, 1, true);
-        fill_normal(s);
+        struct stream *s = normal_again(begin, N);
         for (uint32_t row = FROM; row < N; row++)
             s->rows[3 * (size_t)row + 1] = row == FROM ? 1e-9f : row < N - 1 ? 1e-5f : i ? 1e-6f : 1e-4f;
         advance(s, 0, N);
@@ -213,9 +220,7 @@ static void what_lasts_is_stranger(void **state)
     uint64_t begin = rng_state;
     double p[2];
     for (int i = 0; i < 2; i++) {
-        rng_state = begin;
-        struct stream *s = stream_new(N, 1, 1, true);
-        fill_normal(s);
+        struct stream *s = normal_again(begin, N);
         for (uint32_t row = FROM; row < N; row++)
             s->x[row] = i && row < TO ? (row % 2 ? 2.3 : -2.3) : 0.0;
         s->rows[3 * (size_t)(N - 1) + 1] = 2e-3f;
