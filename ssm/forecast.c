@@ -8,7 +8,7 @@
 #include <math.h>
 
 #define Z_MAX 20.0        /* sinh(20) = 2.4e8 steps */
-#define WIDTH_MIN 1e-6    /* between neighbouring quantiles, in scales */
+#define WIDTH_MIN 1e-4    /* between neighbouring quantiles, in scales: well above what rounding moves them by (1e-6) */
 #define DISTANCE_MAX 1e6  /* into a tail, in its e-foldings: surprise stays a sane float */
 
 static double clip(double x, double lo, double hi)
