@@ -143,9 +143,8 @@ static bool cuda_variant(unsigned i, struct rig_variant *ret)
 {
     static const struct rig_variant few[] = {{"cuda", NULL, SSM_F32, SSM_F32},
                                              {"cuda", NULL, SSM_BF16, SSM_F32},
-                                             {"cuda", NULL, SSM_BF16, SSM_BF16},
                                              {"cuda", NULL, SSM_F16, SSM_F16}};
-    if (i >= (light ? 4 : 9))
+    if (i >= (light ? 3 : 9))
         return false;
     *ret = light ? few[i] : (struct rig_variant){"cuda", NULL, (enum ssm_dtype)(i / 3), (enum ssm_dtype)(i % 3)};
     return true;
@@ -193,7 +192,7 @@ struct rig_variant rig_truth(enum ssm_dtype weights)
 const char *rig_signal_size(unsigned i)
 {
     static const char *const sizes[] = {"20x2,5,0,3", "64x2,16,0", "768x1,16,0"};
-    return i < (!on_cuda ? 1 : light ? 2 : 3) ? sizes[i] : NULL;
+    return i < (!on_cuda || light ? 1 : 3) ? sizes[i] : NULL;
 }
 
 const char *rig_name(const struct rig_variant *v)

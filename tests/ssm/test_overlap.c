@@ -94,13 +94,13 @@ static void play_overlapping(struct play *p, struct ssm_engine *e, unsigned dept
         struct flight *f = &flights[started % 2];
         left = 0;
         for (unsigned i = 0; i < STREAMS; i++) {
-            uint32_t n = 1 + rig_below(&rng, rig_below(&rng, 3) ? 2 : 20), rest = STEPS - at[i];
+            uint32_t n = 1 + rig_below(&rng, rig_below(&rng, 3) ? 2 : 20), rest = p->streams[i].T - at[i];
             n = n < rest ? n : rest;
             if (n > 0 && rig_below(&rng, 4)) {
                 board(f, p, i, at[i], n, slots[i]);
                 at[i] += n;
             }
-            left += at[i] < STEPS;
+            left += at[i] < p->streams[i].T;
         }
         if (f->n > 0) {
             assert_int_equal(ssm_advance_start(e, f->items, f->n), 0);
@@ -131,7 +131,7 @@ static void run(unsigned depth, bool moving)
     struct rig_variant v;
     uint32_t T[STREAMS];
     for (unsigned i = 0; i < STREAMS; i++)
-        T[i] = STEPS;
+        T[i] = rig_light() ? STEPS / 4 : STEPS;
     if (rig_light() && (depth == 1 || moving))
         skip();
     for (unsigned s = 0; s < (rig_cuda() && !rig_light() ? 3 : 1); s++) {
