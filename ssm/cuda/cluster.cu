@@ -48,8 +48,8 @@
  *   20.0, 41.4   weights in three rings, st.async exchanges
  *   12.0, 27.6   known widths compiled in, x_proj's piece asked for first */
 #include "ssm/cuda/arith.cuh"
-#include "ssm/cuda/mma.cuh"
 #include "ssm/cuda/plan.cuh"
+#include "ssm/cuda/ptx.cuh"
 
 enum {
     WARPS = 8, /* that compute */
@@ -222,46 +222,6 @@ static __host__ __device__ constexpr struct dims dims_of(uint32_t E, uint32_t D,
 
 /* ---- instructions ---- */
 
-static __device__ __forceinline__ uint32_t cluster_rank(void)
-{
-    uint32_t r;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-
-static __device__ __forceinline__ uint32_t in_block(uint32_t address, uint32_t rank)
-{
-    uint32_t r;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
-    return r;
-}
-
-/* The mbarriers are ready, in this block and, after both of these, in all. */
-static __device__ __forceinline__ void cluster_arrive(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
-static __device__ __forceinline__ void cluster_wait(void)
-{
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-static __device__ __forceinline__ void mbarrier_init_fence(void)
-{
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-static __device__ __forceinline__ void grid_launch_next(void)
-{
-    asm volatile("griddepcontrol.launch_dependents;");
-}
-
-static __device__ __forceinline__ void grid_wait(void)
-{
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
 /* All warps of the block, from wherever they are. */
 static __device__ __forceinline__ void block_barrier(void)
 {
@@ -273,16 +233,6 @@ static __device__ __forceinline__ void block_barrier(void)
 static __device__ __forceinline__ uint32_t uniform(uint32_t v)
 {
     return __shfl_sync(0xffffffffu, v, 0);
-}
-
-/* 16 bytes to another block's (or the own) shared memory, counted on a barrier there. */
-static __device__ __forceinline__ void send(uint32_t to, const void *from, uint32_t bar)
-{
-    uint4 v = *static_cast<const uint4 *>(from);
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
-        "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w), "r"(bar)
-        : "memory");
 }
 
 /* ---- barriers and buffers ---- */
@@ -780,8 +730,8 @@ static __device__ __forceinline__ void send_rows(const struct block &b, uint32_t
 #pragma unroll 1
     for (uint32_t i = b.item; i < n * vectors; i += b.stride) {
         uint32_t row = first + i / vectors, at = c + i % vectors * 8;
-        send(b.to + to + (row * b.d.ldx + b.rank * b.d.channels + at) * 2, halfs(b, from) + row * b.d.ldc + at,
-             b.to + exchange_barrier(e));
+        send16(b.to + to + (row * b.d.ldx + b.rank * b.d.channels + at) * 2, halfs(b, from) + row * b.d.ldc + at,
+               b.to + exchange_barrier(e));
     }
 }
 
@@ -1010,8 +960,8 @@ static __device__ __forceinline__ void out_proj(const struct args &a, const stru
         __syncwarp();
 #pragma unroll 1
         for (uint32_t i = b.item; i < b.rows * 4; i += b.stride)
-            send(b.to + d.r + (i / 4 * d.E + at + i % 4 * 4) * 4, stage + i / 4 * LDSTAGE + i % 4 * 4,
-                 b.to + exchange_barrier(EXCHANGE_R));
+            send16(b.to + d.r + (i / 4 * d.E + at + i % 4 * 4) * 4, stage + i / 4 * LDSTAGE + i % 4 * 4,
+                   b.to + exchange_barrier(EXCHANGE_R));
         __syncwarp();
     }
 }
@@ -1128,7 +1078,7 @@ static __device__ __forceinline__ struct block this_block(const struct dims &d, 
     b.lane = __shfl_sync(0xffffffffu, threadIdx.x % 32, threadIdx.x % 32); /* kept: a special register is slow */
     b.stride = 32 / d.blocks;
     b.item = b.lane < b.stride * d.blocks ? b.lane / d.blocks : 0xffffffffu;
-    b.to = in_block(b.base, b.lane % d.blocks);
+    b.to = address_in(b.base, b.lane % d.blocks);
     b.out_first = first_tile(d, d.E / 16, b.rank);
     b.out_n = first_tile(d, d.E / 16, b.rank + 1) - b.out_first;
     uint32_t share = b.warp / d.tiles;
@@ -1154,7 +1104,7 @@ static __global__ void __launch_bounds__(THREADS, 1) cluster_kernel(const __grid
     extern __shared__ __align__(128) uint8_t shared[];
     constexpr struct dims known = dims_of(E ? E : 16, D ? D : 64, Rp ? Rp : 16);
     struct block b = this_block(E ? known : a.d, shared);
-    grid_launch_next();
+    start_next();
     copy_layers(a, b);
     if (threadIdx.x == 0) {
         for (uint32_t i = 0; i < BARRIERS; i++)
@@ -1162,10 +1112,10 @@ static __global__ void __launch_bounds__(THREADS, 1) cluster_kernel(const __grid
         mbarrier_init_fence();
     }
     block_barrier();
-    cluster_arrive();
+    cluster_arrive_relaxed();
     if (b.warp == WARPS)
         fill_all(a, b);
-    grid_wait();
+    after_previous();
     const struct gpu_head *plan = planned(a.p, a.carried, a.p.head);
     const struct gpu_tile *tiles = planned(a.p, a.carried, a.p.tiles);
     uint32_t cluster = blockIdx.x / b.d.blocks, n_chains = plan->n_chains, n_out = plan->n_out;

@@ -47,7 +47,7 @@
  * mamba-130m. Tried: panels fetched into L2 ahead of the ring (1 to 3 % slower), no evict-first policy (1 % slower),
  * naps between polls (2 % slower), all of a long residual held by one warp (280, 1140, 1620). */
 #include "ssm/cuda/arith.cuh"
-#include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/ptx.cuh"
 
 #include <algorithm>
 #include <cstddef>
@@ -169,7 +169,7 @@ struct block {
     const struct gpu_pass &p;
     struct layout at;
     uint8_t *shared;
-    uint32_t base; /* its address for mma.cuh */
+    uint32_t base; /* its address for ptx.cuh */
     uint32_t rows, n_runs, warp, lane;
     uint32_t items;               /* own items: blockIdx.x + gridDim.x·i */
     uint32_t out, outs;           /* own tiles of out_proj: out + gridDim.x·i, i < outs */
@@ -223,7 +223,7 @@ static __device__ __forceinline__ void early(uint32_t &v)
 /* All warps that compute. */
 static __device__ __forceinline__ void meet(void)
 {
-    asm volatile("bar.sync 1, %0;" ::"n"(+THREADS) : "memory");
+    group_sync<THREADS>(1);
 }
 
 /* ---- words between blocks ---- */
@@ -1148,10 +1148,10 @@ static __global__ void __launch_bounds__(BLOCK, 1)
     clear_records(b);
     __syncthreads();
     if (b.warp < WARPS) {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        registers_raise<232>();
         compute<S>(b);
     } else {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        registers_lower<40>();
         if (threadIdx.x == THREADS)
             feed(b);
     }

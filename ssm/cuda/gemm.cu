@@ -21,7 +21,7 @@
 
 #include "ssm/cuda/arith.cuh"
 #include "ssm/cuda/cublas.h"
-#include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/ptx.cuh"
 #include "ssm/cuda/wide.h"
 
 enum {
@@ -66,29 +66,6 @@ struct product_args {
 
 /* ---- instructions ---- */
 
-__device__ __forceinline__ uint32_t cluster_rank(void)
-{
-    uint32_t r;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-    return r;
-}
-
-/* Relaxed: without a wait for what this block has stored. */
-__device__ __forceinline__ void cluster_sync(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-/* At the same place in block `rank` of the cluster. */
-__device__ __forceinline__ void mbarrier_arrive_at(uint32_t bar, uint32_t rank)
-{
-    asm volatile(
-        "{\n.reg .b32 a;\nmapa.shared::cluster.u32 a, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [a];\n}" ::"r"(
-            bar),
-        "r"(rank)
-        : "memory");
-}
-
 __device__ __forceinline__ void load_x(uint32_t to, const CUtensorMap *map, uint32_t k, uint32_t row, uint32_t bar)
 {
     asm volatile(
@@ -113,13 +90,6 @@ __device__ __forceinline__ void load_w(uint32_t to, const CUtensorMap *map, uint
             "[%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
             "l"(map), "r"(0), "r"(k8), "r"(n8), "r"(bar), "h"((uint16_t)((1 << CLUSTER) - 1))
             : "memory");
-}
-
-__device__ __forceinline__ void stmatrix_x4(uint32_t address, const uint32_t r[4])
-{
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]),
-                 "r"(r[1]), "r"(r[2]), "r"(r[3])
-                 : "memory");
 }
 
 /* Of a matrix in this block's shared memory; in a cluster an address says of which block it is, in its upper bits.
@@ -517,24 +487,26 @@ __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
             mbarrier_init(full_barrier<S>(at, s), 1);
             mbarrier_init(empty_barrier<S>(at, s), S::CLUSTER * S::WARPS);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        mbarrier_init_fence();
     }
-    if (S::CLUSTER == 1)
+    if (S::CLUSTER == 1) {
         __syncthreads();
-    else
-        cluster_sync();
+    } else {
+        cluster_arrive_relaxed();
+        cluster_wait();
+    }
     if (blockIdx.x / S::CLUSTER >= down * across) { /* not before: the count of rows comes meanwhile */
         after_previous();                           /* or, without rows, the kernel would end before the one ahead */
         return;
     }
     if (threadIdx.x / 32 < S::WARPS) {
         if (S::LOADERS == 4)
-            asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+            registers_raise<240>();
         after_previous();
         consume<S, END>(p, rows, down, across, shared);
     } else {
         if (S::LOADERS == 4)
-            asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+            registers_lower<24>();
         if (threadIdx.x == 32 * S::WARPS)
             produce<S>(&x, &w, p.steps, down, across, at);
     }

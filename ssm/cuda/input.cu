@@ -2,8 +2,8 @@
  * of mma. A block takes 8 rows, its warps every fourth 16 outputs; the weights are a few KB and stay in L1. Bytes per
  * row: 4·Fp in, 4E out; the whole is a launch's time for any pass the signal models see. */
 #include "ssm/cuda/arith.cuh"
-#include "ssm/cuda/mma.cuh"
 #include "ssm/cuda/plan.cuh"
+#include "ssm/cuda/ptx.cuh"
 
 enum { WARPS = 4 };
 

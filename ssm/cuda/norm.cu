@@ -6,7 +6,7 @@
  *
  * Trap: lanes own the elements that row_rstd() gives them; the sums here are its sums. */
 #include "ssm/cuda/arith.cuh"
-#include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/ptx.cuh"
 #include "ssm/cuda/wide.h"
 
 enum {

@@ -40,7 +40,7 @@
  *   57.8, 579, 466, 2347   bf16 states rounded in place, SiLU without its divisor's scaling; exponentials a row ahead made it 512
  * sig-128x4 B = 1024 is bound by latency (48 µs for 8 rows), T 8 by issue slots. */
 #include "ssm/cuda/arith.cuh"
-#include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/ptx.cuh"
 
 #include <algorithm>
 

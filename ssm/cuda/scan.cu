@@ -32,7 +32,7 @@
 #include <cassert>
 
 #include "ssm/cuda/arith.cuh"
-#include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/ptx.cuh"
 #include "ssm/cuda/wide.h"
 
 enum {
@@ -54,27 +54,6 @@ enum {
     MAKING_BARRIER = 1,               /* the making warps' own */
     FINDERS = WIDE_SLICE_MAX / SHORT, /* segments that a slice may have for the long kernel */
 };
-
-__device__ __forceinline__ void copy16(void *to, const void *from)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void copy4(void *to, const void *from)
-{
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(to)), "l"(from) : "memory");
-}
-
-__device__ __forceinline__ void copies_wait(void)
-{
-    asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
-/* Among some of a block's warps, which have this barrier to themselves. */
-template <int THREADS> __device__ __forceinline__ void group_sync(uint32_t barrier)
-{
-    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "n"(THREADS) : "memory");
-}
 
 __device__ __forceinline__ float half_at(const uint16_t *at)
 {

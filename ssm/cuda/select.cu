@@ -21,7 +21,7 @@
  * reaches every cluster barrier; a tile beyond the last row is left by all its blocks. A release at cluster scope waits
  * for all that a thread has stored, windows too: in the last round there is none. */
 #include "ssm/cuda/arith.cuh"
-#include "ssm/cuda/mma.cuh"
+#include "ssm/cuda/ptx.cuh"
 #include "ssm/cuda/wide.h"
 
 enum {
@@ -43,40 +43,6 @@ struct tile_row {
     uint32_t before;  /* rows of the segment before this one */
     bool alone;
 };
-
-__device__ __forceinline__ void cluster_arrive(void)
-{
-    __syncwarp();
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-}
-
-/* Without a wait for what has been stored. */
-__device__ __forceinline__ void cluster_arrive_relaxed(void)
-{
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void cluster_wait(void)
-{
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-/* The same shared address in another block of the cluster. */
-__device__ __forceinline__ uint32_t address_in(uint32_t address, uint32_t rank)
-{
-    uint32_t r;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(address), "r"(rank));
-    return r;
-}
-
-/* `bar`, in the same block as the address, counts the bytes when they are there. */
-__device__ __forceinline__ void send2(uint32_t address, float lo, float hi, uint32_t bar)
-{
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(address),
-        "f"(lo), "f"(hi), "r"(bar)
-        : "memory");
-}
 
 /* ---- convolution: a warp has half of the chunk's channels of consecutive rows, a lane 4 channels ---- */
 
@@ -301,7 +267,7 @@ __device__ __forceinline__ void hand_over(const float acc[NT][4], uint32_t sums,
     for (int j = 0; j < NT; j++)
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            send2(at + (i * 8 * LD + j * 8) * 4, acc[j][2 * i], acc[j][2 * i + 1], counted);
+            send8(at + (i * 8 * LD + j * 8) * 4, acc[j][2 * i], acc[j][2 * i + 1], counted);
 }
 
 __device__ __forceinline__ void write_output(const struct gpu_pass &p, const struct gpu_matrix &w,
@@ -344,7 +310,7 @@ static __global__ void __launch_bounds__(THREADS, 3)
     if (threadIdx.x == THREADS - 32) { /* of another warp than those that look rows up */
         mbarrier_init(loaded, 1);
         mbarrier_init(handed_over, 1);
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        mbarrier_init_fence();
         fence_async_proxy();
         fetch_weights(w, rank, weights, loaded);
     }

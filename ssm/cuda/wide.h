@@ -50,23 +50,11 @@ void gpu_select(const struct gpu_model *m, const struct gpu_pass *p, uint32_t la
 void gpu_scan(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t layer,
               struct gpu_slice s, uint32_t rows, uint32_t n_runs, uint32_t sms, cudaStream_t stream);
 
+#ifdef __cplusplus
+}
+#endif
+
 #ifdef __CUDACC__
-/* ---- chained kernels ----
- *
- * A kernel that is launched chained begins when all blocks of the one ahead have said so, by start_next(), or ended. It
- * may do anything that needs nothing of that one until after_previous(), which returns when it has ended and what it
- * wrote is there. Every kernel calls both, start_next() after after_previous(): then all kernels but the one ahead have
- * ended when a kernel begins, and it may read, but not write, what they left. */
-__device__ __forceinline__ void after_previous(void)
-{
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-}
-
-__device__ __forceinline__ void start_next(void)
-{
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
 __device__ __forceinline__ uint32_t slice_rows(const struct gpu_slice &s)
 {
     return min(*s.rows, s.bound);
@@ -94,14 +82,14 @@ __device__ __forceinline__ struct segment segment_of(const struct gpu_pass &p, c
 {
     return segment_in(p.runs[p.run_of[s.begin + i]], s, rows);
 }
-#endif
 
-#ifdef __cplusplus
-}
-#endif
-
-#ifdef __CUDACC__
-/* `cluster`: blocks of one, as a part of the grid. Chained kernels must not follow a wait for an event. */
+/* ---- chained kernels ----
+ *
+ * A kernel that is launched chained begins when all blocks of the one ahead have said so, by start_next() (ptx.cuh), or
+ * ended. It may do anything that needs nothing of that one until after_previous(). Every kernel calls both,
+ * start_next() after after_previous(): then all kernels but the one ahead have ended when a kernel begins, and it may
+ * read, but not write, what they left. `cluster`: blocks of one, as a part of the grid. Chained kernels must not follow
+ * a wait for an event. */
 template <class... Parameters, class... Arguments>
 static inline void launch_chained(void (*kernel)(Parameters...), dim3 grid, uint32_t threads, size_t shared,
                                   dim3 cluster, bool chained, cudaStream_t stream, const Arguments &...arguments)
