@@ -54,7 +54,7 @@ struct lt {
 struct gpu_cublas_matrix {
     struct gpu_cublas *owner;
     uint16_t *weights;   /* device, fp16 [np][kp] */
-    const float *bias;   /* device; NULL: all zeros */
+    const float *bias;   /* device; NULL: none */
     uint16_t *half_bias; /* device, fp16; NULL likewise */
     bool half;           /* outputs are known to fit into fp16 */
 };
@@ -162,13 +162,10 @@ __global__ void reaches(const __half *weights, const float *norm, uint32_t k, ui
 static cudaError_t copy_bias(struct gpu_cublas_matrix *ret, const struct gpu_matrix *w, uint16_t *at, float *host,
                              uint16_t *halves)
 {
-    bool any = false;
     cudaError_t e = cudaMemcpy(host, w->bias, w->np * sizeof *host, cudaMemcpyDeviceToHost);
-    for (uint32_t j = 0; j < w->np && !e; j++) {
-        any |= host[j] != 0.0f;
+    for (uint32_t j = 0; j < w->np && !e; j++)
         halves[j] = __half_as_ushort(__float2half_rn(host[j]));
-    }
-    if (e || !any)
+    if (e || !w->biased)
         return e;
     ret->bias = w->bias;
     ret->half_bias = at;
