@@ -36,6 +36,22 @@ __device__ __forceinline__ __half2 to_half2(float lo, float hi)
     return __floats2half2_rn(fminf(fmaxf(lo, -65504.0f), 65504.0f), fminf(fmaxf(hi, -65504.0f), 65504.0f));
 }
 
+/* Two halves as a word, and the numbers that a word holds. */
+__device__ __forceinline__ uint32_t bits(__half2 h)
+{
+    return *reinterpret_cast<uint32_t *>(&h);
+}
+
+__device__ __forceinline__ float2 to_float2(uint32_t bits)
+{
+    return __half22float2(*reinterpret_cast<const __half2 *>(&bits));
+}
+
+__device__ __forceinline__ uint2 to_half4(float4 v)
+{
+    return make_uint2(bits(to_half2(v.x, v.y)), bits(to_half2(v.z, v.w)));
+}
+
 /* The end of a product: total of all chunks, the matrix's scale and bias (0 where there is none). */
 __device__ __forceinline__ float product(float total, float scale, float bias)
 {
@@ -97,6 +113,11 @@ __device__ __forceinline__ float normed(float r, float rstd, float w)
     return __fmul_rn(__fmul_rn(r, rstd), w);
 }
 
+__device__ __forceinline__ float4 normed4(float4 r, float rstd, float4 w)
+{
+    return make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
+}
+
 /* ---- states ---- */
 
 template <enum ssm_dtype S> struct state_type;
@@ -147,7 +168,7 @@ template <enum ssm_dtype S> struct state16 {
                     h[i * PER + 2 * j] = __uint_as_float(w[j] << 16);
                     h[i * PER + 2 * j + 1] = __uint_as_float(w[j] & 0xffff0000u);
                 } else {
-                    float2 f = __half22float2(*reinterpret_cast<const __half2 *>(&w[j]));
+                    float2 f = to_float2(w[j]);
                     h[i * PER + 2 * j] = f.x;
                     h[i * PER + 2 * j + 1] = f.y;
                 }
@@ -172,8 +193,7 @@ template <enum ssm_dtype S> struct state16 {
                     w[j] = __byte_perm(__float_as_uint(h[i * PER + 2 * j]), __float_as_uint(h[i * PER + 2 * j + 1]),
                                        0x7632);
                 } else {
-                    __half2 b = to_half2(h[i * PER + 2 * j], h[i * PER + 2 * j + 1]);
-                    w[j] = *reinterpret_cast<uint32_t *>(&b);
+                    w[j] = bits(to_half2(h[i * PER + 2 * j], h[i * PER + 2 * j + 1]));
                 }
             }
             raw[i] = make_uint4(w[0], w[1], w[2], w[3]);
@@ -221,7 +241,7 @@ template <enum ssm_dtype S> struct state4 {
                 h[2 * j] = __uint_as_float(raw[j] << 16);
                 h[2 * j + 1] = __uint_as_float(raw[j] & 0xffff0000u);
             } else {
-                float2 f = __half22float2(*reinterpret_cast<const __half2 *>(&raw[j]));
+                float2 f = to_float2(raw[j]);
                 h[2 * j] = f.x;
                 h[2 * j + 1] = f.y;
             }
@@ -237,8 +257,7 @@ template <enum ssm_dtype S> struct state4 {
                 __nv_bfloat162 b = __floats2bfloat162_rn(h[2 * j], h[2 * j + 1]);
                 raw[j] = *reinterpret_cast<uint32_t *>(&b);
             } else {
-                __half2 b = to_half2(h[2 * j], h[2 * j + 1]);
-                raw[j] = *reinterpret_cast<uint32_t *>(&b);
+                raw[j] = bits(to_half2(h[2 * j], h[2 * j + 1]));
             }
         }
         if (S != SSM_F32)

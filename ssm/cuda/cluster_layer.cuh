@@ -105,10 +105,8 @@ static __device__ __forceinline__ void multiply(const struct block &b, float tot
 /* Four elements of a row, normed: to u as fp16, to f unless that is NULL. */
 static __device__ __forceinline__ void put_normed(float4 r, float rstd, float4 w, __half *u, float *f)
 {
-    float4 v =
-        make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
-    const __half2 h[2] = {to_half2(v.x, v.y), to_half2(v.z, v.w)};
-    *reinterpret_cast<uint2 *>(u) = *reinterpret_cast<const uint2 *>(h);
+    float4 v = normed4(r, rstd, w);
+    *reinterpret_cast<uint2 *>(u) = to_half4(v);
     if (f)
         *reinterpret_cast<float4 *>(f) = v;
 }

@@ -566,18 +566,6 @@ static __device__ __forceinline__ float4 floats(uint4 v)
     return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
 
-/* Four elements of u. */
-static __device__ __forceinline__ uint2 halves(float4 r)
-{
-    __half2 lo = to_half2(r.x, r.y), hi = to_half2(r.z, r.w);
-    return make_uint2(*reinterpret_cast<uint32_t *>(&lo), *reinterpret_cast<uint32_t *>(&hi));
-}
-
-static __device__ __forceinline__ float4 normed4(float4 r, float rstd, float4 w)
-{
-    return make_float4(normed(r.x, rstd, w.x), normed(r.y, rstd, w.y), normed(r.z, rstd, w.z), normed(r.w, rstd, w.w));
-}
-
 /* Of this warp's row before layer l, elements from `from` on; zeros beyond the last. */
 static __device__ __forceinline__ void await_residual(const struct block &b, uint4 v[VECTORS], uint32_t l,
                                                       uint32_t from)
@@ -618,7 +606,7 @@ static __device__ __forceinline__ void normalise(const struct block &b, uint32_t
         for (uint32_t j = 0; j < VECTORS; j++) {
             uint32_t e = from + 128 * j + 4 * b.lane;
             w[j] = normed4(floats(v[j]), rstd, w[j]);
-            uint2 h = halves(w[j]);
+            uint2 h = to_half4(w[j]);
             if (e < E)
                 *reinterpret_cast<uint2 *>(u + e) = h;
         }
@@ -677,7 +665,7 @@ static __device__ __forceinline__ void normalise_alone(const struct block &b, ui
         if (e >= E)
             continue;
         float4 n = normed4(floats(v[i]), rstd, w[i]);
-        *reinterpret_cast<uint2 *>(u + e) = halves(n);
+        *reinterpret_cast<uint2 *>(u + e) = to_half4(n);
         if (l == b.m.L && blockIdx.x == 0 && b.p.f)
             *reinterpret_cast<float4 *>(b.p.f + e) = n;
     }

@@ -329,8 +329,7 @@ __device__ __forceinline__ void stage_half(const float *d, const struct product_
         for (uint32_t i = 0; i < 4; i++) {
             const float *v = d + 4 * j + 2 * i;
             const float2 b = bias[j + i / 2];
-            __half2 h = to_half2(product(v[0], p.scale, b.x), product(v[1], p.scale, b.y));
-            r[i] = *reinterpret_cast<uint32_t *>(&h);
+            r[i] = bits(to_half2(product(v[0], p.scale, b.x), product(v[1], p.scale, b.y)));
         }
         stmatrix_x4(to + j * 16, r);
     }

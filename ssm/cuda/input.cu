@@ -10,8 +10,7 @@ enum { WARPS = 4 };
 __device__ __forceinline__ uint32_t half_pair(const float *x)
 {
     float2 v = *reinterpret_cast<const float2 *>(x);
-    __half2 h = to_half2(v.x, v.y);
-    return *reinterpret_cast<uint32_t *>(&h);
+    return bits(to_half2(v.x, v.y));
 }
 
 /* k's [k, k + 16) of one lane's row; NULL: a row beyond the last. */

@@ -20,17 +20,6 @@ __device__ __forceinline__ float4 load4(const float *at)
     return *reinterpret_cast<const float4 *>(at);
 }
 
-__device__ __forceinline__ float4 normed4(float4 v, float4 k, float rstd)
-{
-    return make_float4(normed(v.x, rstd, k.x), normed(v.y, rstd, k.y), normed(v.z, rstd, k.z), normed(v.w, rstd, k.w));
-}
-
-__device__ __forceinline__ void store_half4(uint16_t *u, float4 v)
-{
-    __half2 lo = to_half2(v.x, v.y), hi = to_half2(v.z, v.w);
-    *reinterpret_cast<uint2 *>(u) = make_uint2(*reinterpret_cast<uint32_t *>(&lo), *reinterpret_cast<uint32_t *>(&hi));
-}
-
 /* Where a row's normed values go; NULL: not wanted. */
 struct destination {
     float *f;
@@ -42,7 +31,7 @@ __device__ __forceinline__ void store_normed(const struct destination &to, uint3
     if (to.f)
         *reinterpret_cast<float4 *>(to.f + e) = v;
     if (to.u)
-        store_half4(to.u + e, v);
+        *reinterpret_cast<uint2 *>(to.u + e) = to_half4(v);
 }
 
 /* HELD vectors of 4 a lane are enough for the row; 0: it is read twice. Weights are on their way before the kernel
@@ -57,7 +46,7 @@ __device__ __forceinline__ void norm_row(const float *r, const float *w, uint32_
         start_next();
         float rstd = row_rstd(r, E, eps);
         for (uint32_t e = first; e < E; e += 128)
-            store_normed(to, e, normed4(load4(r + e), load4(w + e), rstd));
+            store_normed(to, e, normed4(load4(r + e), rstd, load4(w + e)));
     } else {
         float4 v[HELD], k[HELD];
         float s = 0.0f;
@@ -80,7 +69,7 @@ __device__ __forceinline__ void norm_row(const float *r, const float *w, uint32_
         for (int i = 0; i < HELD; i++)
             if (first + i * 128 < E)
                 store_normed(to, first + i * 128,
-                             normed4(v[i], i < HELD_FEW ? k[i] : load4(w + first + i * 128), rstd));
+                             normed4(v[i], rstd, i < HELD_FEW ? k[i] : load4(w + first + i * 128)));
     }
 }
 

@@ -333,11 +333,6 @@ template <int MT> struct biases {
 
 /* ---- norm ---- */
 
-__device__ __forceinline__ uint32_t bits(__half2 h)
-{
-    return *reinterpret_cast<uint32_t *>(&h);
-}
-
 /* u = norm(r) · w of all M rows, zeros for those beyond the tile; f: fp32 copy in global memory, or NULL. */
 template <int NT> __device__ __forceinline__ void norm(const struct args &k, const float *w, float *f)
 {
@@ -366,10 +361,8 @@ template <int NT> __device__ __forceinline__ void norm(const struct args &k, con
         for (int i = 0; i < PARTS; i++) {
             const uint32_t e = begin + 128 * i;
             if (e < E) {
-                v[i] = make_float4(normed(v[i].x, rstd, s[i].x), normed(v[i].y, rstd, s[i].y),
-                                   normed(v[i].z, rstd, s[i].z), normed(v[i].w, rstd, s[i].w));
-                *reinterpret_cast<uint2 *>(memory + k.at.u + panelled<NT>(row, e * 2)) =
-                    make_uint2(bits(to_half2(v[i].x, v[i].y)), bits(to_half2(v[i].z, v[i].w)));
+                v[i] = normed4(v[i], rstd, s[i]);
+                *reinterpret_cast<uint2 *>(memory + k.at.u + panelled<NT>(row, e * 2)) = to_half4(v[i]);
                 if (f && row < tile.rows)
                     *reinterpret_cast<float4 *>(f + (size_t)(tile.row + row) * E + e) = v[i];
             }
@@ -443,7 +436,7 @@ __device__ __forceinline__ void convolve_run(uint32_t window[3], uint8_t *x, uin
         float2 v[4];
 #pragma unroll
         for (int j = 0; j < 4; j++)
-            v[j] = __half22float2(*reinterpret_cast<const __half2 *>(&in[j]));
+            v[j] = to_float2(in[j]);
         *cell = bits(__halves2half2(conv4(v[0].x, v[1].x, v[2].x, v[3].x, c.w[0], c.bias[0]),
                                     conv4(v[0].y, v[1].y, v[2].y, v[3].y, c.w[1], c.bias[1])));
         window[0] = window[1];
@@ -785,8 +778,7 @@ __device__ __forceinline__ float4 widened(uint2 v, enum ssm_dtype dtype)
     if (dtype == SSM_BF16)
         return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
                            __uint_as_float(v.y & 0xffff0000u));
-    const float2 lo = __half22float2(*reinterpret_cast<const __half2 *>(&v.x)),
-                 hi = __half22float2(*reinterpret_cast<const __half2 *>(&v.y));
+    const float2 lo = to_float2(v.x), hi = to_float2(v.y);
     return make_float4(lo.x, lo.y, hi.x, hi.y);
 }
 

@@ -755,10 +755,8 @@ __device__ __forceinline__ void sum_quarters(float y[4], const float4 (*quarters
 
 __device__ __forceinline__ uint32_t gate2(float low, float high, float2 skip, uint32_t x, uint32_t z)
 {
-    const float2 xf = __half22float2(*reinterpret_cast<const __half2 *>(&x));
-    const float2 zf = __half22float2(*reinterpret_cast<const __half2 *>(&z));
-    const __half2 y = to_half2(gate(low, skip.x, xf.x, zf.x), gate(high, skip.y, xf.y, zf.y));
-    return *reinterpret_cast<const uint32_t *>(&y);
+    const float2 xf = to_float2(x), zf = to_float2(z);
+    return bits(to_half2(gate(low, skip.x, xf.x, zf.x), gate(high, skip.y, xf.y, zf.y)));
 }
 
 /* Thread i of the role: channels 4·(i % ACROSS) …, rows 4·(i / ACROSS) … of a stage. Its inputs are on their way while

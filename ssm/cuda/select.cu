@@ -68,14 +68,11 @@ __device__ __forceinline__ void load_weights(struct conv_weights *k, const struc
 __device__ __forceinline__ uint32_t convolved2(uint32_t t, uint32_t u, uint32_t v, uint32_t x,
                                                const struct conv_weights &k, int c)
 {
-    const float2 f[4] = {
-        __half22float2(*reinterpret_cast<const __half2 *>(&t)), __half22float2(*reinterpret_cast<const __half2 *>(&u)),
-        __half22float2(*reinterpret_cast<const __half2 *>(&v)), __half22float2(*reinterpret_cast<const __half2 *>(&x))};
+    const float2 f[4] = {to_float2(t), to_float2(u), to_float2(v), to_float2(x)};
     const float w0[4] = {k.w[0][c], k.w[1][c], k.w[2][c], k.w[3][c]};
     const float w1[4] = {k.w[0][c + 1], k.w[1][c + 1], k.w[2][c + 1], k.w[3][c + 1]};
-    __half2 y = __halves2half2(conv4(f[0].x, f[1].x, f[2].x, f[3].x, w0, k.w[4][c]),
-                               conv4(f[0].y, f[1].y, f[2].y, f[3].y, w1, k.w[4][c + 1]));
-    return *reinterpret_cast<uint32_t *>(&y);
+    return bits(__halves2half2(conv4(f[0].x, f[1].x, f[2].x, f[3].x, w0, k.w[4][c]),
+                               conv4(f[0].y, f[1].y, f[2].y, f[3].y, w1, k.w[4][c + 1])));
 }
 
 __device__ __forceinline__ uint2 convolved4(uint2 t, uint2 u, uint2 v, uint2 x, const struct conv_weights &k)
