@@ -133,37 +133,37 @@ static void cut_rows(const struct io_stream *s, struct io_block *b, uint32_t n, 
     b->t_ns = to[0];
 }
 
-/* The last row that was taken is here, and is another: so is the file. Or there is none (b NULL): the file is shorter.
- * What was passed over of it is lost, and said. */
-static void another_file(struct md_input *in, struct io_stream *s, int64_t passed, struct io_block *b)
+/* It is not the file whose rows were taken: `passed` of its rows were passed over, and are lost, which is said. */
+static void another_file(struct md_input *in, struct io_stream *s, int64_t passed, uint32_t channels,
+                         const char *reason)
 {
     md_log_stream(MD_WARN, s->id, in->conf->id,
                   "not the file that the snapshot knows: %" PRId64 " of its rows were passed over", passed);
     md_bump(&in->counters.errors[IO_R_FILE], 1);
-    md_add(&in->counters.discarded[IO_R_FILE], (uint64_t)passed * s->channels);
-    host_note(in, s, "gap", b ? "rotation" : "truncation", 0, passed - 1);
-    if (b)
-        b->flags |= IO_START | IO_RESET;
+    md_add(&in->counters.discarded[IO_R_FILE], (uint64_t)passed * channels);
+    host_note(in, s, "gap", reason, 0, passed - 1);
 }
 
-/* Whether all of the block was taken before the snapshot. Else nothing more is held back. */
-static bool seen_before(struct md_input *in, struct io_stream *s, struct io_block *b)
+/* Whether all of the block was taken before the snapshot. Else nothing more is held back. *ret_passed: rows that were
+ * passed over of another file, for the last row that was taken is here, and is another; else 0. Under the inbox's lock.
+ */
+static bool seen_before(struct io_stream *s, struct io_block *b, int64_t *ret_passed)
 {
     struct md_replay *r = &s->replay;
     bool anew = b->flags & (IO_START | IO_RESET);
     int64_t last; /* the row that the mark is of */
 
-    if (r->from == IO_SEQ_NONE || (b->flags & MD_NOTE))
+    if (r->from == IO_SEQ_NONE)
         return false;
     last = b->seq == IO_SEQ_NONE ? -1 : r->from - 1 - b->seq;
     if (!anew && last >= 0 && last < b->n) {
         r->met = md_is_marked(b, (uint32_t)last + 1, r->mark, r->rows);
         r->passed += last + 1;
         if (!r->met) {
-            int64_t passed = r->passed;
+            *ret_passed = r->passed;
             *r = (struct md_replay){.from = IO_SEQ_NONE};
             cut_rows(s, b, (uint32_t)last + 1, true);
-            another_file(in, s, passed, b);
+            b->flags |= IO_START | IO_RESET;
             return false;
         }
     }
@@ -173,33 +173,47 @@ static bool seen_before(struct md_input *in, struct io_stream *s, struct io_bloc
     }
     if (!anew && b->seq != IO_SEQ_NONE && b->seq < r->from)
         cut_rows(s, b, (uint32_t)(r->from - b->seq < b->n ? r->from - b->seq : b->n), r->quiet);
+    *r = (struct md_replay){.from = IO_SEQ_NONE};
     return false;
+}
+
+/* The block is seen_before(), of a stream that is still this input's: its handle may be stale. */
+static bool passes_over(struct md_input *in, struct io_stream *s, struct io_block *b)
+{
+    int64_t passed = 0;
+    bool seen;
+
+    if (!in->conf->class_->replayable)
+        return false;
+    pthread_mutex_lock(&in->inbox->lock);
+    seen = s->input == in && seen_before(s, b, &passed);
+    pthread_mutex_unlock(&in->inbox->lock);
+    if (passed)
+        another_file(in, s, passed, b->channels, "rotation");
+    return seen;
 }
 
 static int host_push(void *self, struct io_stream *s, struct io_block *b)
 {
     struct md_input *in = self;
-    bool replayable = in->conf->class_->replayable;
-    int r;
 
-    if (replayable && s->input == in && seen_before(in, s, b)) {
+    if (passes_over(in, s, b)) {
         io_block_put(in->host.pool, b);
         return 0;
     }
-    r = md_inbox_push(in, s, b, b->seq == IO_SEQ_NONE || b->n == 0 ? IO_SEQ_NONE : b->seq + b->n);
-    if (r == 0 && replayable)
-        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
-    return r;
+    return md_inbox_push(in, s, b, b->seq == IO_SEQ_NONE || b->n == 0 ? IO_SEQ_NONE : b->seq + b->n);
 }
 
 static void host_end(void *self, struct io_stream *s)
 {
     struct md_input *in = self;
+    struct io_place place = {0};
     struct md_replay had;
 
+    md_inbox_place(in, s, &place);
     md_inbox_last(in, s, &had);
-    if (had.from != IO_SEQ_NONE && had.from > 0 && !had.met) {
-        another_file(in, s, had.passed, NULL);
+    if (had.from != IO_SEQ_NONE && had.from > 0 && !had.met) { /* the file is shorter */
+        another_file(in, s, had.passed, place.channels, "truncation");
         had.quiet = false;
     }
     if (!had.quiet || !md_inbox_retract(in, s))
@@ -251,8 +265,13 @@ static void host_answered(void *self, uint64_t sent, uint64_t dropped)
 
 static int64_t host_resume(void *self, struct io_stream *s, int64_t *ret_origin)
 {
-    *ret_origin = s->replay.origin;
-    return s->replay.from == IO_SEQ_NONE || s->replay.from == 0 ? 0 : s->replay.from - s->replay.rows; /* the mark's */
+    struct md_input *in = self;
+
+    pthread_mutex_lock(&in->inbox->lock);
+    struct md_replay r = s->input == in ? s->replay : (struct md_replay){.from = IO_SEQ_NONE};
+    pthread_mutex_unlock(&in->inbox->lock);
+    *ret_origin = r.origin;
+    return r.from == IO_SEQ_NONE || r.from == 0 ? 0 : r.from - r.rows; /* the mark's */
 }
 
 /* Another file's rows go on behind those that were taken. */
@@ -260,15 +279,17 @@ static int64_t host_known(void *self, struct io_stream *s, struct io_block *b)
 {
     struct md_input *in = self;
     struct md_replay *r = &s->replay;
-    int64_t from = r->from;
-    bool long_enough = b && from > b->seq && from - b->seq <= b->n;
 
-    if (from == IO_SEQ_NONE || from == 0)
+    pthread_mutex_lock(&in->inbox->lock);
+    int64_t from = s->input == in ? r->from : IO_SEQ_NONE;
+    bool long_enough = b && from > b->seq && from - b->seq <= b->n, known = from == IO_SEQ_NONE || from == 0;
+    if (!known)
+        known = r->met = long_enough && md_is_marked(b, (uint32_t)(from - b->seq), r->mark, r->rows);
+    if (!known)
+        *r = (struct md_replay){.from = IO_SEQ_NONE};
+    pthread_mutex_unlock(&in->inbox->lock);
+    if (known)
         return IO_SEQ_NONE;
-    r->met = long_enough && md_is_marked(b, (uint32_t)(from - b->seq), r->mark, r->rows);
-    if (r->met)
-        return IO_SEQ_NONE;
-    *r = (struct md_replay){.from = IO_SEQ_NONE};
     md_log_stream(MD_WARN, s->id, in->conf->id, "not the file that the snapshot knows: it is read from its beginning");
     host_note(in, s, "gap", long_enough ? "rotation" : "truncation", from, IO_SEQ_NONE);
     return from;

@@ -151,6 +151,8 @@ static void set_input(struct io_stream *s, struct md_input *input)
         s->queue.held = false;
         atomic_fetch_add_explicit(&s->queue.stale, 1, memory_order_relaxed);
     }
+    if (s->input != input)
+        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
     s->input = input;
     s->inbox = input->inbox;
     pthread_mutex_unlock(lock);
@@ -184,7 +186,7 @@ static struct io_stream *make(struct md_registry *r, struct md_input *input, con
     if (!s)
         return NULL;
     memset(s, 0, sizeof *s);
-    s->course.trail.next = s->course.lost = s->replay.from = s->place.next = IO_SEQ_NONE;
+    s->course.trail.next = s->course.lost = s->place.next = IO_SEQ_NONE;
     atomic_init(&s->seen.p, -1);
     s->id = strdup(desc->id);
     s->hash = hash_id(r, desc->id);
@@ -254,7 +256,6 @@ static int admit(struct md_registry *r, struct io_stream *s, struct md_input *in
     err = identify(r, s, input, desc);
     if (err == 0 && other) { /* whose it was looks at them no more */
         s->course.trail = (struct md_trail){.next = IO_SEQ_NONE};
-        s->replay = (struct md_replay){.from = IO_SEQ_NONE};
         s->place = (struct md_place){.next = IO_SEQ_NONE};
     }
     return err;

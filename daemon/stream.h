@@ -8,7 +8,7 @@
  *   queue      the lock of its inbox (inbox.h)
  *   course     the engine thread (scheduler.h)
  *   voice      the publisher thread; cut_voice: its copy at the last cut, read by the snapshot's thread
- *   replay     the source's thread
+ *   replay     the source's thread, under the lock of its inbox: whose source it is may change
  *   place      as it says
  *   seen       relaxed atomics, for the status */
 #ifndef MD_STREAM_H

@@ -185,14 +185,89 @@ static void test_cut_off(void **state)
     done(&r);
 }
 
+/* A replayable input goes on pushing by the handle of a stream that the daemon has ended and another input takes. */
+struct taken {
+    struct md_input *from;
+    struct io_stream *s;
+};
+
+static void *push_on(void *arg)
+{
+    struct taken *t = arg;
+    const struct io_host *h = &t->from->host;
+
+    for (int r = 0; r == 0 || t->s->input == t->from;) {
+        struct io_block *b = io_block_get(h->pool, sizeof(float));
+        b->n = b->channels = 1;
+        b->seq = IO_SEQ_NONE;
+        r = h->push(h->self, t->s, b);
+        if (r)
+            io_block_put(h->pool, b);
+    }
+    h->end(h->self, t->s);
+    return NULL;
+}
+
+static void end_by_daemon(struct md_inbox *in)
+{
+    struct io_stream *s;
+
+    do {
+        while (md_inbox_collect(in, &s, 1, 1000) == 0)
+            ;
+        while (s->course.mine) {
+            struct io_block *b = s->course.mine;
+            s->course.mine = b->next;
+            io_block_put(in->pool, b);
+        }
+    } while (!md_inbox_leave(in, s));
+}
+
+static void test_taken_while_pushing(void **state)
+{
+    static const struct io_source_class replayable = {.replayable = true};
+    static const struct ssm_model_info info = {.rate = 1};
+    const struct io_stream_desc desc = {.id = "s", .channels = 1, .rate = 1};
+    struct io_common common = {.rate = 1};
+    struct md_config config = {0};
+    struct md_registry registry;
+    struct md_input inputs[2];
+    struct rig r;
+
+    (void)state;
+    begin(&r, MD_DROP_OLDEST, 10);
+    assert_int_equal(md_registry_init(&registry, &config), 0);
+    r.conf.class_ = &replayable;
+    r.conf.conf = &common;
+    for (unsigned i = 0; i < 2; i++) {
+        inputs[i] = (struct md_input){.conf = &r.conf, .registry = &registry, .inbox = &r.inbox, .info = &info};
+        md_input_init(&inputs[i], r.pool);
+    }
+    for (unsigned i = 0; i < 100; i++) {
+        struct md_input *from = &inputs[i % 2], *to = &inputs[(i + 1) % 2];
+        struct taken t = {.from = from};
+        struct io_stream *s;
+        pthread_t thread;
+        if (i == 0)
+            assert_int_equal(from->host.stream(from, &desc, &t.s), 0);
+        else
+            t.s = md_registry_find(&registry, "s", 1);
+        assert_int_equal(pthread_create(&thread, NULL, push_on, &t), 0);
+        end_by_daemon(&r.inbox);
+        assert_int_equal(to->host.stream(to, &desc, &s), 0);
+        assert_ptr_equal(s, t.s);
+        pthread_join(thread, NULL);
+        assert_true(s->queue.live && s->queue.held && atomic_load(&s->queue.stale) == 0);
+    }
+    md_registry_done(&registry);
+    done(&r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_stays),
-        cmocka_unit_test(test_oldest),
-        cmocka_unit_test(test_newest),
-        cmocka_unit_test(test_stale),
-        cmocka_unit_test(test_cut_off),
+        cmocka_unit_test(test_what_stays), cmocka_unit_test(test_oldest),  cmocka_unit_test(test_newest),
+        cmocka_unit_test(test_stale),      cmocka_unit_test(test_cut_off), cmocka_unit_test(test_taken_while_pushing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
