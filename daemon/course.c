@@ -631,6 +631,14 @@ int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_strea
     return r == -ENOMEM ? -EIO : r;
 }
 
+/* A reset that was asked for stands before all rows that no snapshot has as judged: so it is not tied to a block. */
+static void take_reset(struct io_stream *s)
+{
+    if (atomic_load_explicit(&s->queue.reset, memory_order_relaxed) &&
+        atomic_exchange_explicit(&s->queue.reset, false, memory_order_relaxed) && s->course.time.rows > 0)
+        s->course.time.reset = MD_RESET_SENDER;
+}
+
 int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream *s)
 {
     struct md_entry *e;
@@ -641,6 +649,7 @@ int md_course_run(struct md_scheduler *sch, struct md_batch *b, struct io_stream
         return 1;
     if (!md_course_is_open(&s->course) && md_course_open(sch, s))
         return refuse_stream(sch, s);
+    take_reset(s);
     if (md_batch_begin(b, s, &e))
         return -ENOMEM;
     end = run_blocks(sch, b, e);

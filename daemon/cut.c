@@ -81,12 +81,10 @@ bool md_is_marked(struct io_block *b, uint32_t n, uint64_t mark, uint32_t rows)
 }
 
 /* That the next rows begin a new epoch, which no row has come to yet. */
-static void save_reset(struct md_saved_stream *saved, struct io_stream *s)
+static void save_reset(struct md_saved_stream *saved, const struct io_stream *s)
 {
-    pthread_mutex_lock(&s->inbox->lock);
-    if (s->queue.flags & IO_RESET && saved->open && saved->time.rows > 0)
+    if (atomic_load_explicit(&s->queue.reset, memory_order_relaxed) && saved->open && saved->time.rows > 0)
         saved->time.reset = MD_RESET_SENDER;
-    pthread_mutex_unlock(&s->inbox->lock);
 }
 
 /* Where a replay has to go on. */
@@ -164,8 +162,8 @@ static struct md_piece *new_piece(size_t bytes, struct md_stock *stock)
     return p;
 }
 
-/* What was restored and has not begun again: its record as it came. */
-static struct md_piece *copy_again(struct io_stream *s)
+/* What was restored and has not begun again: its record as it came, but for a reset. */
+static struct md_piece *copy_again(const struct io_stream *s)
 {
     const struct md_restored *old = &s->course.restored;
     uint32_t id_len = (uint32_t)strlen(s->id);
@@ -177,6 +175,7 @@ static struct md_piece *copy_again(struct io_stream *s)
     struct md_saved_stream *saved = md_record_begin(p->records, MD_RECORD_STREAM, s->id, id_len, old->bytes);
     memcpy(saved, old->saved, old->bytes);
     saved->inexact |= old->inexact;
+    save_reset(saved, s);
     return p;
 }
 

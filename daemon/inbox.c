@@ -71,6 +71,7 @@ int md_inbox_enter(struct md_inbox *in, struct io_stream *s)
 static void free_place(struct md_inbox *in, struct io_stream *s)
 {
     s->queue.live = false;
+    atomic_store_explicit(&s->queue.reset, false, memory_order_relaxed);
     in->taken -= s->channels;
     in->n_live--;
     s->input->live--;
@@ -530,7 +531,8 @@ bool md_inbox_reset(struct md_inbox *in, struct io_stream *s)
 
     pthread_mutex_lock(&in->lock);
     live = s->queue.live;
-    s->queue.flags |= live ? IO_RESET : 0;
+    if (live)
+        atomic_store_explicit(&s->queue.reset, true, memory_order_relaxed);
     pthread_mutex_unlock(&in->lock);
     return live;
 }

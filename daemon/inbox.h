@@ -75,7 +75,8 @@ bool md_inbox_leave(struct md_inbox *in, struct io_stream *s);
 /* For a stream that is to end by itself: takes it out of rest. False: something has come meanwhile. */
 bool md_inbox_claim(struct md_inbox *in, struct io_stream *s);
 
-/* Any thread. The next rows of a live stream begin a new epoch, as where their sender asks for it. False: not live. */
+/* Any thread. The next rows that the engine judges of a live stream begin a new epoch, as where their sender asks for
+ * it; they may be in the queue already. False: not live. */
 bool md_inbox_reset(struct md_inbox *in, struct io_stream *s);
 
 /* Any thread. Has the engine look at what else it has to do. */

@@ -34,6 +34,7 @@ struct md_queue {
     bool live;              /* slots are reserved */
     bool held;              /* the source has not said end() since it asked */
     _Atomic uint32_t stale; /* as many inputs that had the stream before this one still have handles of it */
+    _Atomic bool reset;     /* is asked for: by any thread, taken by the engine's */
     bool ending;            /* end() came while the queue was empty: the end stands before whatever is queued now */
 };
 

@@ -66,6 +66,10 @@ class Daemon:
     def streams(self):
         return {s["stream"]: s for s in json.loads(self.ctl("streams", "--json").stdout)}
 
+    def samples(self):
+        """How many have come in."""
+        return json.loads(self.ctl("status", "--json").stdout)["inputs"]["z"]["input_samples_total"]
+
     def push(self, stream, rows, seq=None, flags=None):
         """Rows of as many channels as the first has, in messages of odd sizes; returns when all have been taken."""
         before = self.streams().get(stream, {}).get("rows", 0)

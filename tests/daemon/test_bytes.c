@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <zmq.h>
 
@@ -238,9 +239,9 @@ static void test_no_bytes(void **state)
     service_done(&s);
 }
 
-static void write_log(const char *path, const char *text)
+static void write_log(const char *path, const char *mode, const char *text)
 {
-    FILE *f = fopen(path, "w");
+    FILE *f = fopen(path, mode);
 
     assert_non_null(f);
     assert_true(fputs(text, f) >= 0);
@@ -259,16 +260,52 @@ static void test_reset_before_a_rotation(void **state)
     service_start(&s, text, MD_PRESETS);
     snprintf(path, sizeof path, "%s/log", s.dir);
     snprintf(new, sizeof new, "%s/new", s.dir);
-    write_log(path, "one\ntwo\n");
+    write_log(path, "w", "one\ntwo\n");
     service_wait(&s, "inputs.in0.accepted_samples_total", 8);
     assert_int_equal(md_daemon_reset(s.daemon, "log"), 1);
-    write_log(new, "three\n");
+    write_log(new, "w", "three\n");
     assert_int_equal(rename(new, path), 0);
     service_wait(&s, "inputs.in0.accepted_samples_total", 14);
     json_t *lines = service_stop(&s);
     assert_int_equal(events_of(lines, "log", "gap"), 1);
     assert_int_equal(events_of(lines, "log", "reset"), 1);
     assert_string_equal(json_string_value(json_object_get(event_of(lines, "log", "reset"), "reason")), "sender");
+    json_decref(lines);
+    service_done(&s);
+}
+
+static void start_again(struct service *s)
+{
+    char reterr[IO_ERR] = "";
+
+    assert_int_equal(md_daemon_stop(&s->daemon, 10000000000), 0);
+    assert_int_equal(md_daemon_start(s->config, MD_PRESETS, &s->daemon, reterr), 0);
+}
+
+/* Asked for where a restored stream has its source again, but no rows yet: the next restart knows of it. */
+static void test_reset_between_two_restarts(void **state)
+{
+    static const char text[] = "models: {m: {path: '24x2,4,256', device: cpu, slots: 4, threads: 1}}\n"
+                               "inputs: {in0: {type: bytes, files: DIR/log, follow: true, poll: 10ms, stream: log}}\n"
+                               "outputs: {out: {type: jsonl, path: DIR/out.jsonl}}\n"
+                               "state: {dir: DIR/state}\n";
+    struct service s;
+    char path[96];
+
+    service_start(&s, text, MD_PRESETS);
+    snprintf(path, sizeof path, "%s/log", s.dir);
+    write_log(path, "w", "one\ntwo\n");
+    service_wait(&s, "inputs.in0.accepted_samples_total", 8);
+    start_again(&s);
+    while (md_daemon_reset(s.daemon, "log") == 0)
+        usleep(1000);
+    start_again(&s);
+    write_log(path, "a", "three\n");
+    service_wait(&s, "inputs.in0.accepted_samples_total", 6);
+    json_t *lines = service_stop(&s);
+    assert_int_equal(events_of(lines, "log", "restore"), 1);
+    assert_int_equal(events_of(lines, "log", "reset"), 1);
+    assert_int_equal(json_integer_value(json_object_get(event_of(lines, "log", "reset"), "seq")), 8);
     json_decref(lines);
     service_done(&s);
 }
@@ -287,6 +324,7 @@ int main(void)
         cmocka_unit_test(test_records),
         cmocka_unit_test(test_no_bytes),
         cmocka_unit_test(test_reset_before_a_rotation),
+        cmocka_unit_test(test_reset_between_two_restarts),
     };
 
     return cmocka_run_group_tests(tests, NULL, sweep);

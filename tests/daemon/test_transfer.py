@@ -125,6 +125,28 @@ class Transfer(Several):
                 found = [(m["event"], m["epoch"], m.get("reason")) for m in b.lines(stream) if m.get("event") in ("restore", "reset")]
                 self.assertEqual(found, [("restore", 1, None), ("reset", 1, "sender")] if how else [("restore", 0, None)])
 
+    def test_a_reset_before_rows_that_wait(self):
+        """It comes before rows that are queued already: here, and where the state is gone on from with the same rows."""
+        a, b = self.daemon("a", more="batch: {max_delay: 1min}"), self.daemon("b")
+        a.push("quiet", self.data[:1])  # whose rows the engine waits for from here on, but where a state is asked for
+        for n, part in ((1, self.data[:500]), (501, self.data[500:600])):
+            a.socket.send_json({"stream": "s", "dtype": "float32", "shape": [len(part), 2]}, zmq.SNDMORE)
+            a.socket.send(b"".join(struct.pack("<2f", *row) for row in part))
+            a.wait(lambda: a.samples() == 2 * (n + len(part)))
+            if n == 1:
+                self.save(a, "quiet")
+                a.wait(lambda: a.streams()["s"]["rows"] == 500)
+        self.check(a.ctl("reset", "s"), 0)
+        state = self.save(a)
+        self.assertEqual(a.streams()["s"]["rows"], 500)
+        a.stop()
+        self.check(b.ctl("restore", state), 0)
+        b.push("s", self.data[500:600])
+        b.stop()
+        for d in a, b:
+            self.assertEqual([(m["seq"], m["reason"]) for m in d.lines("s") if m.get("event") == "reset"], [(500, "sender")])
+        self.assertEqual(*({family: [r for r in rows if r[0] == 1] for family, rows in d.rows("s").items()} for d in (a, b)))
+
     def test_killed(self):
         """Rows of `pull` cannot be had again: log, list and events agree on what becomes of the stream."""
         d = self.daemon("d", more="state: {dir: DIR/state}")
