@@ -234,7 +234,7 @@ static bool wait_for_slot(struct io_play *p, struct io_track *t, int64_t now_ns)
     if (playing) {
         p->open_max = playing < p->open_max ? playing : p->open_max;
     } else if (++t->tries == SLOT_TRIES) {
-        io_track_leave_out(&p->shared, IO_R_STREAMS, t->path, t->id, &t->format, "no slot came free for it");
+        io_track_give_up(t, IO_R_STREAMS, "no slot came free for it");
         return false;
     }
     t->wake_ns = now_ns + slot_retry_ns;
@@ -248,7 +248,7 @@ static bool step_tracks(struct io_play *p, int64_t now_ns, int64_t *wake_ns)
     for (unsigned left = p->n_tracks; left > 0 && worked < STEPS_A_TURN; left--) {
         unsigned i = p->next_track < p->n_tracks ? p->next_track : 0;
         struct io_track *t = p->tracks[i];
-        bool asleep = !t->pending && t->wake_ns > now_ns && t->wake_ns != INT64_MAX;
+        bool asleep = !(t->pending && t->stream) && t->wake_ns > now_ns && t->wake_ns != INT64_MAX;
         enum io_track_step step = asleep ? IO_TRACK_WAITS : io_track_step(t, now_ns);
         p->next_track = i + 1;
         bool over = step == IO_TRACK_ENDED || (step == IO_TRACK_NO_SLOT && !wait_for_slot(p, t, now_ns));

@@ -120,7 +120,9 @@ static int find_stream(struct io_track *t)
     desc.irregular = t->format.timed && t->rate <= 0;
     struct stat st;
     desc.anew = strcmp(t->path, "-") == 0 || stat(t->path, &st) || !S_ISREG(st.st_mode);
-    return h->stream(h->self, &desc, &t->stream);
+    int r = h->stream(h->self, &desc, &t->stream);
+    t->tries = r ? t->tries : 0;
+    return r;
 }
 
 int io_track_open(struct io_track_shared *s, const char *path, const char *id, struct io_track *t, char *reterr)
@@ -200,14 +202,22 @@ static enum io_reason refusal(int err)
                             : IO_R_SHAPE;
 }
 
-/* The stream has ended meanwhile, and was not to be had again. */
-static void leave_rest(const struct io_track *t, enum io_reason reason)
+/* The stream has ended meanwhile, and is not to be had again. */
+static void leave_rest(const struct io_track *t, enum io_reason reason, const char *why)
 {
     const struct io_host *h = &t->shared->host;
     uint64_t all = t->format.rows > 0 ? (uint64_t)t->format.rows : 0, unread = all > t->taken ? all - t->taken : 0;
     char text[IO_ERR];
-    snprintf(text, sizeof text, "%.400s: the rest is left out: its stream had ended, and was refused", t->path);
+    snprintf(text, sizeof text, "%.360s: the rest is left out: its stream had ended, and %.100s", t->path, why);
     h->discard(h->self, reason, t->id, (t->pending->n + unread) * t->format.channels, text);
+}
+
+void io_track_give_up(const struct io_track *t, enum io_reason reason, const char *why)
+{
+    if (t->pending)
+        leave_rest(t, reason, why);
+    else
+        io_track_leave_out(t->shared, reason, t->path, t->id, &t->format, why);
 }
 
 /* Offers the pending block; a stream that the daemon has ended meanwhile is begun again. */
@@ -215,10 +225,12 @@ static enum io_track_step push(struct io_track *t)
 {
     const struct io_host *h = &t->shared->host;
     uint64_t bytes = io_block_need(t->pending->n, t->pending->channels, t->pending->type, t->pending->timed);
-    int r = h->push(h->self, t->stream, t->pending);
+    int r = t->stream ? h->push(h->self, t->stream, t->pending) : 0;
     if (r == -ESTALE) {
         h->end(h->self, t->stream);
         t->stream = NULL;
+    }
+    if (!t->stream) {
         r = find_stream(t);
         r = r ? r : h->push(h->self, t->stream, t->pending);
     }
@@ -231,7 +243,9 @@ static enum io_track_step push(struct io_track *t)
         h->received(h->self, 1, bytes);
         return IO_TRACK_WORKED;
     }
-    leave_rest(t, refusal(r));
+    if (r == -ENOSPC)
+        return IO_TRACK_NO_SLOT;
+    io_track_give_up(t, refusal(r), "was refused");
     return IO_TRACK_ENDED; /* the block goes back when the track closes */
 }
 
@@ -293,7 +307,7 @@ static enum io_track_step begin(struct io_track *t, int64_t now_ns)
         t->began_ns -=
             (int64_t)((double)t->shared->host.resume(t->shared->host.self, t->stream, &origin) / t->rate * 1e9);
     if (r && r != -ENOSPC)
-        io_track_leave_out(t->shared, refusal(r), t->path, t->id, &t->format, "its stream was refused");
+        io_track_give_up(t, refusal(r), "its stream was refused");
     return r == -ENOSPC ? IO_TRACK_NO_SLOT : r ? IO_TRACK_ENDED : IO_TRACK_WORKED;
 }
 

@@ -28,7 +28,7 @@ struct io_track {
     const char *path, *id;
     void *reader;
     struct io_play_format format;
-    struct io_stream *stream;       /* NULL: the format is not known yet */
+    struct io_stream *stream;       /* NULL: not begun, or ended meanwhile and without slots to begin again */
     struct io_resampler *resampler; /* NULL: none needed */
     struct io_block *pending;       /* the host had no room for it */
     double rate;                    /* of the rows that leave; 0: unknown or irregular */
@@ -51,6 +51,8 @@ int io_track_rate(const struct io_track_shared *s, const char *path, const struc
 /* Counts and says that a file is not played: its samples, where the reader knows how many they are. */
 void io_track_leave_out(const struct io_track_shared *s, enum io_reason reason, const char *path, const char *id,
                         const struct io_play_format *format, const char *why);
+/* The same of what the host has not got of it. */
+void io_track_give_up(const struct io_track *t, enum io_reason reason, const char *why);
 
 int io_track_open(struct io_track_shared *s, const char *path, const char *id, struct io_track *t, char *reterr);
 /* A bounded piece of work; IO_TRACK_WAITS: nothing to do before t->wake_ns, a readable pipe, or room in the queue. */

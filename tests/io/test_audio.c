@@ -414,6 +414,17 @@ static void many_files(void **state)
     recorder_done(&r);
 }
 
+/* Turns on a clock of their own until the source is done. */
+static void play_out(void *source)
+{
+    int64_t now = 0, wake;
+    unsigned turns = 0;
+    for (enum io_turn t; (t = io_source_audio.turn(source, now, &wake)) != IO_TURN_DONE; turns++) {
+        assert_true(turns < 100000);
+        now = t == IO_TURN_WAIT ? wake : now;
+    }
+}
+
 static void no_slots(void **state)
 {
     struct recorder r;
@@ -422,12 +433,7 @@ static void no_slots(void **state)
     recorder_init(&r, "in", 0);
     r.streams_max = 5; /* and no slot ever comes back */
     void *source = opened(&c, &r);
-    int64_t now = 0, wake;
-    unsigned turns = 0;
-    for (enum io_turn t; (t = io_source_audio.turn(source, now, &wake)) != IO_TURN_DONE; turns++) {
-        assert_true(turns < 100000);
-        now = t == IO_TURN_WAIT ? wake : now;
-    }
+    play_out(source);
     assert_int_equal(r.n_streams, 5);
     uint64_t played = 0, all = 0;
     for (unsigned i = 0; i < 5; i++) {
@@ -468,14 +474,31 @@ static void ended_meanwhile(void **state)
     recorder_done(&r);
 }
 
-/* Nor has it a slot for it again: what was not taken is counted. */
+/* Nor has it a slot for it again, until one comes free. */
+static void waits_meanwhile(void **state)
+{
+    struct recorder r;
+    struct io_audio_conf c;
+    void *source = ended_midway(&r, &c);
+    r.room = SIZE_MAX;
+    r.streams_max = 0;
+    assert_false(recorder_run(&r, &io_source_audio, source, second / 20));
+    r.streams_max = 1;
+    play_out(source);
+    assert_int_equal(only(&r)->n, FRAMES);
+    assert_int_equal(r.n_said, 0);
+    io_source_audio.close(source);
+    recorder_done(&r);
+}
+
+/* None does: what was not taken is counted. */
 static void refused_meanwhile(void **state)
 {
     struct recorder r;
     struct io_audio_conf c;
     void *source = ended_midway(&r, &c);
     r.streams_max = 0;
-    assert_true(recorder_run(&r, &io_source_audio, source, second));
+    play_out(source);
     assert_true(recorder_said(&r, "the rest is left out"));
     assert_true(r.streams[0]->n > 0 && r.discarded[IO_R_STREAMS] == FRAMES - r.streams[0]->n);
     io_source_audio.close(source);
@@ -532,11 +555,11 @@ static int clean(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(ten_formats), cmocka_unit_test(broken_off),      cmocka_unit_test(empty_file),
-        cmocka_unit_test(channels),    cmocka_unit_test(resampled),       cmocka_unit_test(rates),
-        cmocka_unit_test(wrong_files), cmocka_unit_test(names),           cmocka_unit_test(many_files),
-        cmocka_unit_test(no_slots),    cmocka_unit_test(ended_meanwhile), cmocka_unit_test(refused_meanwhile),
-        cmocka_unit_test(realtime),
+        cmocka_unit_test(ten_formats),       cmocka_unit_test(broken_off),      cmocka_unit_test(empty_file),
+        cmocka_unit_test(channels),          cmocka_unit_test(resampled),       cmocka_unit_test(rates),
+        cmocka_unit_test(wrong_files),       cmocka_unit_test(names),           cmocka_unit_test(many_files),
+        cmocka_unit_test(no_slots),          cmocka_unit_test(ended_meanwhile), cmocka_unit_test(waits_meanwhile),
+        cmocka_unit_test(refused_meanwhile), cmocka_unit_test(realtime),
     };
     return cmocka_run_group_tests_name("audio", tests, make_dir, clean);
 }
