@@ -520,7 +520,7 @@ class Models(Reloading):
             self.take(control, peer, values[250:], stream)
         self.stop()
         self.assertNotIn('"exact"', open(self.path("out.jsonl")).read())
-        alone = self.alone(self.model, values)
+        alone = self.alone(self.model, values, "device: cpu")
         self.assertEqual(self.rows("s"), alone)
         self.assertEqual(self.rows("t"), alone)
         self.assertEqual([self.lives(stream) for stream in "stu"], [[("start", 0)]] * 2 + [[("error", 0), ("start", 0)]])
@@ -557,7 +557,7 @@ class Models(Reloading):
         self.assertEqual(self.status(control)["reload"]["refused_total"], len(wrong))
         self.assertEqual(sorted(self.status(control)["inputs"]), ["z"])
         self.stop()
-        alone = self.alone(self.model, values[:20 * (len(wrong) + 1)])
+        alone = self.alone(self.model, values[:20 * (len(wrong) + 1)], cpu)
         for stream in "st":
             self.assertEqual(self.rows(stream), alone)
             self.assertEqual(self.lives(stream), [("start", 0)])
