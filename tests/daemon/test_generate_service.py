@@ -76,13 +76,13 @@ class Client:
         return header["message"]
 
 
-def generate(prompt, n, *how):
-    args = [MAMBACTL, "generate", "-q", "-m", MODEL, "-f", "-", "-n", str(n), "--threads", "1", "--device", DEVICE, *how]
+def generate(device, prompt, n, *how):
+    args = [MAMBACTL, "generate", "-q", "-m", MODEL, "-f", "-", "-n", str(n), "--threads", "1", "--device", device, *how]
     return subprocess.run(args, input=prompt, capture_output=True, timeout=PATIENCE, check=True).stdout
 
 
 class Service(Running):
-    device, environment = DEVICE, {}
+    device, computes_as, environment = DEVICE, DEVICE, {}
 
     def setUp(self):
         super().setUp()
@@ -102,6 +102,9 @@ class Service(Running):
         self.config_path = self.path("c.yaml", text.replace("DIR", self.dir))
         return self.start(self.config_path, env={**os.environ, **self.environment})
 
+    def generate(self, prompt, n, *how):
+        return generate(self.computes_as, prompt, n, *how)
+
     def counts(self, control):
         return self.status(control)["generate"]
 
@@ -112,7 +115,7 @@ class Texts(Service):
             (b"ab", 120, {"temperature": 0.7, "min_p": 0.1, "repetition_penalty": 1.3, "seed": 2**62}))
 
     def want(self, prompt, n, keys):
-        return generate(prompt or b"\n", n, *(f"--{key.replace('_', '-')}={value}" for key, value in keys.items()))
+        return self.generate(prompt or b"\n", n, *(f"--{key.replace('_', '-')}={value}" for key, value in keys.items()))
 
     def test_the_bytes_are_those_of_mambactl(self):
         control = self.serve()
@@ -149,7 +152,7 @@ class Texts(Service):
     def test_stop_and_cancel(self):
         control = self.serve()
         client = Client(self)
-        whole = generate(b"hello", 300, "--temperature", "0")
+        whole = self.generate(b"hello", 300, "--temperature", "0")
         at = next(i for i in range(20, 300) if all(0 < c < 128 for c in whole[i : i + 2]))
         stop = whole[at : at + 2]
         self.assertEqual(client.text("a", n=300, temperature=0, stop=stop.decode()), whole[: whole.index(stop) + 2])
@@ -210,7 +213,7 @@ class Texts(Service):
 class OnDevice(Texts):
     """The same where batches are under way for a while (tests/daemon/fake_device)."""
 
-    device, environment = "cuda", {"LD_LIBRARY_PATH": FAKE}
+    device, computes_as, environment = "cuda", "cpu", {"LD_LIBRARY_PATH": FAKE}
 
     def test_a_device_that_fails(self):
         self.environment = {**self.environment, "FAKE_DEVICE_FAIL_AT": "20"}
@@ -221,7 +224,7 @@ class OnDevice(Texts):
         self.assertEqual(client.end(0, 1, 2), ["the device failed"] * 3)
         self.wait(lambda: self.counts(control)["errors_total"] == 3)
         self.assertEqual(self.status(control)["models"]["b"]["slots_used"], 0)
-        self.assertEqual(client.text(3, n=20, temperature=0), generate(b"hello", 20, "--temperature", "0"))
+        self.assertEqual(client.text(3, n=20, temperature=0), self.generate(b"hello", 20, "--temperature", "0"))
 
 
 class BesideAHungDevice(Service):
@@ -289,14 +292,14 @@ class Forks(Service):
         self.assertEqual(sum(map(len, self.PIECES)), len(alone["surprise/s/"]))
         self.assertEqual(alone, forked)
         for sent, drawn, greedy, next_ones, next_one in texts:
-            self.assertEqual(next_ones, generate(sent, 60, "--temperature", "0"))
+            self.assertEqual(next_ones, self.generate(sent, 60, "--temperature", "0"))
             self.assertEqual(next_one, next_ones[:1])
-            self.assertEqual(drawn, generate(sent + b"then", 60, "--seed", "4"))
-            self.assertEqual(greedy, generate(sent + b"x", 60, "--temperature", "0"))
+            self.assertEqual(drawn, self.generate(sent + b"then", 60, "--seed", "4"))
+            self.assertEqual(greedy, self.generate(sent + b"x", 60, "--temperature", "0"))
 
 
 class ForksOnDevice(Forks):
-    device, environment = OnDevice.device, OnDevice.environment
+    device, computes_as, environment = OnDevice.device, OnDevice.computes_as, OnDevice.environment
 
 
 class Clients(Service):
@@ -322,7 +325,7 @@ class Clients(Service):
             slow.take()
         slow.cancel(0)
         self.assertEqual(slow.end(0), ["cancel"])
-        self.assertEqual(slow.texts[0][:5000], generate(b"hello", 5000, "--temperature", "0"))
+        self.assertEqual(slow.texts[0][:5000], self.generate(b"hello", 5000, "--temperature", "0"))
 
     def test_one_that_goes_away(self):
         control = self.serve(bytes=10**9)
@@ -355,7 +358,7 @@ class Clients(Service):
                 frames = frames[: chance.randrange(1, len(frames) + 1)] + [chance.randbytes(chance.randrange(50))]
             client.socket.send_multipart(frames)
         other = Client(self)
-        self.assertEqual(other.text(1, n=100, temperature=0), generate(b"hello", 100, "--temperature", "0"))
+        self.assertEqual(other.text(1, n=100, temperature=0), self.generate(b"hello", 100, "--temperature", "0"))
         # this reply comes behind all others of the connection
         client.socket.send_multipart([b"cancel", b'{"id":"the last"}'])
         while json.loads(client.socket.recv_multipart()[1]).get("id") != "the last":
@@ -392,7 +395,7 @@ class Ends(Service):
         client = self.under_way()
         self.check(run(MAMBACTL, "reload", "--control", control), 0)
         self.assertEqual(client.end(0, 1, 2), ["reload"] * 3)
-        self.assertEqual(client.text(0, n=30, temperature=0), generate(b"hello", 30, "--temperature", "0"))
+        self.assertEqual(client.text(0, n=30, temperature=0), self.generate(b"hello", 30, "--temperature", "0"))
         with open(self.config_path, "a") as f:
             f.write("  generate_requests: 7\n")
         self.check(run(MAMBACTL, "reload", "--control", control), 78, "server.generate: ")
@@ -406,13 +409,13 @@ class Ends(Service):
         self.path("c.yaml", text.replace("weights: fp32", "weights: bf16"))
         self.check(run(MAMBACTL, "reload", "--control", control), 0)
         self.assertEqual(client.end(0, 1, 2), ["reload"] * 3)
-        want = generate(b"hello", 90, "--temperature", "0", "--weights", "bf16")
+        want = self.generate(b"hello", 90, "--temperature", "0", "--weights", "bf16")
         self.assertEqual(client.text(0, n=90, temperature=0), want)
-        self.assertNotEqual(want, generate(b"hello", 90, "--temperature", "0"))
+        self.assertNotEqual(want, self.generate(b"hello", 90, "--temperature", "0"))
         self.path("c.yaml", text.replace("models: {b:", f"models: {{c: {{path: {MODEL}, device: cpu, weights: fp32}}, b:"))
         self.check(run(MAMBACTL, "reload", "--control", control), 0)
         self.assertIn("model: has to be named", client.refused(1))
-        self.assertEqual(client.text(2, n=9, model="c", temperature=0), generate(b"hello", 9, "--temperature", "0"))
+        self.assertEqual(client.text(2, n=9, model="c", temperature=0), generate("cpu", b"hello", 9, "--temperature", "0"))
         self.path("c.yaml", text.replace(MODEL, self.model))
         self.check(run(MAMBACTL, "reload", "--control", control), 78, "no model is one of bytes")
         self.assertEqual(len(client.text(3, n=9, model="b")), 9)
@@ -478,10 +481,10 @@ class Mambactl(Service):
         self.serve()
         how = ("--seed", "5", "--temperature", "0.7", "--top-k", "30", "--min-p", "0.01", "--repetition-penalty", "1.1")
         done = self.connect("-p", "hello", "-n", "200", *how)
-        self.assertEqual((done.returncode, done.stdout), (0, generate(b"hello", 200, *how)))
+        self.assertEqual((done.returncode, done.stdout), (0, self.generate(b"hello", 200, *how)))
         self.assertRegex(done.stderr, rb"200 bytes in .* bytes/s; .*ipc://")
         doc = json.loads(self.connect("-m", "b", "-p", "x", "-n", "30", "--temperature", "0", "--json", "-q").stdout)
-        self.assertEqual(bytes.fromhex(doc["samples"][0]["hex"]), generate(b"x", 30, "--temperature", "0"))
+        self.assertEqual(bytes.fromhex(doc["samples"][0]["hex"]), self.generate(b"x", 30, "--temperature", "0"))
         self.assertEqual(doc["samples"][0]["reason"], "length")
 
     def test_what_cannot_be(self):
