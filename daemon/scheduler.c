@@ -137,16 +137,33 @@ static void fill_some(struct md_scheduler *s, struct md_batch *b, uint32_t n)
     md_inbox_return(&s->inbox, idle, resting);
 }
 
+/* That the engine's device has worked since it was opened, where it knows. */
+static uint64_t worked_ns(const struct md_scheduler *s)
+{
+    double busy = s->engine ? ssm_engine_busy(s->engine) : 0.0;
+
+    return busy > 0.0 ? (uint64_t)(1e9 * busy) : 0;
+}
+
+static void read_busy(struct md_scheduler *s)
+{
+    atomic_store_explicit(&s->counters.busy_ns, s->busy_before_ns + worked_ns(s), memory_order_relaxed);
+}
+
+void md_scheduler_engine(struct md_scheduler *s, struct ssm_engine *engine)
+{
+    read_busy(s);
+    s->engine = engine;
+    s->busy_before_ns = md_read(&s->counters.busy_ns) - worked_ns(s); /* it may have been here before */
+}
+
 /* Waits for the oldest batch under way and hands it to the publisher. */
 static void land_oldest(struct md_scheduler *s, struct md_batch *b)
 {
     if (b->items.n) {
+        read_busy(s); /* with the batches before: this one's results may be there before its clock has stopped */
         int r = b->sent ? ssm_advance_wait(s->engine) : -EIO;
-        double busy = ssm_engine_busy(s->engine);
         b->advanced_ns = md_now_ns();
-        if (busy > 0.0)
-            atomic_store_explicit(&s->counters.busy_ns, s->busy_before_ns + (uint64_t)(1e9 * busy),
-                                  memory_order_relaxed);
         md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - b->started_ns));
         if (r || b->failed) {
             if (md_read(&s->counters.failures) == 0)

@@ -39,7 +39,7 @@ struct md_scheduler {
     struct md_spill spill;
     int64_t next_sweep_ns;   /* when a timer or a hold of some stream may be due */
     uint32_t holding;        /* streams that wait for late rows */
-    uint64_t busy_before_ns; /* of the devices that were exchanged for this one */
+    uint64_t busy_before_ns; /* of other devices */
     bool anew;               /* streams of the list begin new epochs, which is still to be said */
     bool draining;
     bool struck;             /* a batch failed while the next one was filled or sent after it */
@@ -61,6 +61,8 @@ struct md_scheduler {
 };
 
 int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *pool);
+/* Another engine, or NULL, in the place of the one, which is still open. No thread runs. */
+void md_scheduler_engine(struct md_scheduler *s, struct ssm_engine *engine);
 int md_scheduler_start(struct md_scheduler *s);
 /* After md_inbox_drain() and md_scheduler_join(): ready to be started again, with what is queued. */
 void md_scheduler_again(struct md_scheduler *s);

@@ -112,13 +112,12 @@ void md_served_exchange(struct md_served_model *m, struct md_loaded *l)
 
     m->loaded = *l;
     *l = had;
-    s->engine = m->loaded.engine;
+    md_scheduler_engine(s, m->loaded.engine);
     s->inbox.slots = s->spill.slots = m->loaded.slots;
     if (s->engine && !had.engine) /* else states may lie there: md_swap_settle() */
         md_spill_fit(&s->spill, ssm_slot_bytes(s->engine));
     s->inbox.cells = s->spill.max_cells;
     s->exact = s->engine && ssm_engine_exact(s->engine);
-    s->busy_before_ns = md_read(&s->counters.busy_ns);
     atomic_store_explicit(&s->slots_used, s->engine ? ssm_slots_used(s->engine) : 0, memory_order_relaxed);
 }
 

@@ -563,6 +563,20 @@ class Models(Reloading):
             self.assertEqual(self.lives(stream), [("start", 0)])
         self.assertNotIn('"exact"', open(self.path("out.jsonl")).read())
 
+    def test_a_device_that_comes_back_is_counted_once(self):
+        """For how long devices have worked, but for the last batch: across another model, and one that did not stay."""
+        cuda, bad = "device: cuda", ", a: {type: audio, files: DIR/none.wav}"
+        control = self.start(self.path("c.yaml", self.text(cuda)), env={**os.environ, "LD_LIBRARY_PATH": FAKE_DEVICE_DIR})
+        peer, seconds = self.peer(), lambda: self.status(control)["models"]["m"]["device_busy_seconds_total"]
+        for n, how in enumerate((None, dict(path=self.folder("other", seed=8), inputs=PULL + bad, code=78), dict(path=self.path("other")), None)):
+            if how:
+                self.swap(control, cuda, **how)
+            self.take(control, peer, [1.0] * 20)
+            self.take(control, peer, [1.0] * 20)
+            self.wait(lambda: seconds() >= 2 * n + 1)
+            self.assertEqual(seconds(), 2 * n + 1)
+        self.stop()
+
     def test_the_folder_has_another_content(self):
         path = self.folder("served")
         control = self.start(self.path("c.yaml", self.text(path=path)))

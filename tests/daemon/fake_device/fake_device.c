@@ -6,7 +6,8 @@
  *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only
  *   FAKE_DEVICE_ROW_US=N    each row of a channel takes so long
  *
- * With `deterministic` false it says that it is not exact, as the real one does. */
+ * By its own clock each batch takes a second. With `deterministic` false it says that it is not exact, as the real one
+ * does. */
 #include "ssm/backend.h"
 
 #include <errno.h>
@@ -160,6 +161,11 @@ static int fake_restore(void *self, uint32_t slot, const void *buf)
     return ssm_backend_cpu.restore(((struct fake *)self)->cpu, slot, buf);
 }
 
+static double fake_busy(void *self)
+{
+    return (double)((struct fake *)self)->waited;
+}
+
 static const char *fake_failure(const void *self)
 {
     return ((const struct fake *)self)->failed ? "it was told to" : "";
@@ -186,6 +192,7 @@ __attribute__((visibility("default"))) const struct ssm_backend ssm_backend_cuda
     .sections = fake_sections,
     .save = fake_save,
     .restore = fake_restore,
+    .busy = fake_busy,
     .failure = fake_failure,
     .exact = fake_exact,
 };
