@@ -698,11 +698,14 @@ int64_t md_course_timers(struct md_scheduler *sch, struct md_batch *b, struct io
     const struct md_course *c = &s->course;
     const struct md_policy *p = &s->plan->policy;
     int64_t silent = p->silence_ns < 0 || c->silent ? INT64_MAX : md_add_sat(c->last_ns, p->silence_ns);
-    int64_t idle = p->idle_ns < 0 ? INT64_MAX : md_add_sat(c->last_ns, p->idle_ns);
     int64_t held = sch->draining && c->held ? 0 : md_reorder_due(c);
-    int64_t due = silent < idle ? silent : idle;
+    int64_t idle = p->idle_ns < 0 ? INT64_MAX : md_add_sat(c->last_ns, p->idle_ns);
+    int64_t due;
     int closing;
 
+    if (c->held && idle < held)
+        idle = held; /* what waits comes before the end */
+    due = silent < idle ? silent : idle;
     due = due < held ? due : held;
     if (due > now_ns)
         return due;

@@ -220,7 +220,8 @@ static void test_notices(void **state)
     }
     service_end(&s, 0, "a");
     service_wait(&s, "inputs.in0.stream_ends_total", 1);
-    json_t *lines = service_stop(&s), *flat = event_of(lines, "a", "flatline"), *shift = event_of(lines, "a", "level_shift");
+    json_t *lines = service_stop(&s), *flat = event_of(lines, "a", "flatline"),
+           *shift = event_of(lines, "a", "level_shift");
     assert_int_equal(events_of(lines, "a", "flatline"), 1);
     assert_int_equal(int_of(flat, "from_seq"), MOVING);
     assert_int_equal(int_of(flat, "to_seq"), MOVING + 64);
@@ -319,6 +320,28 @@ static void test_reorder(void **state)
     assert_int_equal(int_of(o, "from_seq"), 32);
     assert_int_equal(int_of(o, "count"), 8);
     assert_int_equal(row_count(lines, "anomaly", "a"), 48);
+    json_decref(lines);
+    service_done(&s);
+}
+
+/* A stream that is to end by itself ends behind the rows that wait, however short `idle` is. */
+static void test_reorder_before_the_end(void **state)
+{
+    const float *x = ramp();
+    struct service s;
+    json_t *lines;
+
+    start(&s,
+          MODELS "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', rate: 100}}\n" OUTPUTS
+                 "streams: {'*': {late: reorder, idle: 50ms}}\n",
+          4);
+    service_send(&s, 0, "r", x, 8, 1, ",\"seq\":0");
+    service_send(&s, 0, "r", x + 16, 8, 1, ",\"seq\":16");
+    service_wait(&s, "inputs.in0.stream_ends_total", 1);
+    assert_int_equal(service_count(&s, "inputs.in0.accepted_samples_total"), 16);
+    lines = service_stop(&s);
+    assert_int_equal(row_count(lines, "anomaly", "r"), 16);
+    assert_int_equal(events_of(lines, "r", "gap"), 1);
     json_decref(lines);
     service_done(&s);
 }
@@ -426,7 +449,8 @@ static void test_stuck_output(void **state)
     for (unsigned tries = 0; file_bytes(out) < WANTED && tries < 1000; tries++)
         nap(10);
     assert_true(file_bytes(out) >= WANTED);
-    snprintf(command, sizeof command, "exec 3< %s; rm -r %s; cat <&3 > /dev/null &", fifo, dir); /* cat ends with the daemon */
+    snprintf(command, sizeof command, "exec 3< %s; rm -r %s; cat <&3 > /dev/null &", fifo,
+             dir); /* cat ends with the daemon */
     assert_int_equal(system(command), 0);
     json_decref(service_stop(&s));
     service_done(&s);
@@ -478,17 +502,12 @@ static int sweep(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_return),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_max_streams),
-        cmocka_unit_test(test_silence_and_idle),
-        cmocka_unit_test(test_notices),
-        cmocka_unit_test(test_full_queue),
-        cmocka_unit_test(test_reorder),
-        cmocka_unit_test(test_irregular),
-        cmocka_unit_test(test_once),
-        cmocka_unit_test(test_stuck_output),
-        cmocka_unit_test(test_start_failures),
+        cmocka_unit_test(test_return),       cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_max_streams),  cmocka_unit_test(test_silence_and_idle),
+        cmocka_unit_test(test_notices),      cmocka_unit_test(test_full_queue),
+        cmocka_unit_test(test_reorder),      cmocka_unit_test(test_reorder_before_the_end),
+        cmocka_unit_test(test_irregular),    cmocka_unit_test(test_once),
+        cmocka_unit_test(test_stuck_output), cmocka_unit_test(test_start_failures),
     };
 
     return cmocka_run_group_tests(tests, NULL, sweep);
