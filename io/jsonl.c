@@ -33,6 +33,7 @@ struct sink {
     int fd;
     bool is_stdout;
     size_t len, whole; /* bytes in the buffer, and up to the end of its last whole line */
+    bool torn;         /* some of the line that is being put is in the file already */
     char topic[IO_TOPIC_MAX];
     char header[IO_JSON_MAX];
     char buffer[BUFFER];
@@ -91,6 +92,7 @@ static int open_sink(const void *config, const struct io_sink_env *env, void **r
         return -ENOMEM;
     }
     s->len = s->whole = 0;
+    s->torn = false;
     s->is_stdout = !strcmp(c->path, "-");
     bool append = c->append || position;
     s->fd = s->is_stdout ? STDOUT_FILENO
@@ -142,7 +144,12 @@ static int room(struct sink *s, size_t n)
         return 0;
     if (s->whole)
         r = write_out(s, s->whole);
-    return r || BUFFER - s->len >= n ? r : write_out(s, s->len);
+    if (r || BUFFER - s->len >= n)
+        return r;
+    size_t had = s->len;
+    r = write_out(s, had);
+    s->torn |= s->len < had;
+    return r;
 }
 
 static int put(struct sink *s, const char *text, size_t len)
@@ -200,8 +207,11 @@ static int write_message(void *self, const struct io_message *m)
 
     if (r && s->len > s->whole)
         s->len = s->whole; /* no half line before the next one */
-    else if (!r)
+    if (r && s->torn)
+        s->buffer[s->len++] = '\n';
+    if (!r || s->torn)
         s->whole = s->len;
+    s->torn = false;
     return r;
 }
 

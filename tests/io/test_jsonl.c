@@ -256,6 +256,48 @@ static void a_disk_that_empties_again(void **state)
     unlink(f.path);
 }
 
+/* Nor is the line behind one that is longer than the buffer, and was given up halfway, a part of that. */
+static void a_long_line_that_is_given_up(void **state)
+{
+    enum { N = 100000 };
+    struct io_message m = message(IO_PREDICTION), e = message(IO_EVENT);
+    struct rlimit old, small = {.rlim_cur = 300000};
+    float *x = calloc(N, sizeof *x);
+    struct fixture f;
+    char text[64];
+    FILE *file;
+
+    temporary(&f);
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &old);
+    small.rlim_max = old.rlim_max;
+    for (int i = 0; i < N; i++)
+        x[i] = (float)i * 1.001f;
+    m.data = x;
+    m.ndim = 1;
+    m.shape[0] = N;
+    e.event = "gap";
+    open_sink(&f, true);
+    setrlimit(RLIMIT_FSIZE, &small);
+    assert_int_equal(io_sink_jsonl.write(f.sink, &m), -EFBIG);
+    setrlimit(RLIMIT_FSIZE, &old);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(io_sink_jsonl.write(f.sink, &e), 0);
+    assert_int_equal(close_sink(&f), 0);
+    file = fopen(f.path, "r");
+    while (fread(text, 1, 1, file) == 1 && *text != '\n')
+        ;
+    for (int i = 0; i < 2; i++) {
+        json_t *whole = line(file);
+        assert_non_null(whole);
+        json_decref(whole);
+    }
+    assert_null(line(file));
+    fclose(file);
+    free(x);
+    unlink(f.path);
+}
+
 static void a_bad_path_is_said(void **state)
 {
     const char *path = "/nonexistent/dir/out.jsonl", *key;
@@ -303,6 +345,7 @@ int main(void)
         cmocka_unit_test(only_whole_lines_go_out),
         cmocka_unit_test(a_full_disk_is_said),
         cmocka_unit_test(a_disk_that_empties_again),
+        cmocka_unit_test(a_long_line_that_is_given_up),
         cmocka_unit_test(a_bad_path_is_said),
         cmocka_unit_test(a_broken_pipe_is_said),
     };
