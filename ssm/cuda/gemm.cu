@@ -62,6 +62,7 @@ struct product_args {
     size_t ldy;
     uint32_t rows_bound, n_out, steps;
     float scale;
+    uint32_t begin; /* the first row, in x */
 };
 
 /* ---- instructions ---- */
@@ -221,8 +222,8 @@ __device__ __forceinline__ void load_outputs(const CUtensorMap *w, uint32_t s, u
 
 /* W of the first stages comes before the kernel ahead has ended. */
 template <class S>
-__device__ __forceinline__ void produce(const CUtensorMap *x, const CUtensorMap *w, uint32_t steps, uint32_t down,
-                                        uint32_t across, uint32_t shared)
+__device__ __forceinline__ void produce(const CUtensorMap *x, const CUtensorMap *w, uint32_t begin, uint32_t steps,
+                                        uint32_t down, uint32_t across, uint32_t shared)
 {
     const uint32_t rank = S::CLUSTER == 1 ? 0 : cluster_rank();
     const uint32_t first = place_of<S>(blockIdx.x / S::CLUSTER, down, across, rank).column;
@@ -244,7 +245,7 @@ __device__ __forceinline__ void produce(const CUtensorMap *x, const CUtensorMap 
             }
 #pragma unroll
             for (uint32_t i = 0; i < S::GROUPS; i++)
-                load_x(to + i * (64 * STEP * 2), x, s * STEP, at.row + 64 * i, bar);
+                load_x(to + i * (64 * STEP * 2), x, s * STEP, begin + at.row + 64 * i, bar);
         }
         loaded = 0;
     }
@@ -507,7 +508,7 @@ __global__ void __launch_bounds__(S::THREADS, S::BLOCKS)
         if (S::LOADERS == 4)
             registers_lower<24>();
         if (threadIdx.x == 32 * S::WARPS)
-            produce<S>(&x, &w, p.steps, down, across, at);
+            produce<S>(&x, &w, p.begin, p.steps, down, across, at);
     }
 }
 
@@ -623,9 +624,10 @@ void gpu_gemm_run(const struct gpu_gemm *g, enum gpu_gemm_end end, void *y, size
 {
     const struct gpu_matrix *m = g->matrix;
     const float *bias = m->biased ? m->bias : NULL;
-    const struct product_args p = {rows, bias, y, ldy, rows_bound, n_out, (m->kp + STEP - 1) / STEP, m->scale};
+    const uint32_t steps = (m->kp + STEP - 1) / STEP;
+    const struct product_args p = {rows, bias, y, ldy, rows_bound, n_out, steps, m->scale, g->begin};
     if (!rows_bound || !n_out)
         return;
     if (!m->cublas || !gpu_cublas_run(g, end, y, ldy, n_out, rows_bound, stream))
-        tiles[cheapest(rows_bound, n_out, p.steps, g->sms)].launch[end](g, p, stream);
+        tiles[cheapest(rows_bound, n_out, steps, g->sms)].launch[end](g, p, stream);
 }

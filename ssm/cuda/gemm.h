@@ -23,12 +23,12 @@ struct gpu_gemm {
     CUtensorMap x, w; /* 64-byte aligned, and so must this be: new or aligned_alloc */
     const struct gpu_matrix *matrix;
     uint32_t sms;
-    /* what x is made of, for cuBLASLt, which takes no map. Who puts another x here says in `begin` which of these rows
-     * is its first. */
+    uint32_t begin; /* row of x that is the product's first; 0 after open */
+    bool chained;   /* see launch_chained() in wide.h; false after open */
+    /* what x is made of, for cuBLASLt, which takes no map */
     const uint16_t *activations;
     size_t ldx;
-    uint32_t capacity, begin;
-    bool chained; /* see launch_chained() in wide.h; false after open */
+    uint32_t capacity;
 };
 
 /* x: device, fp16 [capacity][ldx], 16-byte aligned, ldx % 8 = 0; elements from matrix->k on are not read. `matrix` is
@@ -36,9 +36,10 @@ struct gpu_gemm {
 cudaError_t gpu_gemm_open(struct gpu_gemm *ret, const struct gpu_matrix *matrix, const uint16_t *x, size_t ldx,
                           uint32_t capacity);
 
-/* Writes rows [0, min(*rows, rows_bound)) and columns [0, n_out) of y; the tile is chosen by rows_bound. `rows` is
- * device memory. y has room for rows_bound rows, for with matrix->cublas those beyond the count are written too; it
- * is 16-byte aligned and ldy and n_out are multiples of 8 (HALF) or 4; n_out ≤ matrix->np. */
+/* Writes rows [0, min(*rows, rows_bound)), the product's of x from g->begin on, and columns [0, n_out) of y; the tile
+ * is chosen by rows_bound. `rows` is device memory. y has room for rows_bound rows, for with matrix->cublas those
+ * beyond the count are written too; it is 16-byte aligned and ldy and n_out are multiples of 8 (HALF) or 4; n_out ≤
+ * matrix->np. */
 void gpu_gemm_run(const struct gpu_gemm *g, enum gpu_gemm_end end, void *y, size_t ldy, uint32_t n_out,
                   const uint32_t *rows, uint32_t rows_bound, cudaStream_t stream);
 

@@ -133,6 +133,19 @@ struct gpu_chain {
     uint32_t tile, n;
 };
 
+enum {
+    GPU_ROWS = 65536, /* of a pass, at most */
+    GPU_SLICE = 4096, /* of a slice: a block of scan.cu looks for segments with one thread per 16 */
+    GPU_SLICES = GPU_ROWS / (GPU_SLICE / 2)
+};
+
+/* What the wide regime cuts a pass into: slice i is the rows from begin[i] to where the next one begins. */
+struct gpu_slices {
+    uint32_t n, begin[GPU_SLICES];
+    bool waits[GPU_SLICES]; /* in each layer, for the scan of the one before */
+    bool long_runs;
+};
+
 /* Counts of a pass, in device memory, so that a captured graph serves every batch of its bucket. */
 struct gpu_head {
     uint32_t rows, n_runs, n_tiles, n_chains;
@@ -201,13 +214,12 @@ void gpu_resident(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_
                   uint32_t n_chains, cudaStream_t stream);
 void gpu_few(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, cudaStream_t stream);
 
-/* wide: norm, in_proj, select (convolution and x_proj), scan (dt_proj, scan, gate), out_proj; then the head. `run_of`
- * is the pass's, on the host. */
-struct gpu_wide; /* what it keeps: tensor maps, streams and events for passes that overlap */
+/* wide: norm, in_proj, select (convolution and x_proj), scan (dt_proj, scan, gate), out_proj; then the head. */
+struct gpu_wide; /* what it keeps: products, streams and events for slices that overlap */
 int gpu_wide_open(const struct gpu_model *m, const struct gpu_pass *p, struct gpu_wide **ret, char *reterr);
 void gpu_wide_close(struct gpu_wide **w);
 void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state,
-                  const uint32_t *run_of, uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out,
+                  const struct gpu_slices *slices, uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out,
                   cudaStream_t stream);
 
 void gpu_plain(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t rows,

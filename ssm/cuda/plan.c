@@ -11,7 +11,11 @@
 
 #include "ssm/heads.h"
 
-enum { PLACE_ALIGN = 64 /* small plans stay small */, AHEAD = 8 /* slots fetched ahead from memory */ };
+enum {
+    PLACE_ALIGN = 64, /* small plans stay small */
+    AHEAD = 8,        /* slots fetched ahead from memory */
+    LONG_RUN = 32     /* rows in the mean, from which slices fall on runs */
+};
 
 /* ---- memory ---------------------------------------------------------------------------------------------- */
 
@@ -441,6 +445,38 @@ void gpu_plan_close(struct gpu_plan *p)
             run_of[row] = i;
     place_runs(&p->places, p->head.n_runs, p->head.n_tiles, p->head.n_chains);
     memcpy(p->block, &p->head, sizeof p->head);
+}
+
+/* ---- slices ---------------------------------------------------------------------------------------------- */
+
+/* Of short runs equal parts. A long one that would go across begins the next slice, unless it leaves more than a
+ * quarter of this one empty. All but the last have more than GPU_SLICE / 2 rows. */
+static uint32_t slice_end(const struct gpu_plan *p, uint32_t begin)
+{
+    uint32_t left = p->head.rows - begin, n = (left + GPU_SLICE - 1) / GPU_SLICE;
+    if (p->slices.long_runs && n > 1) {
+        uint32_t run = words_at(p, p->places.run_of)[begin + GPU_SLICE], row = runs_of(p)[run].row;
+        if (row >= begin + GPU_SLICE / 4 * 3)
+            return row;
+        if (n > 2)
+            return begin + GPU_SLICE;
+    }
+    return begin + (left + n - 1) / n;
+}
+
+/* A slice waits if it goes on with a run of the one before; of short runs always, so that one's scan is beside
+ * another's products. */
+void gpu_plan_slices(struct gpu_plan *p)
+{
+    struct gpu_slices *s = &p->slices;
+    const uint32_t *run_of = words_at(p, p->places.run_of);
+    s->n = 0;
+    s->long_runs = p->head.n_runs <= p->head.rows / LONG_RUN;
+    for (uint32_t row = 0; row < p->head.rows; row = slice_end(p, row)) {
+        assert(s->n < GPU_SLICES);
+        s->begin[s->n] = row;
+        s->waits[s->n++] = row > 0 && (!s->long_runs || run_of[row - 1] == run_of[row]);
+    }
 }
 
 /* ---- write ----------------------------------------------------------------------------------------------- */

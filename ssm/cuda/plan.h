@@ -6,6 +6,7 @@
  *   rows    rows that a slot does not take are left out; the others become runs
  *   tiles   runs into tiles and chains, for the regimes that want them
  *   close   the counts; from here on the block is what the device gets, one copy
+ *   slices  where the wide regime cuts it, if it is that one's
  *   write   once the results are back: outputs into the items' buffers */
 #ifndef SSM_CUDA_PLAN_H
 #define SSM_CUDA_PLAN_H
@@ -34,6 +35,7 @@ struct gpu_plan {
     uint32_t *lines;                 /* [capacity] where a row of the tile is on the device; signal models */
     uint32_t room;                   /* rows that there are places for */
     struct gpu_head head;
+    struct gpu_slices slices;
     uint32_t longest; /* run */
     bool wants_f;
     uint8_t *block; /* pinned */
@@ -59,6 +61,7 @@ void gpu_plan_fill(struct gpu_plan *p, unsigned part, unsigned parts);
 void gpu_plan_rows(struct gpu_plan *p);
 void gpu_plan_tiles(struct gpu_plan *p, uint32_t tile_rows);
 void gpu_plan_close(struct gpu_plan *p);
+void gpu_plan_slices(struct gpu_plan *p);
 
 /* Signal models. */
 void gpu_plan_write(struct gpu_plan *p, unsigned part, unsigned parts);

@@ -16,7 +16,7 @@
 enum {
     ROWS_MAX = 16384,
     RESIDENT_ROWS = 32768, /* the same, of token models that are small, */
-    WIDE_ROWS = 65536,     /* and that are not: one pass does not begin before the last one's slices have ended */
+    WIDE_ROWS = GPU_ROWS,  /* and that are not: one pass does not begin before the last one's slices have ended */
     ROWS_MIN = 256,
     RESIDENT_RUN = 512, /* a longer run has the whole chip to itself, layer by layer */
     CLUSTER_TILE = 8,
@@ -316,8 +316,7 @@ static void launch(const struct gpu_queue *q, const struct gpu_set *s, uint32_t 
         gpu_few(m, p, q->state, q->compute);
         break;
     case GPU_WIDE:
-        gpu_wide_run(q->wide, m, p, q->state, (const uint32_t *)(s->in + s->plan.places.run_of), rows, n_runs, n_picked,
-                     h->n_out, q->compute);
+        gpu_wide_run(q->wide, m, p, q->state, &s->plan.slices, rows, n_runs, n_picked, h->n_out, q->compute);
         break;
     case GPU_PLAIN:
         gpu_plain(m, p, q->state, rows, n_runs, n_picked, h->n_out, q->compute);
@@ -481,6 +480,8 @@ void gpu_queue_send(struct gpu_queue *q, uint64_t batch)
         if (s->tile_rows)
             gpu_plan_tiles(plan, s->tile_rows);
         gpu_plan_close(plan);
+        if (s->regime == GPU_WIDE)
+            gpu_plan_slices(plan);
         settle(q, s); /* before its events are recorded anew */
         s->small = is_small(q, s);
         aim(q, s);

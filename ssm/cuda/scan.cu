@@ -63,7 +63,7 @@ static void launch(const struct gpu_model *m, const struct scan &c, uint32_t row
 void gpu_scan(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state, uint32_t layer,
               struct gpu_slice s, uint32_t rows, uint32_t n_runs, uint32_t sms, cudaStream_t stream)
 {
-    assert(s.bound <= WIDE_SLICE_MAX);
+    assert(s.bound <= GPU_SLICE);
     const struct gpu_layer *l = &m->layers[layer];
     struct scan c = {};
     c.p = *p;

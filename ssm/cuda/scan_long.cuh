@@ -20,9 +20,9 @@ enum {
     MAKERS = 128, /* threads that make what a block's stepping ones need */
     STAGE = 32,   /* steps */
     FOURS = STAGE / 4,
-    RING = 4,                        /* stages on their way: a power of two */
-    MAKING_BARRIER = 1,              /* the making warps' own */
-    FINDERS = WIDE_SLICE_MAX / SHORT /* segments that a slice may have for the long kernel */
+    RING = 4,                   /* stages on their way: a power of two */
+    MAKING_BARRIER = 1,         /* the making warps' own */
+    FINDERS = GPU_SLICE / SHORT /* segments that a slice may have for the long kernel */
 };
 
 /* Of a block that has LONG channels of a segment at a time. */

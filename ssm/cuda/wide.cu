@@ -1,10 +1,11 @@
 /* wide.cu: a pass of any number of rows, layer by layer: norm, in_proj, select, scan, out_proj, then the head.
  *
  * The products want the tensor cores, the scan of short runs the memory, that of long runs the special function units,
- * so a large pass of long runs is cut into slices that go through the layers on streams of their own, one's products
- * beside another's scan. In a layer, a slice's select waits for the scan of the slice before it where that has the
- * beginning of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The streams
- * fork from the caller's and join it again by events. One thread at a time.
+ * so a large pass is cut into slices (plan.c says where) that go through the layers on streams of their own, one's
+ * products beside another's scan. In a layer, a slice's select waits for the scan of the slice before it where that has
+ * the beginning of one of its runs; nothing else is shared, for slices are disjoint rows of the same buffers. The
+ * streams fork from the caller's and join it again by events. Launches go round the streams layer by layer, each stream
+ * one layer behind the one before it, so that no slice waits until all of another's are launched. One thread at a time.
  *
  * The kernels of an uncut pass are chained (wide.h): each sets itself up while the one ahead ends.
  *
@@ -28,6 +29,11 @@
  *   57.6, 115   long scans not unrolled, 65536 rows a pass
  *   57.1, 114   slices wait only where a run goes across
  *
+ * 16 streams of 8191 steps (of 8192 the last is alone) on another H200, ms:
+ *   113.7   as above
+ *   112.3   slices begin where runs do
+ *   111.2   slices a layer after each other, not launched one after the other
+ *
  * One layer of 1024 streams (one H200, ncu): norm 3.3, in_proj 12.1, select 13.9, scan 37.8, out_proj 10.2 µs, all
  * chained 69: only the scan asks much of the memory. Next: kernels of two half batches on the same multiprocessors.
  *
@@ -36,10 +42,9 @@
  * its kernels want together, not by how long a scan takes, and scans are packed on a quarter of them. On an eighth:
  * 16 × 8192 takes 127 ms; on all: 117.
  *
- * Traps: tensor maps have their first row inside, so slices begin where there is one (WIDE_GRAIN). A slice's count of
- * rows must be in device memory, as the pass's is: count_rows(). An event is recorded again for each slice; a wait is
- * for the last record before it was asked for. Which slices wait depends on the runs, so a pass that is cut must not be
- * captured for others; those that are captured have fewer rows. */
+ * Traps: an event is recorded again for each slice; a wait is for the last record before it was asked for. Where slices
+ * are depends on the runs, so a pass that is cut must not be captured for others; those that are captured have fewer
+ * rows. */
 #include "ssm/cuda/wide.h"
 
 #include <cassert>
@@ -51,29 +56,18 @@
 #include "ssm/fail.h"
 
 enum {
-    STREAMS = 8,       /* that slices go on, the caller's among them */
-    SCANS = 4,         /* of slices that share the multiprocessors */
-    LONG_SLICE = 4096, /* rows at most, where runs are long: */
-    LONG_RUN = 32      /* rows in the mean, where scans share */
+    STREAMS = 8, /* that slices go on, the caller's among them */
+    SCANS = 4    /* of slices of long runs that share the multiprocessors */
 };
 
 struct gpu_wide {
-    uint32_t grains, layers, sms;
-    struct gpu_gemm *in_proj, *out_proj; /* [layers], for slices that begin at 0; */
-    CUtensorMap *u, *y;                  /* [grains] theirs for the others */
+    uint32_t layers, sms;
+    struct gpu_gemm *in_proj, *out_proj; /* [layers] */
     struct gpu_gemm head;
-    uint32_t *counts;              /* device [grains] */
     cudaStream_t streams[STREAMS]; /* [0] is not used */
     cudaEvent_t forked, joined[STREAMS];
     cudaEvent_t *scanned; /* [layers] */
 };
-
-static __global__ void count_rows(const struct gpu_head *head, uint32_t *counts, uint32_t slice, uint32_t n)
-{
-    uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, begin = i * slice;
-    if (i < n)
-        counts[i] = head->rows > begin ? min(head->rows - begin, slice) : 0;
-}
 
 /* ---- open and close ---- */
 
@@ -85,16 +79,6 @@ static cudaError_t open_products(struct gpu_wide *w, const struct gpu_model *m, 
         e = gpu_gemm_open(&w->in_proj[i], &m->layers[i].in_proj, p->u, E, p->capacity);
         if (!e)
             e = gpu_gemm_open(&w->out_proj[i], &m->layers[i].out_proj, p->y, D, p->capacity);
-    }
-    for (uint32_t i = 0; i < w->grains && !e; i++) {
-        const size_t row = (size_t)i * WIDE_GRAIN;
-        const uint32_t rows = p->capacity - (uint32_t)row;
-        struct gpu_gemm g;
-        e = gpu_gemm_open(&g, &m->layers[0].in_proj, p->u + row * E, E, rows);
-        w->u[i] = g.x;
-        if (!e)
-            e = gpu_gemm_open(&g, &m->layers[0].out_proj, p->y + row * D, D, rows);
-        w->y[i] = g.x;
     }
     if (!e && m->head.n)
         e = gpu_gemm_open(&w->head, &m->head, p->u, E, p->capacity);
@@ -129,8 +113,6 @@ static cudaError_t open_device(struct gpu_wide *w, const struct gpu_model *m, co
     if (!e)
         e = gpu_scan_open(m);
     if (!e)
-        e = cudaMalloc(&w->counts, w->grains * sizeof *w->counts);
-    if (!e)
         e = open_products(w, m, p);
     return e ? e : open_streams(w);
 }
@@ -141,15 +123,12 @@ int gpu_wide_open(const struct gpu_model *m, const struct gpu_pass *p, struct gp
     struct gpu_wide *w = new (std::nothrow) struct gpu_wide();
     if (w) {
         w->layers = m->d.L;
-        w->grains = (p->capacity + WIDE_GRAIN - 1) / WIDE_GRAIN;
         w->in_proj = new (std::nothrow) struct gpu_gemm[w->layers]();
         w->out_proj = new (std::nothrow) struct gpu_gemm[w->layers]();
-        w->u = new (std::nothrow) CUtensorMap[w->grains]();
-        w->y = new (std::nothrow) CUtensorMap[w->grains]();
         w->scanned = (cudaEvent_t *)calloc(w->layers, sizeof *w->scanned);
     }
     int err = 0;
-    if (!w || !w->in_proj || !w->out_proj || !w->u || !w->y || !w->scanned) {
+    if (!w || !w->in_proj || !w->out_proj || !w->scanned) {
         err = ssm_fail(reterr, -ENOMEM, "%s: no memory for the tables of a pass", m->model->name);
     } else {
         cudaError_t e = open_device(w, m, p);
@@ -180,10 +159,7 @@ void gpu_wide_close(struct gpu_wide **at)
     }
     if (w->forked)
         cudaEventDestroy(w->forked);
-    cudaFree(w->counts);
     free(w->scanned);
-    delete[] w->u;
-    delete[] w->y;
     delete[] w->in_proj;
     delete[] w->out_proj;
     delete w;
@@ -197,41 +173,34 @@ struct work {
     const struct gpu_model *m;
     const struct gpu_pass *p;
     enum ssm_dtype state;
-    uint32_t rows, n_runs, slice, n_slices;
+    const struct gpu_slices *slices;
+    uint32_t rows, n_runs;
     uint32_t product_sms, scan_sms; /* multiprocessors that one product takes, and one scan */
-    const uint32_t *run_of;         /* of long runs, on the host; NULL: slices go in order, whatever their runs */
     bool chained;
 };
 
-/* The product with another slice's activations, on some multiprocessors. */
-static void multiply(const struct work *k, const struct gpu_gemm *product, const CUtensorMap *x, enum gpu_gemm_end end,
-                     void *y, size_t ldy, const struct gpu_slice *s, cudaStream_t stream)
+/* The product of a slice's rows, on some multiprocessors. */
+static void multiply(const struct work *k, const struct gpu_gemm *product, enum gpu_gemm_end end, void *y, size_t ldy,
+                     const struct gpu_slice *s, cudaStream_t stream)
 {
     struct gpu_gemm g = *product;
-    g.x = *x;
     g.begin = s->begin;
     g.sms = k->product_sms;
     g.chained = s->chained;
     gpu_gemm_run(&g, end, y, ldy, g.matrix->np, s->rows, s->bound, stream);
 }
 
-/* Whether slice `index`, which begins at row `begin`, must wait for the scan of the one before. Those of short runs do,
- * so that one's scan is beside another's products. */
-static bool waits(const struct work *k, uint32_t index, uint32_t begin)
-{
-    return index > 0 && (!k->run_of || k->run_of[begin - 1] == k->run_of[begin]);
-}
-
-static void run_layer(const struct work *k, uint32_t layer, uint32_t index, struct gpu_slice s, cudaStream_t stream)
+static void run_layer(const struct work *k, uint32_t layer, uint32_t index, cudaStream_t stream)
 {
     const struct gpu_pass *p = k->p;
+    const struct gpu_slices *slices = k->slices;
     const size_t E = k->m->d.E, D = k->m->d.D;
-    const uint32_t grain = s.begin / WIDE_GRAIN;
-    const bool wait = waits(k, index, s.begin), record = index + 1 < k->n_slices;
-    s.chained = k->chained && layer > 0;
+    const bool last = index + 1 == slices->n, wait = slices->waits[index], record = !last && slices->waits[index + 1];
+    const uint32_t begin = slices->begin[index], end = last ? k->rows : slices->begin[index + 1];
+    struct gpu_slice s = {begin, end - begin, &p->head->rows, k->chained && layer > 0};
     gpu_norm(k->m, p, layer, s, stream);
     s.chained = k->chained;
-    multiply(k, &k->w->in_proj[layer], &k->w->u[grain], GPU_GEMM_HALF, p->xz + s.begin * 2 * D, 2 * D, &s, stream);
+    multiply(k, &k->w->in_proj[layer], GPU_GEMM_HALF, p->xz + begin * 2 * D, 2 * D, &s, stream);
     if (wait)
         cudaStreamWaitEvent(stream, k->w->scanned[layer], 0);
     s.chained = k->chained && !wait;
@@ -241,63 +210,44 @@ static void run_layer(const struct work *k, uint32_t layer, uint32_t index, stru
     if (record)
         cudaEventRecord(k->w->scanned[layer], stream);
     s.chained = k->chained && !record;
-    multiply(k, &k->w->out_proj[layer], &k->w->y[grain], GPU_GEMM_ADD, p->r + s.begin * E, E, &s, stream);
+    multiply(k, &k->w->out_proj[layer], GPU_GEMM_ADD, p->r + begin * E, E, &s, stream);
 }
 
-static void run_slice(const struct work *k, uint32_t index, cudaStream_t stream)
-{
-    struct gpu_slice s = {index * k->slice, k->rows - index * k->slice, &k->p->head->rows, false};
-    if (k->n_slices > 1)
-        s.rows = k->w->counts + index;
-    if (s.bound > k->slice)
-        s.bound = k->slice;
-    for (uint32_t layer = 0; layer < k->w->layers; layer++)
-        run_layer(k, layer, index, s, stream);
-}
-
-/* Slices go round the streams in order, the first on the caller's. */
+/* As many slices at a time as there are streams, the first on the caller's. */
 static void run_slices(const struct work *k, cudaStream_t stream)
 {
     struct gpu_wide *w = k->w;
-    const int lanes = k->n_slices < STREAMS ? (int)k->n_slices : STREAMS;
-    count_rows<<<(k->n_slices + 127) / 128, 128, 0, stream>>>(k->p->head, w->counts, k->slice, k->n_slices);
+    const uint32_t n = k->slices->n, lanes = n < STREAMS ? n : (uint32_t)STREAMS;
     cudaEventRecord(w->forked, stream);
-    for (int i = 1; i < lanes; i++)
+    for (uint32_t i = 1; i < lanes; i++)
         cudaStreamWaitEvent(w->streams[i], w->forked, 0);
-    for (uint32_t i = 0; i < k->n_slices; i++)
-        run_slice(k, i, i % lanes ? w->streams[i % lanes] : stream);
-    for (int i = 1; i < lanes; i++) {
+    for (uint32_t first = 0; first < n; first += lanes)
+        for (uint32_t turn = 0; turn < w->layers + lanes - 1; turn++)
+            for (uint32_t i = 0; i < lanes && i <= turn && first + i < n; i++)
+                if (turn - i < w->layers)
+                    run_layer(k, turn - i, first + i, i > 0 ? w->streams[i] : stream);
+    for (uint32_t i = 1; i < lanes; i++) {
         cudaEventRecord(w->joined[i], w->streams[i]);
         cudaStreamWaitEvent(stream, w->joined[i], 0);
     }
 }
 
-/* Rows a slice has, a multiple of WIDE_GRAIN unless it is the only one. */
-static uint32_t slice_size(uint32_t rows, uint32_t n_runs)
-{
-    const uint32_t most = n_runs >= rows ? (uint32_t)WIDE_SLICE_MAX : (uint32_t)LONG_SLICE;
-    const uint32_t n = (rows + most - 1) / most;
-    return n == 1 ? rows : ((rows + n - 1) / n + WIDE_GRAIN - 1) / WIDE_GRAIN * WIDE_GRAIN;
-}
-
 void gpu_wide_run(struct gpu_wide *w, const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dtype state,
-                  const uint32_t *run_of, uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out,
+                  const struct gpu_slices *slices, uint32_t rows, uint32_t n_runs, uint32_t n_picked, uint32_t n_out,
                   cudaStream_t stream)
 {
     if (rows == 0)
         return;
-    struct work k = {w, m, p, state, rows, n_runs, slice_size(rows, n_runs), 0, w->sms, w->sms, NULL, true};
-    k.n_slices = (rows + k.slice - 1) / k.slice;
-    if (k.n_slices > 1) {
+    struct work k = {w, m, p, state, slices, rows, n_runs, w->sms, w->sms, true};
+    if (slices->n > 1) {
         k.chained = false;
         k.product_sms = w->sms * 2 / 3; /* other slices' scans have the others */
-        if (n_runs <= rows / LONG_RUN) {
-            k.scan_sms = w->sms / (k.n_slices < SCANS ? k.n_slices : (uint32_t)SCANS);
-            k.run_of = run_of;
-        }
+        if (slices->long_runs)
+            k.scan_sms = w->sms / (slices->n < SCANS ? slices->n : (uint32_t)SCANS);
         run_slices(&k, stream);
     } else {
-        run_slice(&k, 0, stream);
+        for (uint32_t layer = 0; layer < w->layers; layer++)
+            run_layer(&k, layer, 0, stream);
     }
     const bool head = n_picked > 0 && n_out > 0 && m->head.n > 0;
     if (head || p->f)

@@ -1,6 +1,6 @@
-/* wide.h: what the kernels of the wide regime share. wide.cu cuts a pass into slices of rows and takes each through the
- * layers; norm.cu, select.cu and scan.cu are a layer's steps between the matrix products. Each launches on `stream` and
- * returns; errors stay in cudaGetLastError().
+/* wide.h: what the kernels of the wide regime share. wide.cu takes each slice of a pass through the layers; norm.cu,
+ * select.cu and scan.cu are a layer's steps between the matrix products. Each launches on `stream` and returns; errors
+ * stay in cudaGetLastError().
  *
  * A slice is treated as if it were a pass of its own: a run that crosses its border is handed on through the slot, conv
  * window and state, so slices that share a run must go through a layer's select and scan in order. A segment is what a
@@ -14,14 +14,11 @@
 extern "C" {
 #endif
 
-enum {
-    WIDE_SLICE_MAX = 4096, /* rows; a block of scan.cu looks for segments with one thread per 16 */
-    WIDE_GRAIN = 512       /* slices begin at multiples of it: there are tensor maps for those */
-};
-
+/* Rows [begin, begin + bound) of a pass that is cut. One that is not may be captured for others: of those rows it has
+ * as many as the count on the device says. */
 struct gpu_slice {
-    uint32_t begin, bound;
-    const uint32_t *rows; /* device: rows there are from `begin` on; no more than `bound` of them are the slice */
+    uint32_t begin, bound; /* rows, ≤ GPU_SLICE */
+    const uint32_t *rows;  /* device: of the pass */
     bool chained; /* the kernel may start before the one ahead of it in the stream has ended: launch_chained() */
 };
 

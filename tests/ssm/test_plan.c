@@ -1,6 +1,6 @@
 /* test_plan.c: the host's half of a pass, with this program as the device: random batches become passes whose rows are
  * each stream's own, in time order, in runs, tiles and chains as gpu.h has them; what a pass gives back reaches the
- * right place. No CUDA call is made. */
+ * right place. Where large passes are cut into slices. No CUDA call is made. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -346,12 +346,99 @@ static void samples_are_closed_up(void **state)
     }
 }
 
+/* ---- slices ---------------------------------------------------------------------------------------------- */
+
+/* Of a pass of runs of T[0 … n) rows; what every cut would have to be. */
+static struct gpu_slices cut(const uint32_t *T, uint32_t n)
+{
+    static struct gpu_run runs[GPU_ROWS];
+    static uint32_t run_of[GPU_ROWS];
+    static uint8_t block[GPU_ROWS * (sizeof *runs + sizeof *run_of) + sizeof(struct gpu_head)];
+    struct gpu_plan p = {.block = block};
+    p.places.run_of = sizeof p.head;
+    p.places.runs = p.places.run_of + sizeof run_of;
+    for (uint32_t i = 0; i < n; i++) {
+        runs[i] = (struct gpu_run){NULL, p.head.rows, T[i]};
+        p.head.rows += T[i];
+    }
+    p.head.n_runs = n;
+    memcpy(block + p.places.runs, runs, n * sizeof *runs);
+    gpu_plan_close(&p);
+    memcpy(run_of, block + p.places.run_of, sizeof run_of);
+    gpu_plan_slices(&p);
+    const struct gpu_slices *s = &p.slices;
+    assert_true(s->n > 0 && s->n <= GPU_SLICES && s->begin[0] == 0 && !s->waits[0]);
+    for (uint32_t i = 0; i < s->n; i++) {
+        uint32_t begin = s->begin[i], end = i + 1 < s->n ? s->begin[i + 1] : p.head.rows;
+        assert_true(begin < end && end - begin <= GPU_SLICE);
+        assert_true(i + 1 == s->n || end - begin > GPU_SLICE / 2);
+        if (i > 0 && (s->long_runs || run_of[begin - 1] == run_of[begin]))
+            assert_int_equal(s->waits[i], run_of[begin - 1] == run_of[begin]);
+    }
+    return *s;
+}
+
+static void any_pass_is_cut(void **state)
+{
+    static uint32_t T[GPU_ROWS];
+    for (unsigned round = 0; round < 2000; round++) {
+        uint32_t rows = 1 + rig_below(&rng, rig_below(&rng, 2) ? GPU_ROWS : 3 * GPU_SLICE), n = 0;
+        uint32_t most = 1u << rig_below(&rng, 17), like[2] = {1 + rig_below(&rng, most), 1 + rig_below(&rng, most)};
+        for (uint32_t left = rows; left > 0; left -= T[n++]) {
+            T[n] = round % 2 ? like[n % 2] : 1 + rig_below(&rng, most);
+            T[n] = T[n] < left ? T[n] : left;
+        }
+        cut(T, n);
+    }
+}
+
+static void check_cut(uint32_t n, const uint32_t *T, uint32_t n_slices, const uint32_t *begin, const bool *waits)
+{
+    struct gpu_slices s = cut(T, n);
+    assert_int_equal(s.n, n_slices);
+    for (uint32_t i = 0; i < n_slices; i++) {
+        assert_int_equal(s.begin[i], begin[i]);
+        assert_int_equal(s.waits[i], waits[i]);
+    }
+}
+
+static void long_runs_stay_whole(void **state)
+{
+    check_cut(1, (uint32_t[]){4096}, 1, (uint32_t[]){0}, (bool[]){false});
+    check_cut(1, (uint32_t[]){4097}, 2, (uint32_t[]){0, 2049}, (bool[]){false, true});
+    check_cut(2, (uint32_t[]){4097, 4097}, 3, (uint32_t[]){0, 4096, 6145}, (bool[]){false, true, true});
+    check_cut(3, (uint32_t[]){8191, 8191, 8}, 5, (uint32_t[]){0, 4096, 8191, 12287, 16382},
+              (bool[]){false, true, false, true, false});
+    check_cut(3, (uint32_t[]){3071, 3071, 3071}, 3, (uint32_t[]){0, 4096, 6655}, (bool[]){false, true, true});
+    check_cut(3, (uint32_t[]){3072, 3072, 3072}, 3, (uint32_t[]){0, 3072, 6144}, (bool[]){false, false, false});
+    uint32_t hundreds[655];
+    for (uint32_t i = 0; i < 655; i++)
+        hundreds[i] = 100;
+    struct gpu_slices s = cut(hundreds, 655);
+    assert_int_equal(s.n, 17);
+    for (uint32_t i = 0; i < s.n; i++)
+        assert_true(s.begin[i] == i * 4000 && !s.waits[i]);
+    uint32_t all = GPU_ROWS;
+    s = cut(&all, 1);
+    assert_int_equal(s.n, GPU_ROWS / GPU_SLICE);
+}
+
+static void short_runs_are_cut_evenly(void **state)
+{
+    uint32_t ones[9000];
+    for (uint32_t i = 0; i < 9000; i++)
+        ones[i] = 1;
+    check_cut(4096, ones, 1, (uint32_t[]){0}, (bool[]){false});
+    check_cut(5000, ones, 2, (uint32_t[]){0, 2500}, (bool[]){false, true});
+    check_cut(9000, ones, 3, (uint32_t[]){0, 3000, 6000}, (bool[]){false, true, true});
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(tokens_go_there_and_back),
-        cmocka_unit_test(steps_can_be_carried),
-        cmocka_unit_test(samples_are_closed_up),
+        cmocka_unit_test(tokens_go_there_and_back), cmocka_unit_test(steps_can_be_carried),
+        cmocka_unit_test(samples_are_closed_up),    cmocka_unit_test(any_pass_is_cut),
+        cmocka_unit_test(long_runs_stay_whole),     cmocka_unit_test(short_runs_are_cut_evenly),
     };
     rng = rig_rng("plan");
     int failed = cmocka_run_group_tests_name("plan", tests, NULL, NULL);

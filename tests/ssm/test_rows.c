@@ -175,14 +175,26 @@ static void check_lengths(const uint32_t *T, uint32_t n, uint32_t chunk)
     ssm_model_close(&m);
 }
 
-/* Rows that a GPU cuts into slices of 4096, which wait for each other where a run goes from one into the next: not at
- * 4096, but at 8192 and 12288. */
+/* Rows that a GPU cuts into slices, which wait for each other where a run goes from one into the next: at 4096, 8192
+ * and 14163, but not at 12013, where the last run begins. The third has the end of a run and four whole ones. */
 static void runs_across_slices(void **state)
 {
-    static const uint32_t T[] = {4096, 6000, 64, 3000, 3224};
+    static const uint32_t T[] = {8999, 1000, 1100, 64, 850, 4300};
     if (rig_light())
         skip();
     check_lengths(T, sizeof T / sizeof *T, 1000);
+}
+
+/* Two slices, cut wherever the middle is: short runs may go across. */
+static void short_runs_in_slices(void **state)
+{
+    enum { N = 200 };
+    uint32_t T[N];
+    if (rig_light())
+        skip();
+    for (uint32_t i = 0; i < N; i++)
+        T[i] = 20 + i % 8;
+    check_lengths(T, N, UINT32_MAX);
 }
 
 /* Too many for the kernel that takes runs, and each too long for the one that takes rows: that one finds nothing. */
@@ -270,10 +282,10 @@ static void crowds_in_any_order(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(any_number_of_rows), cmocka_unit_test(runs_of_any_length),
-                                       cmocka_unit_test(runs_across_slices),
-                                       cmocka_unit_test(runs_between_short_and_long),
-                                       cmocka_unit_test(crowds_in_any_order)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(any_number_of_rows),          cmocka_unit_test(runs_of_any_length),
+        cmocka_unit_test(runs_across_slices),          cmocka_unit_test(short_runs_in_slices),
+        cmocka_unit_test(runs_between_short_and_long), cmocka_unit_test(crowds_in_any_order)};
     int code = rig_begin(&argc, argv);
     if (code)
         return code;
