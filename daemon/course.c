@@ -631,7 +631,8 @@ int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_strea
     return r == -ENOMEM ? -EIO : r;
 }
 
-/* A reset that was asked for stands before all rows that no snapshot has as judged: so it is not tied to a block. */
+/* A reset that was asked for stands before all rows that are not judged yet, queued ones too, as a snapshot has it
+ * (cut.c): so it is not tied to a block. */
 static void take_reset(struct io_stream *s)
 {
     if (atomic_load_explicit(&s->queue.reset, memory_order_relaxed) &&
