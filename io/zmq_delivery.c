@@ -205,12 +205,16 @@ int io_zmq_read(struct io_zmq_delivery *d)
     d->row = 0;
     d->entry = NULL;
     d->id[0] = '\0';
-    if (io_zmq_message_read(m, &d->layout, &why, &text) || !fits_model(d, &why, &text)) {
+    if (io_zmq_message_read(m, &d->layout, &why, &text)) {
         discard(d, why, NULL, samples_left(d), text);
         return -EBADMSG;
     }
     if (make_id(d)) {
         discard(d, IO_R_ID, NULL, samples_left(d), "topic or template give no valid id");
+        return -EBADMSG;
+    }
+    if (!fits_model(d, &why, &text)) {
+        discard(d, why, d->id, samples_left(d), text);
         return -EBADMSG;
     }
     if (m->longest > d->max_frame) {

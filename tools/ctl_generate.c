@@ -48,6 +48,12 @@ static void on_signal(int signal)
     interrupted = signal;
 }
 
+/* An interrupt came, or nobody takes what is written. */
+static bool is_over(void)
+{
+    return interrupted || ferror(stdout);
+}
+
 static double now_s(void)
 {
     struct timespec t;
@@ -281,7 +287,7 @@ static int generate(struct generator *g)
     int going = 1;
     while (going > 0) {
         pick_bytes(g);
-        if (interrupted)
+        if (is_over())
             break;
         going = read_bytes(g);
     }
@@ -302,7 +308,7 @@ static int generate_by_drafts(struct generator *g)
     int err = 0;
     for (uint32_t i = 0; i < g->n; i++)
         speculation_begin(&g->speculation, i, &g->samples[i].g.sampler, (uint8_t)g->samples[i].g.next);
-    while (!err && any_room(g) && !interrupted)
+    while (!err && any_room(g) && !is_over())
         err = speculation_round(&g->speculation, text);
     if (!err)
         err = speculation_settle(&g->speculation);
@@ -460,10 +466,10 @@ static int run(struct generator *g, bool resume)
     if (code == EX_OK && g->o->bytes > 0)
         code = g->o->draft.dir ? generate_by_drafts(g) : generate(g);
     g->bytes_s = now_s() - begin;
-    if (code == EX_OK && g->o->state)
-        code = save_state(g);
     if (code == EX_OK)
         code = print(g);
+    if (code == EX_OK && g->o->state)
+        code = save_state(g); /* it never is ahead of what was written */
     return code;
 }
 
@@ -502,7 +508,7 @@ static int open_models(struct generator *g, struct generate_options *o)
 static int run_remote(struct generator *g)
 {
     double begin = now_s();
-    int code = generate_remote(g->o, g->prompt, g->prompt_n, put_remote, g, &interrupted, g->reason);
+    int code = generate_remote(g->o, g->prompt, g->prompt_n, put_remote, g, is_over, g->reason);
     g->bytes_s = now_s() - begin;
     return code == EX_OK ? print(g) : code;
 }

@@ -195,10 +195,11 @@ static int read_file(struct reader *r, FILE *f, struct tally *t)
     struct piece *under_way = NULL;
     uint64_t sent = 0;
     size_t n;
-    int code = EX_OK;
+    int code = EX_OK, err = 0;
     do {
         struct piece *next = &r->pieces[under_way == r->pieces];
         n = fread(next->bytes, 1, piece_at(r->o, sent), f);
+        err = ferror(f) ? errno : 0;
         if (n > 0)
             code = send(r, next, n, sent == 0 || (r->o->window && sent % r->o->window == 0));
         if (under_way && code == EX_OK)
@@ -211,8 +212,8 @@ static int read_file(struct reader *r, FILE *f, struct tally *t)
     t->seconds = now_s() - begin;
     if (r->shown_s > 0)
         fputs("\r\033[K", stderr);
-    if (code == EX_OK && ferror(f))
-        return complain(EX_IOERR, t->name, strerror(errno));
+    if (code == EX_OK && err)
+        return complain(EX_IOERR, t->name, strerror(err));
     if (code == EX_OK && t->counted == 0)
         return complain(EX_DATAERR, t->name, t->read ? "no longer than --skip" : "empty");
     return code;

@@ -3,7 +3,6 @@
 #ifndef TOOLS_GENERATE_H
 #define TOOLS_GENERATE_H
 
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 
@@ -25,11 +24,10 @@ struct generate_options {
 /* −1: go on; else the exit code, the message printed. */
 int generate_parse(struct generate_options *ret, int argc, char **argv);
 
-/* Has the daemon at o->connect go on with the prompt; its bytes go to put() one by one. *interrupted ends it early. 0
+/* Has the daemon at o->connect go on with the prompt; its bytes go to put() one by one, until it ends or is_over(). 0
  * or an exit code, the message printed; *ret_reason (32 bytes) is why the text ended. */
 int generate_remote(const struct generate_options *o, const uint8_t *prompt, size_t prompt_n,
-                    void (*put)(void *ctx, uint8_t byte), void *ctx, const volatile sig_atomic_t *interrupted,
-                    char *ret_reason);
+                    void (*put)(void *ctx, uint8_t byte), void *ctx, bool (*is_over)(void), char *ret_reason);
 
 /* Bytes to a stream. On a terminal (`careful`) a character is written when all of its bytes are there, and what is no
  * UTF-8, or would command the terminal, appears as U+FFFD; elsewhere bytes go out as they are. */

@@ -131,8 +131,8 @@ static int take(struct client *c, void (*put)(void *ctx, uint8_t byte), void *ct
     return code;
 }
 
-static int follow(struct client *c, void (*put)(void *ctx, uint8_t byte), void *ctx,
-                  const volatile sig_atomic_t *interrupted, char *ret_reason)
+static int follow(struct client *c, void (*put)(void *ctx, uint8_t byte), void *ctx, bool (*is_over)(void),
+                  char *ret_reason)
 {
     zmq_pollitem_t items[] = {{.socket = c->socket, .events = ZMQ_POLLIN},
                               {.socket = c->monitor, .events = ZMQ_POLLIN}};
@@ -141,7 +141,7 @@ static int follow(struct client *c, void (*put)(void *ctx, uint8_t byte), void *
     while (code < 0) {
         items[0].revents = items[1].revents = 0;
         zmq_poll(items, 2, POLL_MS); /* a signal may come just before it */
-        if (*interrupted && !cancelled) {
+        if (!cancelled && is_over()) {
             zmq_send(c->socket, "cancel", 6, ZMQ_SNDMORE);
             zmq_send(c->socket, "{\"id\":1}", 8, 0);
             cancelled = true;
@@ -155,15 +155,14 @@ static int follow(struct client *c, void (*put)(void *ctx, uint8_t byte), void *
 }
 
 int generate_remote(const struct generate_options *o, const uint8_t *prompt, size_t prompt_n,
-                    void (*put)(void *ctx, uint8_t byte), void *ctx, const volatile sig_atomic_t *interrupted,
-                    char *ret_reason)
+                    void (*put)(void *ctx, uint8_t byte), void *ctx, bool (*is_over)(void), char *ret_reason)
 {
     struct client c = {.endpoint = o->connect};
     int code = connect_to(&c);
     if (code == EX_OK)
         code = ask(&c, o, prompt, prompt_n);
     if (code == EX_OK)
-        code = follow(&c, put, ctx, interrupted, ret_reason);
+        code = follow(&c, put, ctx, is_over, ret_reason);
     disconnect(&c);
     return code;
 }

@@ -614,6 +614,22 @@ static void a_message_that_comes_while_another_is_answered(void **state)
     finish(f);
 }
 
+static void a_byte_model_reads_bytes_only(void **state)
+{
+    struct fixture *f = fixture(ZMQ_DEALER, "router", (const char *const[]){NULL});
+    char verb[8] = "", answer[200] = "";
+
+    f->host.io.bytes = true;
+    send_array(f, "{\"stream\":\"a\",\"dtype\":\"float32\",\"shape\":[1],\"seq\":0}", "1234", 4);
+    run_until(f, 1);
+    assert_int_equal(zmq_recv(f->peer, verb, sizeof verb - 1, 0), 5);
+    assert_true(zmq_recv(f->peer, answer, sizeof answer - 1, 0) > 0);
+    assert_string_equal(verb, "error");
+    assert_non_null(strstr(answer, "\"stream\":\"a\",\"reason\":\"dtype\""));
+    assert_int_equal(f->host.discarded[IO_R_DTYPE], 1);
+    finish(f);
+}
+
 static void a_limit_holds_senders_back(void **state)
 {
     static const char *const keys[] = {"messages_per_second", "10", "rows_per_second", "1000", NULL};
@@ -1226,6 +1242,7 @@ int main(void)
         cmocka_unit_test(wrong_messages_are_counted),
         cmocka_unit_test(long_frames_are_refused),
         cmocka_unit_test(a_message_that_comes_while_another_is_answered),
+        cmocka_unit_test(a_byte_model_reads_bytes_only),
         cmocka_unit_test(a_limit_holds_senders_back),
         cmocka_unit_test(over_the_limit_rows_are_dropped),
         cmocka_unit_test(long_messages_are_cut),

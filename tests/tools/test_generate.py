@@ -113,6 +113,18 @@ class Generate(unittest.TestCase):
         self.assertIn("\ufffd", text)
         self.assertFalse([c for c in text if ord(c) < 32 and c not in "\r\n\t"])
 
+    def test_ends_when_nobody_reads_on(self):
+        state = self.path("state")
+        child = subprocess.Popen([MAMBACTL, "generate", "-q", "-m", MODEL, "-n", "100000000", "--state", state],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(child.kill)
+        self.assertEqual(len(child.stdout.read(1)), 1)
+        child.stdout.close()
+        self.assertEqual(child.wait(timeout=20), 74)
+        self.assertEqual(child.stderr.read(), b"")
+        child.stderr.close()
+        self.assertFalse(os.path.exists(state))  # it would be ahead of what was read
+
     def test_a_state_that_does_not_fit(self):
         state = self.path("state")
         hexes("-f", self.prompt, "-n", "5", "--state", state)
@@ -312,6 +324,7 @@ class EvalBytes(unittest.TestCase):
         run("eval", "bytes", "--help")
         run("eval", "bytes", "-m", MODEL, code=64)
         run("eval", "bytes", "-m", MODEL, "/nonexistent", code=66)
+        self.assertIn(b"Is a directory", run("eval", "bytes", "-m", MODEL, MODEL, code=74).stderr)
         self.assertIn(b"empty", run("eval", "bytes", "-m", MODEL, "-", code=65).stderr)
         run("eval", "bytes", "-m", os.path.join(GOLDEN, "plain"), "-", code=78)
 

@@ -10,8 +10,8 @@ import model as models
 
 
 def write_safetensors(path, tensors, half=lambda name, t: False):
-    """In fp32, but in bf16 what `half` says."""
-    header, offset = {}, 0
+    """In fp32, but in bf16 what `half` says. Older transformers read no file without the format."""
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, t in tensors.items():
         size = t.numel() * (2 if half(name, t) else 4)
         header[name] = {"dtype": "BF16" if half(name, t) else "F32", "shape": list(t.shape), "data_offsets": [offset, offset + size]}
