@@ -1,25 +1,41 @@
 #!/usr/bin/env python3
 """Turns a Mamba checkpoint saved by torch.save (pytorch_model.bin, one file or shards) into a folder that mambad reads:
 config.json as it is, weights as model.safetensors. Names and values stay; nothing is executed from the file
-(weights_only). Needs torch and safetensors.
+(weights_only). Needs safetensors and torch, 2.6 or later: earlier ones can be made to execute it (CVE-2025-32434).
 
     tools/convert_checkpoint.py FOLDER_OR_BIN OUT [--dtype keep|fp32|bf16|fp16] [--config CONFIG.json]
 """
 import argparse
 import json
+import os
 import pathlib
+import pickle
 import shutil
 import sys
 
-import torch
-from safetensors.torch import save_file
+
+def fail(text, code=os.EX_DATAERR):
+    print(f"convert_checkpoint: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+try:
+    import torch
+    from safetensors.torch import save_file
+except ImportError as missing:
+    fail(f"needs torch 2.6 or later and safetensors: {missing}", os.EX_UNAVAILABLE)
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+    fail(f"torch {torch.__version__} can be made to execute a file: 2.6 or later is needed", os.EX_UNAVAILABLE)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FLOATS = tuple(DTYPES.values())
 
 
-def fail(text):
-    sys.exit(f"convert_checkpoint: {text}")
+def read_json(file):
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        fail(f"{file}: {error}")
 
 
 def weight_files(source):
@@ -28,19 +44,29 @@ def weight_files(source):
         return [source]
     index = source / "pytorch_model.bin.index.json"
     if index.exists():
-        return sorted({source / name for name in json.loads(index.read_text())["weight_map"].values()})
+        return sorted({source / name for name in read_json(index).get("weight_map", {}).values()})
     return [source / "pytorch_model.bin"]
+
+
+def read_pickle(file):
+    if not file.exists():
+        fail(f"{file}: no such file", os.EX_NOINPUT)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
+        fail(f"{file}: no checkpoint of tensors alone: {str(error).splitlines()[0] if str(error) else 'it ends too early'}")
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict):
+        fail(f"{file}: no table of tensors")
+    return state
 
 
 def load(files):
     tensors = {}
     for file in files:
-        if not file.exists():
-            fail(f"{file}: no such file")
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        for wrapper in ("state_dict", "model"):
-            if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-                state = state[wrapper]
+        state = read_pickle(file)
         for name, value in state.items():
             if not torch.is_tensor(value):
                 fail(f"{file}: '{name}' is no tensor")
@@ -84,9 +110,9 @@ def main():
     folder = args.source if args.source.is_dir() else args.source.parent
     config = args.config or folder / "config.json"
     if not config.exists():
-        fail(f"{config}: no such file (--config names it)")
+        fail(f"{config}: no such file (--config names it)", os.EX_NOINPUT)
     tensors = load(weight_files(args.source))
-    keep_one_of_tied(tensors, json.loads(config.read_text()))
+    keep_one_of_tied(tensors, read_json(config))
     check(tensors)
     args.out.mkdir(parents=True, exist_ok=True)
     save_file({n: convert(t, args.dtype) for n, t in tensors.items()}, args.out / "model.safetensors",

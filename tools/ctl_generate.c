@@ -206,7 +206,7 @@ static int begin_from_state(struct generator *g)
     }
     if (!exact)
         complain(0,
-                 "the state was made by another op table: what follows is not bitwise what it would have been there");
+                 "the state was made by another op table or dtype: what follows is not bitwise what it would have been there");
     int code = EX_OK;
     for (uint32_t i = 0; i < g->n && code == EX_OK; i++) {
         g->samples[i].g = held[i];

@@ -149,7 +149,7 @@ static int eval_log(const struct options *o, struct ssm_slot slot, const char *n
     fclose(f);
     ssm_slot_reset(o->model.engine, slot);
     if (r)
-        code = complain(r == -EIO ? EX_IOERR : EX_UNAVAILABLE, name, strerror(-r));
+        code = complain(r == -ENOMEM ? EX_UNAVAILABLE : EX_IOERR, name, strerror(-r));
     else if (log.n == 0 || log.n <= o->after)
         code = complain(EX_DATAERR, name, "no more lines than --after");
     else

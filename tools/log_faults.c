@@ -133,8 +133,9 @@ int log_read(struct log *log, FILE *from, uint64_t seed, size_t after, double ev
         if (r == 0 && i >= after && chance * every < 1)
             r = add_fault(log, line, (size_t)n - 1, state);
     }
+    r = r ? r : ferror(from) ? -errno : 0;
     free(line);
-    return r ? r : ferror(from) ? -EIO : 0;
+    return r;
 }
 
 void log_free(struct log *log)

@@ -324,7 +324,8 @@ class EvalBytes(unittest.TestCase):
         run("eval", "bytes", "--help")
         run("eval", "bytes", "-m", MODEL, code=64)
         run("eval", "bytes", "-m", MODEL, "/nonexistent", code=66)
-        self.assertIn(b"Is a directory", run("eval", "bytes", "-m", MODEL, MODEL, code=74).stderr)
+        for what in ("bytes", "logs"):
+            self.assertIn(b"Is a directory", run("eval", what, "-m", MODEL, MODEL, code=74).stderr)
         self.assertIn(b"empty", run("eval", "bytes", "-m", MODEL, "-", code=65).stderr)
         run("eval", "bytes", "-m", os.path.join(GOLDEN, "plain"), "-", code=78)
 
