@@ -48,7 +48,7 @@ class Readme(unittest.TestCase):
         for document in documents:
             with open(document, encoding="utf-8") as f:
                 typed.update(re.findall(r"^ +(tools/[\w./-]+)", f.read(), re.MULTILINE))
-        self.assertIn("tools/train/text.py", typed)
+        self.assertIn("tools/train/bytes-s.sh", typed)
         self.assertEqual([t for t in sorted(typed) if not os.access(os.path.join(ROOT, t), os.X_OK)], [])
 
 
