@@ -33,7 +33,7 @@ struct ssm_backend {
     /* optional: NULL means that start does everything */
     int (*wait)(void *self);    /* until the outputs of the oldest batch under way are written; 0 or -EIO */
     bool (*done)(void *self);   /* wait would not have to wait for the device */
-    double (*busy)(void *self); /* seconds that the device has worked on batches since open, by its own clock */
+    double (*busy)(void *self); /* see ssm_engine_busy(); by the device's clock */
     /* optional: fn(ctx, part, parts) once for every part, on the backend's worker threads where about `ns` of work are
      * worth it; returns when all parts have ended. Work beside the model; a device may be at a batch meanwhile. */
     void (*share)(void *self, uint64_t ns, void (*fn)(void *ctx, unsigned part, unsigned parts), void *ctx);

@@ -252,7 +252,10 @@ int ssm_advance(struct ssm_engine *engine, const struct ssm_item *items, uint32_
 int ssm_advance_start(struct ssm_engine *engine, const struct ssm_item *items, uint32_t n_items);
 int ssm_advance_wait(struct ssm_engine *engine);
 bool ssm_advance_done(struct ssm_engine *engine);  /* the next wait would not wait for the device */
-double ssm_engine_busy(struct ssm_engine *engine); /* seconds of work the device has done since open; < 0: unknown */
+
+/* Seconds that the device has worked since open, of batches that were waited for; < 0: unknown. It may wait some
+ * microseconds until the last one's clock has stopped. */
+double ssm_engine_busy(struct ssm_engine *engine);
 
 #ifdef __cplusplus
 }

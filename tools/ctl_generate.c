@@ -473,14 +473,27 @@ static int run(struct generator *g, bool resume)
     return code;
 }
 
+/* Before hours of generating: whether the state can be saved then. */
+static int look_at_folder(const char *state)
+{
+    const char *slash = strrchr(state, '/');
+    char *folder = slash ? strndup(state, (size_t)(slash - state) + 1) : strdup(".");
+    int err = !folder ? ENOMEM : access(folder, W_OK | X_OK) ? errno : 0;
+    free(folder);
+    if (err)
+        fprintf(stderr, "mambactl generate: %s: %s\n", state, strerror(err));
+    return err ? EX_CANTCREAT : EX_OK;
+}
+
 /* The state file decides how many samples there are. */
 static int count_samples(struct generator *g, bool *ret_resume)
 {
     char why[SSM_ERR];
     *ret_resume = g->o->state && access(g->o->state, F_OK) == 0;
     g->n = g->o->samples ? g->o->samples : 1;
-    if (!*ret_resume)
-        return EX_OK;
+    int code = g->o->state ? look_at_folder(g->o->state) : EX_OK;
+    if (code || !*ret_resume)
+        return code;
     int err = generation_count(g->o->state, &g->n, why);
     if (err)
         return complain(err == -EBADMSG ? EX_DATAERR : EX_IOERR, why);

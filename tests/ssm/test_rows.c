@@ -22,7 +22,7 @@ static const char *const shapes[] = {"30x2,5,77", "sig-64x4", "sig-128x4", "768x
 static void for_each(void (*check)(const struct ssm_model *, const char *, const struct rig_variant *))
 {
     struct rig_variant v;
-    unsigned n = !rig_cuda() ? 2 : rig_light() ? 3 : 4;
+    unsigned n = !rig_cuda() || rig_light() ? 2 : 4;
     for (unsigned s = 0; s < n; s++) {
         struct ssm_model *m = rig_vivid(shapes[s]);
         for (unsigned i = 0; rig_variant(i, &v); i++) {
@@ -104,7 +104,7 @@ static void check_together(struct crowd *c, struct ssm_engine *e, uint32_t rows,
 static void check_rows(const struct ssm_model *m, const char *shape, const struct rig_variant *v)
 {
     static const uint32_t rows[] = {3000, 1, 2, 7, 8, 9, 31, 64, 65, 129, 200, 256, 257, 333, 1000, 1024, 3000};
-    uint32_t most = !rig_cuda() ? 200 : rig_light() ? 31 : 3000;
+    uint32_t most = !rig_cuda() ? 200 : rig_light() ? 9 : 3000;
     struct ssm_engine *e = rig_engine(m, v, 2, most);
     struct crowd c;
     crowd_open(&c, m, e, most);

@@ -125,6 +125,12 @@ class Generate(unittest.TestCase):
         child.stderr.close()
         self.assertFalse(os.path.exists(state))  # it would be ahead of what was read
 
+    def test_a_state_that_could_not_be_saved(self):
+        """Told before anything is generated, not after."""
+        result = generate("-n", "100000000", "--state", self.path("none/state"), code=73)
+        self.assertIn(b"none/state: No such file or directory", result.stderr)
+        self.assertEqual(result.stdout, b"")
+
     def test_a_state_that_does_not_fit(self):
         state = self.path("state")
         hexes("-f", self.prompt, "-n", "5", "--state", state)
@@ -140,7 +146,6 @@ class Generate(unittest.TestCase):
             with open(state, "wb") as file:
                 file.write(good[:n])
             generate("-n", "1", "--state", state, code=65)
-        self.assertIn(b"No such file", generate("--state", self.path("none/state"), code=74).stderr)
 
     def test_refusals(self):
         run("generate", "--help")
