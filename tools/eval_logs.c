@@ -187,9 +187,11 @@ static void print(const char *name, const struct figures *f)
 {
     printf("%s: %zu lines, %zu faults: AUPRC %.3f, rare words %.3f\n", name, f->lines, f->lines - f->faults[LOG_FINE],
            f->auprc[MODEL][LOG_FINE], by_words(f, LOG_FINE));
+    puts("  fault    lines  AUPRC  rare words");
     for (int k = LOG_FINE + 1; k < LOG_FAULTS; k++)
-        printf("  %-8s %5zu  %.3f  %.3f\n", log_fault_name((enum log_fault)k), f->faults[k], f->auprc[MODEL][k],
-               by_words(f, k));
+        if (f->faults[k] > 0)
+            printf("  %-8s %5zu  %5.3f  %10.3f\n", log_fault_name((enum log_fault)k), f->faults[k], f->auprc[MODEL][k],
+                   by_words(f, k));
 }
 
 /* ---- the command ------------------------------------------------------------------------------------------------- */
