@@ -150,7 +150,7 @@ static void read_busy(struct md_scheduler *s)
     atomic_store_explicit(&s->counters.busy_ns, s->busy_before_ns + worked_ns(s), memory_order_relaxed);
 }
 
-void md_scheduler_engine(struct md_scheduler *s, struct ssm_engine *engine)
+void md_scheduler_exchange(struct md_scheduler *s, struct ssm_engine *engine)
 {
     read_busy(s);
     s->engine = engine;

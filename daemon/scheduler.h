@@ -62,7 +62,7 @@ struct md_scheduler {
 
 int md_scheduler_init(struct md_scheduler *s, uint32_t slots, struct io_pool *pool);
 /* Another engine, or NULL, in the place of the one, which is still open. No thread runs. */
-void md_scheduler_engine(struct md_scheduler *s, struct ssm_engine *engine);
+void md_scheduler_exchange(struct md_scheduler *s, struct ssm_engine *engine);
 int md_scheduler_start(struct md_scheduler *s);
 /* After md_inbox_drain() and md_scheduler_join(): ready to be started again, with what is queued. */
 void md_scheduler_again(struct md_scheduler *s);

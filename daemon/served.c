@@ -112,7 +112,7 @@ void md_served_exchange(struct md_served_model *m, struct md_loaded *l)
 
     m->loaded = *l;
     *l = had;
-    md_scheduler_engine(s, m->loaded.engine);
+    md_scheduler_exchange(s, m->loaded.engine);
     s->inbox.slots = s->spill.slots = m->loaded.slots;
     if (s->engine && !had.engine) /* else states may lie there: md_swap_settle() */
         md_spill_fit(&s->spill, ssm_slot_bytes(s->engine));
