@@ -202,22 +202,17 @@ static enum io_reason refusal(int err)
                             : IO_R_SHAPE;
 }
 
-/* The stream has ended meanwhile, and is not to be had again. */
-static void leave_rest(const struct io_track *t, enum io_reason reason, const char *why)
+void io_track_give_up(const struct io_track *t, enum io_reason reason, const char *why)
 {
+    if (!t->pending) {
+        io_track_leave_out(t->shared, reason, t->path, t->id, &t->format, why);
+        return;
+    }
     const struct io_host *h = &t->shared->host;
     uint64_t all = t->format.rows > 0 ? (uint64_t)t->format.rows : 0, unread = all > t->taken ? all - t->taken : 0;
     char text[IO_ERR];
     snprintf(text, sizeof text, "%.360s: the rest is left out: its stream had ended, and %.100s", t->path, why);
     h->discard(h->self, reason, t->id, (t->pending->n + unread) * t->format.channels, text);
-}
-
-void io_track_give_up(const struct io_track *t, enum io_reason reason, const char *why)
-{
-    if (t->pending)
-        leave_rest(t, reason, why);
-    else
-        io_track_leave_out(t->shared, reason, t->path, t->id, &t->format, why);
 }
 
 /* Offers the pending block; a stream that the daemon has ended meanwhile is begun again. */

@@ -3,6 +3,7 @@
  */
 #include <errno.h>
 #include <jansson.h>
+#include <libgen.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -476,10 +477,9 @@ static int run(struct generator *g, bool resume)
 /* Before hours of generating: whether the state can be saved then. */
 static int look_at_folder(const char *state)
 {
-    const char *slash = strrchr(state, '/');
-    char *folder = slash ? strndup(state, (size_t)(slash - state) + 1) : strdup(".");
-    int err = !folder ? ENOMEM : access(folder, W_OK | X_OK) ? errno : 0;
-    free(folder);
+    char *path = strdup(state);
+    int err = !path ? ENOMEM : access(dirname(path), W_OK | X_OK) ? errno : 0;
+    free(path);
     if (err)
         fprintf(stderr, "mambactl generate: %s: %s\n", state, strerror(err));
     return err ? EX_CANTCREAT : EX_OK;

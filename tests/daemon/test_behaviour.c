@@ -220,8 +220,7 @@ static void test_notices(void **state)
     }
     service_end(&s, 0, "a");
     service_wait(&s, "inputs.in0.stream_ends_total", 1);
-    json_t *lines = service_stop(&s), *flat = event_of(lines, "a", "flatline"),
-           *shift = event_of(lines, "a", "level_shift");
+    json_t *lines = service_stop(&s), *flat = event_of(lines, "a", "flatline"), *shift = event_of(lines, "a", "level_shift");
     assert_int_equal(events_of(lines, "a", "flatline"), 1);
     assert_int_equal(int_of(flat, "from_seq"), MOVING);
     assert_int_equal(int_of(flat, "to_seq"), MOVING + 64);
@@ -449,8 +448,7 @@ static void test_stuck_output(void **state)
     for (unsigned tries = 0; file_bytes(out) < WANTED && tries < 1000; tries++)
         nap(10);
     assert_true(file_bytes(out) >= WANTED);
-    snprintf(command, sizeof command, "exec 3< %s; rm -r %s; cat <&3 > /dev/null &", fifo,
-             dir); /* cat ends with the daemon */
+    snprintf(command, sizeof command, "exec 3< %s; rm -r %s; cat <&3 > /dev/null &", fifo, dir); /* cat ends with the daemon */
     assert_int_equal(system(command), 0);
     json_decref(service_stop(&s));
     service_done(&s);
@@ -502,12 +500,18 @@ static int sweep(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_return),       cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_max_streams),  cmocka_unit_test(test_silence_and_idle),
-        cmocka_unit_test(test_notices),      cmocka_unit_test(test_full_queue),
-        cmocka_unit_test(test_reorder),      cmocka_unit_test(test_reorder_before_the_end),
-        cmocka_unit_test(test_irregular),    cmocka_unit_test(test_once),
-        cmocka_unit_test(test_stuck_output), cmocka_unit_test(test_start_failures),
+        cmocka_unit_test(test_return),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_max_streams),
+        cmocka_unit_test(test_silence_and_idle),
+        cmocka_unit_test(test_notices),
+        cmocka_unit_test(test_full_queue),
+        cmocka_unit_test(test_reorder),
+        cmocka_unit_test(test_reorder_before_the_end),
+        cmocka_unit_test(test_irregular),
+        cmocka_unit_test(test_once),
+        cmocka_unit_test(test_stuck_output),
+        cmocka_unit_test(test_start_failures),
     };
 
     return cmocka_run_group_tests(tests, NULL, sweep);

@@ -53,7 +53,7 @@ Bits per byte of text that it was not trained on, one state from the first byte 
 It is small: it spells, keeps a style, a format and names that it has read, and knows little of the world. What it writes is not advice.
 """
 
-TEXTS = {"bytes-s": "The text: public-domain books, commentaries and documentation of Debian packages and logs written by tools/train/logs.py; "
+TEXTS = {"bytes-s": "With the text before it: `tools/train/bytes-s.sh FOLDER`. The text: public-domain books, commentaries and documentation of Debian packages and logs written by tools/train/logs.py; "
                     "tools/train/text.py lists each with its licence, leaves out what shares 64 bytes with the files that the model is judged "
                     "by, and repeats novels in other layouts (line widths and ends, indents, quotation marks).",
          "shakespeare": "The text: the first 90 % of tinyshakespeare (public domain), nothing else."}
