@@ -27,7 +27,7 @@
 enum {
     STEP = 64,         /* k's of a stage: 128 bytes of a row */
     BOX = 48,          /* outputs loaded at a time */
-    PITCH = 208,       /* bytes from row to row of a warp's staging: 192 used, 13 × 16 to keep banks apart */
+    PITCH = 192,       /* bytes from row to row of a warp's staging, see swizzle() */
     COLUMN_ROWS = 4096 /* tiles are walked down before the next outputs are taken */
 };
 
@@ -304,6 +304,13 @@ __device__ __forceinline__ void chunk(float (&d)[S::BN / 2], uint32_t steps, str
 
 /* ---- the end of a tile: 16 rows of a warp, through its staging, in passes of up to 192 bytes of a row ---- */
 
+/* Bytes within a row where the vectors of 16 change places, by fours: at PITCH, what a lane group stores (a vector of
+ * eight rows, or two of four) and what eight lanes load (vectors on end) then lie in different banks. */
+__device__ __forceinline__ uint32_t swizzle(uint32_t row)
+{
+    return (row & 2) << 4 | (row & 4) << 2;
+}
+
 /* Of a lane's outputs. Volatile: these are to be loaded a pass at a time, or registers run out. Predicated: the first
  * use would wait for a load of zeros too. */
 template <int COLUMNS>
@@ -322,7 +329,9 @@ __device__ __forceinline__ void stage_half(const float *d, const struct product_
     float2 bias[COLUMNS / 8] = {};
     load_bias<COLUMNS>(bias, p, column);
     /* matrices: rows 0, rows 8, rows 0 of the next 8 outputs, rows 8 of those */
-    to += threadIdx.x % 16 * PITCH + threadIdx.x % 32 / 16 * 16;
+    const uint32_t row = threadIdx.x % 16, first = threadIdx.x % 32 / 16 * 16 ^ swizzle(row);
+    to += row * PITCH;
+    const uint32_t at[2] = {to + first, to + (first ^ 32)};
 #pragma unroll
     for (uint32_t j = 0; j < COLUMNS / 8; j += 2) {
         uint32_t r[4];
@@ -332,7 +341,7 @@ __device__ __forceinline__ void stage_half(const float *d, const struct product_
             const float2 b = bias[j + i / 2];
             r[i] = bits(to_half2(product(v[0], p.scale, b.x), product(v[1], p.scale, b.y)));
         }
-        stmatrix_x4(to + j * 16, r);
+        stmatrix_x4(at[j / 2 % 2] + j / 4 * 64, r);
     }
 }
 
@@ -341,13 +350,16 @@ __device__ __forceinline__ void stage_float(const float *d, const struct product
 {
     float2 bias[COLUMNS / 8] = {};
     load_bias<COLUMNS>(bias, p, column);
-    to += threadIdx.x % 32 / 4 * PITCH + threadIdx.x % 4 * 8;
+    const uint32_t row = threadIdx.x % 32 / 4, first = threadIdx.x % 4 * 8 ^ swizzle(row);
+    to += row * PITCH;
+    uint8_t *const at[2] = {to + first, to + (first ^ 32)};
 #pragma unroll
     for (uint32_t j = 0; j < COLUMNS / 8; j++) {
         const float *v = d + 4 * j;
-        *reinterpret_cast<float2 *>(to + j * 32) =
+        uint8_t *const to_j = at[j % 2] + j / 2 * 64;
+        *reinterpret_cast<float2 *>(to_j) =
             make_float2(product(v[0], p.scale, bias[j].x), product(v[1], p.scale, bias[j].y));
-        *reinterpret_cast<float2 *>(to + j * 32 + 8 * PITCH) =
+        *reinterpret_cast<float2 *>(to_j + 8 * PITCH) =
             make_float2(product(v[2], p.scale, bias[j].x), product(v[3], p.scale, bias[j].y));
     }
 }
@@ -404,11 +416,12 @@ __device__ __forceinline__ void store(const uint8_t *staging, const float4 (&old
     if (threadIdx.x % 32 >= 24 || first.column >= p.n_out)
         return;
     uint8_t *y = static_cast<uint8_t *>(p.y) + (first.row * p.ldy + first.column) * P::BYTES;
-    staging += threadIdx.x % 32 / P::VECTORS * PITCH + threadIdx.x % 32 % P::VECTORS * 16;
+    const uint32_t row = threadIdx.x % 32 / P::VECTORS, vector = threadIdx.x % 32 % P::VECTORS * 16;
     float4 v[P::EACH];
 #pragma unroll
     for (uint32_t i = 0; i < P::EACH; i++)
-        v[i] = *reinterpret_cast<const float4 *>(staging + i * P::ROWS * PITCH);
+        v[i] = *reinterpret_cast<const float4 *>(staging + (row + i * P::ROWS) * PITCH +
+                                                 (vector ^ swizzle(row + i * P::ROWS)));
 #pragma unroll
     for (uint32_t i = 0; i < P::EACH; i++) {
         if (END == GPU_GEMM_ADD)
