@@ -17,6 +17,7 @@ enum {
     WINDOW = 32,   /* rows that a unit has before it */
     UNIT = 64,     /* threads, and channels of a tile */
     UNITS = 8,     /* of a block at most: 128 registers a thread */
+    FETCHED = 4,   /* segments from the one at hand on whose states are here or on their way */
     DELTA_LD = 36  /* floats: mma's accumulators go to distinct banks */
 };
 
@@ -164,6 +165,12 @@ __device__ __forceinline__ void load16(float v[16], const float *from)
     }
 }
 
+/* The state of a warp's channels, into L2. */
+template <enum ssm_dtype S> __device__ __forceinline__ void fetch_state(const uint8_t *state)
+{
+    prefetch_l2(state, 32 * sizeof(state16<S>));
+}
+
 /* What a lane knows of its channel. */
 struct channel {
     float A[STATES], skip;
@@ -203,6 +210,8 @@ __device__ __forceinline__ void short_singles(state16<S> next[AHEAD], const stru
             state16<S> state = next[j];
             if (i + j + AHEAD < end)
                 next[j].load(w->state[i + j + AHEAD] + lane * 16);
+            if (i + j + FETCHED < end && lane == 0)
+                fetch_state<S>(w->state[i + j + FETCHED]);
             float h[STATES];
             state.unpack(h);
             short_step<S>(&state, h, w, sh->bc, i + j, ch, y);
@@ -275,6 +284,8 @@ __device__ __forceinline__ void short_tile(struct short_shared *sh, const struct
         const size_t row0 = (size_t)c.s.begin + at;
         state16<S> next;
         next.load(w->state[from] + lane * 16);
+        if (lane > from && (v.heads >> lane & 1) && __popc(v.heads << (31 - lane)) <= FETCHED)
+            fetch_state<S>(w->state[lane]);
         after_previous();
         start_next();
         group_sync<UNIT>(barrier); /* the window before is done with */
