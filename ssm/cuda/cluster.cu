@@ -119,9 +119,11 @@ static __device__ __forceinline__ void layer(const struct args &a, const struct 
     in_proj(a, b, piece, l, &taps);
     piece = acquire(a, b, BACK, back);
     x_proj(a, b, select, l, parity);
+    fence_async_proxy();
     block_barrier();
     scan<S>(a, b, piece, l, &group);
     out_proj(a, b, piece, l, parity);
+    fence_async_proxy();
 }
 
 /* The first eight warps. */

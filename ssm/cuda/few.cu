@@ -462,9 +462,8 @@ static __device__ __forceinline__ void await_panel(const struct block &b)
 
 static __device__ __forceinline__ void release_panel(struct block &b)
 {
-    __syncwarp();
-    if (b.lane == 0)
-        mbarrier_arrive(empty_at(b, b.stage * WARPS + b.warp));
+    fence_async_proxy();
+    mbarrier_arrive(empty_at(b, b.stage * WARPS + b.warp));
     if (++b.stage == b.at.depth) {
         b.stage = 0;
         b.parity ^= 1;
@@ -619,6 +618,8 @@ static __device__ __forceinline__ void normalise(const struct block &b, uint32_t
                 *reinterpret_cast<float4 *>(f + (size_t)row * E + e) = w[j];
         }
     }
+    fence_async_proxy();
+    mbarrier_arrive(norm_empty_at(b, l));
 }
 
 /* u of a lone row before layer l, by the whole block: each thread its own vectors, the sum by every warp. */
@@ -1005,9 +1006,12 @@ static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn
     const bool normalises = (turn == IN || turn == HEAD) && group == 0;
     const uint32_t n = w.n * share(w.k, GPU_CHUNK), panel = (b.warp - b.next) % WARPS;
     struct fragments f; /* the first panel: it is there before its activations are */
-    if (panel < n)
+    if (panel < n) {
         await_panel(b);
-    load_panel(b, &f); /* whether awaited or not: what is defined on one path only takes registers on all */
+        load_panel(b, &f);
+    } else { /* what is defined on one path only takes registers on all */
+        f = {};
+    }
     if (normalises && b.rows == 1)
         normalise_alone(b, l);
     else if (normalises && b.warp < b.rows)
@@ -1019,8 +1023,6 @@ static __device__ __forceinline__ void take_turn(struct block &b, enum turn turn
         do_panels(b, panel, n, w.k, w.told, f);
     b.next = (b.next + n) % WARPS;
     meet();
-    if (turn == IN && threadIdx.x == 0 && b.rows > 1)
-        mbarrier_arrive(norm_empty_at(b, l));
     if (turn == IN)
         convolve(b, l, place);
     else
@@ -1054,11 +1056,11 @@ static __device__ __forceinline__ void load_control(const struct block &b)
     const uint32_t i = threadIdx.x;
     if (i < DEPTH_MAX * WARPS) {
         mbarrier_init(shared_address(&c->full[i]), 1);
-        mbarrier_init(shared_address(&c->empty[i]), 1);
+        mbarrier_init(shared_address(&c->empty[i]), 32);
     }
     if (i < 2) {
         mbarrier_init(shared_address(&c->norm_full[i]), 1);
-        mbarrier_init(shared_address(&c->norm_empty[i]), 1);
+        mbarrier_init(shared_address(&c->norm_empty[i]), 32 * b.rows);
     }
     fence_async_proxy();
     if (i < GPU_CHUNK * 2 / 16)

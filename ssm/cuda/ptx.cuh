@@ -125,7 +125,8 @@ __device__ __forceinline__ void prefetch_l2(const void *from, uint32_t bytes)
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
-/* Shared memory written by ordinary stores, before the copy engine or wgmma reads it. */
+/* Of shared memory: what this thread has stored, before the copy engine or wgmma reads it; what it has read, before the
+ * copy engine writes over it. By each such thread, ahead of the barrier that tells. */
 __device__ __forceinline__ void fence_async_proxy(void)
 {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

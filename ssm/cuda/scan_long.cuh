@@ -46,7 +46,7 @@ template <uint32_t LONG> struct long_shared : shape<LONG> {
     float bias[LONG];
     float g[2][STAGE];
     uint16_t x[2][STAGE][LONG + 8];
-    uint64_t made[RING], stepped[RING], gated[2]; /* mbarriers, by the warps of a role */
+    uint64_t made[RING], stepped[RING], gated[2]; /* mbarriers, by the threads of a role */
     struct segment found[FINDERS];
     uint32_t n_found[FINDERS / 32];
 };
@@ -91,12 +91,11 @@ __device__ __forceinline__ uint32_t stage_rows_of(const struct course &o)
     return min(o.T - o.stage * STAGE, (uint32_t)STAGE);
 }
 
-/* By one lane for its warp, what the warp has read and written being done. */
+/* What this thread has read and written is done. By every thread: racecheck does not see that one lane can speak for a
+ * warp, and it takes no longer. */
 __device__ __forceinline__ void hand_over(uint64_t *barrier)
 {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0)
-        mbarrier_arrive(shared_address(barrier));
+    mbarrier_arrive(shared_address(barrier));
 }
 
 /* Phase `phase` of a barrier has ended; −1: has not to. */
@@ -519,10 +518,10 @@ static __global__ void __launch_bounds__(shape<LONG>::THREADS, 1) scan_long(cons
     if (rows == 0)
         return;
     if (i < RING) {
-        mbarrier_init(shared_address(&sh->made[i]), MAKERS / 32);
-        mbarrier_init(shared_address(&sh->stepped[i]), STEPPERS / 32);
+        mbarrier_init(shared_address(&sh->made[i]), MAKERS);
+        mbarrier_init(shared_address(&sh->stepped[i]), STEPPERS);
     } else if (i < RING + 2) {
-        mbarrier_init(shared_address(&sh->gated[i - RING]), shape<LONG>::GATERS / 32);
+        mbarrier_init(shared_address(&sh->gated[i - RING]), shape<LONG>::GATERS);
     }
     const uint32_t n_found = find_segments(sh, c, rows, by_run);
     if (i < STEPPERS) {

@@ -345,6 +345,7 @@ static __global__ void __launch_bounds__(THREADS, 3)
             }
         mbarrier_wait(handed_over, round % 2);
         if (!last) {
+            fence_async_proxy();
             __syncthreads(); /* nobody reads tile and weights any more */
             if (threadIdx.x == 0 && chunk + n_blocks < chunks)
                 fetch_weights(w, chunk + n_blocks, weights, loaded);
