@@ -16,30 +16,29 @@ struct goal {
     double peer_us, reach_us, aim_us; /* of a call; 0: none */
 };
 
-#define STEP(model, held, n, T) {.preset = model, .weights = SSM_BF16, .state = held, .streams = n, .steps = T}
-#define SCAN(n, T)                                                                                                     \
-    {.preset = "mamba-130m", .weights = SSM_BF16, .state = SSM_F32, .streams = n, .steps = T, .last = true}
+#define STEP(model, held, n, T) .preset = model, .weights = SSM_BF16, .state = held, .streams = n, .steps = T
+#define SCAN(n, T) STEP("mamba-130m", SSM_F32, n, T), .last = true
 #define US(streams, steps, rate) ((double)(streams) * (steps) / (rate)*1e6)
 
 static const struct goal step_goals[] = {
-    {STEP("sig-128x4", SSM_F32, 1, 1), 81, 20, 12},
-    {STEP("sig-256x8", SSM_F32, 1, 1), 157, 45, 30},
-    {STEP("sig-128x4", SSM_BF16, 1024, 1), 157, 60, 45},
-    {STEP("sig-128x4", SSM_BF16, 16384, 1), 1077, 640, 530},
-    {STEP("sig-128x4", SSM_F32, 16384, 1), 0, 1150, 1000},
-    {STEP("sig-256x8", SSM_BF16, 16384, 1), 4480, 2500, 2100},
-    {STEP("sig-256x8", SSM_F32, 16384, 1), 0, 4500, 4000},
-    {STEP("sig-128x4", SSM_BF16, 4096, 8), 0, US(4096, 8, 70e6), US(4096, 8, 95e6)},
-    {STEP("mamba-130m", SSM_F32, 1, 1), 695, 260, 150},
-    {STEP("mamba-130m", SSM_BF16, 1024, 1), 2946, 1800, 1500},
-    {STEP("mamba-130m", SSM_BF16, 4096, 1), 9886, 6500, 5600},
-    {STEP("mambabyte-972m", SSM_F32, 1, 1), 2105, 950, 800},
-    {STEP("mambabyte-1.6b", SSM_F32, 1, 1), 2531, 1450, 1250},
+    {{STEP("sig-128x4", SSM_F32, 1, 1)}, 81, 20, 12},
+    {{STEP("sig-256x8", SSM_F32, 1, 1)}, 157, 45, 30},
+    {{STEP("sig-128x4", SSM_BF16, 1024, 1)}, 157, 60, 45},
+    {{STEP("sig-128x4", SSM_BF16, 16384, 1)}, 1077, 640, 530},
+    {{STEP("sig-128x4", SSM_F32, 16384, 1)}, 0, 1150, 1000},
+    {{STEP("sig-256x8", SSM_BF16, 16384, 1)}, 4480, 2500, 2100},
+    {{STEP("sig-256x8", SSM_F32, 16384, 1)}, 0, 4500, 4000},
+    {{STEP("sig-128x4", SSM_BF16, 4096, 8)}, 0, US(4096, 8, 70e6), US(4096, 8, 95e6)},
+    {{STEP("mamba-130m", SSM_F32, 1, 1)}, 695, 260, 150},
+    {{STEP("mamba-130m", SSM_BF16, 1024, 1)}, 2946, 1800, 1500},
+    {{STEP("mamba-130m", SSM_BF16, 4096, 1)}, 9886, 6500, 5600},
+    {{STEP("mambabyte-972m", SSM_F32, 1, 1)}, 2105, 950, 800},
+    {{STEP("mambabyte-1.6b", SSM_F32, 1, 1)}, 2531, 1450, 1250},
 };
 
 static const struct goal scan_goals[] = {
-    {SCAN(1, 65536), US(1, 65536, .78e6), US(1, 65536, 1.0e6), US(1, 65536, 1.5e6)},
-    {SCAN(16, 8192), US(16, 8192, .84e6), US(16, 8192, 1.2e6), US(16, 8192, 1.8e6)},
+    {{SCAN(1, 65536)}, US(1, 65536, .78e6), US(1, 65536, 1.0e6), US(1, 65536, 1.5e6)},
+    {{SCAN(16, 8192)}, US(16, 8192, .84e6), US(16, 8192, 1.2e6), US(16, 8192, 1.8e6)},
 };
 
 struct figures {
