@@ -9,6 +9,7 @@
  *   4. 64 channels a block, stages unrolled: H200: 365 µs on 24, 75
  *   5. not unrolled, 32 channels a block for a run alone: H200, the whole layer: one run of 4096 rows 314 µs, 16 of 256
  *      165 (2.: 318, 214; 3.: 328, 185; 4.: 457, 164); many slices: wide.cu
+ *   6. states of four rows ahead into L2: H200: 1024 / 4096 one-row runs 34.7 / 124 µs (before: 35.7 / 140)
  *
  * Trap: a segment's old conv window must be read before the new one is written (keep_window(), by the thread that has
  * the channel), and select.cu of the same slice must be done with it. */

@@ -2,9 +2,14 @@
  *
  * A unit of two warps has 64 channels of the segments that begin in up to 16 rows, a lane one channel. It multiplies
  * dt_proj for its rows, then goes from segment to segment with the next states already on their way: 64 bytes a lane,
- * 32 KB an SM. This is the memory's: mamba-130m, 4096 streams, bf16 states: 403 MB a layer, 141 µs at 2.85 TB/s,
- * against 53 µs of issues (202 per step of 32 channels, and 1300 per tile). One block per SM, so that a scan can leave
- * the others to the products of another slice; tiles are of as many rows as let all units take the same number of them.
+ * 32 KB an SM, and those of the rows behind them into L2. This is the memory's: mamba-130m, 4096 streams, bf16 states:
+ * 403 MB a layer, 124 µs at 3.26 TB/s (one H200), against 53 µs of issues (202 per step of 32 channels, and 1300 per
+ * tile). One block per SM, so that a scan can leave the others to the products of another slice; tiles are of as many
+ * rows as let all units take the same number of them.
+ *
+ * FETCHED, of a step of 1024 / 4096 streams (one H200, µs): none 1814 / 6330; 3: 1751 / 6009; 4: 1743 / 5972; 5: 1744 /
+ * 5970; 4, but none before the tile's first row: 1752 / 6034. A tile's rows all at once: 1822 / 6379; the next tile's
+ * too: 1887 / 7076, or its first four: 1769 / 6069. Stores that need not leave L2 first: 1766 / 5961.
  *
  * Trap: all warps of a unit take the same turns through its barrier. */
 #ifndef SSM_CUDA_SCAN_SHORT_CUH
@@ -17,7 +22,7 @@ enum {
     WINDOW = 32,   /* rows that a unit has before it */
     UNIT = 64,     /* threads, and channels of a tile */
     UNITS = 8,     /* of a block at most: 128 registers a thread */
-    FETCHED = 4,   /* segments from the one at hand on whose states are here or on their way */
+    FETCHED = 4,   /* rows from the one at hand on whose states are here or on their way */
     DELTA_LD = 36  /* floats: mma's accumulators go to distinct banks */
 };
 
@@ -284,7 +289,7 @@ __device__ __forceinline__ void short_tile(struct short_shared *sh, const struct
         const size_t row0 = (size_t)c.s.begin + at;
         state16<S> next;
         next.load(w->state[from] + lane * 16);
-        if (lane > from && (v.heads >> lane & 1) && __popc(v.heads << (31 - lane)) <= FETCHED)
+        if ((v.heads >> lane & 1) && lane > from && lane < from + FETCHED)
             fetch_state<S>(w->state[lane]);
         after_previous();
         start_next();
