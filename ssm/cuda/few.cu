@@ -42,6 +42,7 @@
  *   228, 1042, 1698   addresses before waits, registers for the warps that compute
  *   231, 921, 1451    a lone row is normed by the whole block, the next panel's activations asked for behind a product
  *   224, 913, 1449    words that have come are not asked for again
+ *   217, 749, –       one H200 (221, 743 before): 32 arrivals and a fence free a panel, no panel is read unasked
  *
  * The stream alone (nothing computed) takes 87 and 628 µs, 3.1 TB/s: what is left is the chain, 8 µs a layer for
  * mamba-130m. Tried: panels fetched into L2 ahead of the ring (1 to 3 % slower), no evict-first policy (1 % slower),

@@ -308,7 +308,8 @@ __device__ __forceinline__ void chunk(float (&d)[S::BN / 2], uint32_t steps, str
 /* ---- the end of a tile: 16 rows of a warp, through its staging, in passes of up to 192 bytes of a row ---- */
 
 /* Bytes within a row where the vectors of 16 change places, by fours: at PITCH, what a lane group stores (a vector of
- * eight rows, or two of four) and what eight lanes load (vectors on end) then lie in different banks. */
+ * eight rows, or two of four) and what eight lanes load (of rows of twelve vectors, on end) then lie in different
+ * banks. */
 __device__ __forceinline__ uint32_t swizzle(uint32_t row)
 {
     return (row & 2) << 4 | (row & 4) << 2;

@@ -20,7 +20,7 @@
  *   2557, 8055, –    windows and states sent for before a layer wants them: taken out again
  *   2407, 7743, 68   scans rewritten, 4096-row slices; 2034, 6532 on one H200
  *   1807, 6283, –    on that H200: select and the products wait less (see there), the final norm and the head chained
- *   1743, 5972, –    another H200 (1814, 6338 before): scan_short sends for states four rows ahead
+ *   1743, 5972, –    another H200 (1814, 6330 before): scan_short sends for states four rows ahead
  *
  * Scans of 1 × 65536 and 16 × 8192 on one H200, ms:
  *   68.6, 127   4096-row slices on four streams, long scans on 96 multiprocessors
@@ -35,7 +35,7 @@
  *   112.3   slices begin where runs do
  *   111.2   slices a layer after each other, not launched one after the other
  *
- * One layer of 1024 streams (one H200, ncu): norm 3.3, in_proj 12.1, select 13.9, scan 34.7, out_proj 10.2 µs, all
+ * One layer of 1024 streams (H200, ncu): norm 3.3, in_proj 12.1, select 13.9, scan 34.7, out_proj 10.2 µs, all
  * chained 66: only the scan asks much of the memory. Next: kernels of two half batches on the same multiprocessors.
  *
  * Of long runs, 4096 rows (H200): 9.6, 37, select 31 before it waited less, and out_proj 25, on all multiprocessors.
