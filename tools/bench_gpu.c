@@ -16,29 +16,28 @@ struct goal {
     double peer_us, reach_us, aim_us; /* of a call; 0: none */
 };
 
-#define STEP(model, held, n, T) .preset = model, .weights = SSM_BF16, .state = held, .streams = n, .steps = T
-#define SCAN(n, T) STEP("mamba-130m", SSM_F32, n, T), .last = true
+#define CASE(model, held, n, T) .preset = model, .weights = SSM_BF16, .state = held, .streams = n, .steps = T
 #define US(streams, steps, rate) ((double)(streams) * (steps) / (rate)*1e6)
 
 static const struct goal step_goals[] = {
-    {{STEP("sig-128x4", SSM_F32, 1, 1)}, 81, 20, 12},
-    {{STEP("sig-256x8", SSM_F32, 1, 1)}, 157, 45, 30},
-    {{STEP("sig-128x4", SSM_BF16, 1024, 1)}, 157, 60, 45},
-    {{STEP("sig-128x4", SSM_BF16, 16384, 1)}, 1077, 640, 530},
-    {{STEP("sig-128x4", SSM_F32, 16384, 1)}, 0, 1150, 1000},
-    {{STEP("sig-256x8", SSM_BF16, 16384, 1)}, 4480, 2500, 2100},
-    {{STEP("sig-256x8", SSM_F32, 16384, 1)}, 0, 4500, 4000},
-    {{STEP("sig-128x4", SSM_BF16, 4096, 8)}, 0, US(4096, 8, 70e6), US(4096, 8, 95e6)},
-    {{STEP("mamba-130m", SSM_F32, 1, 1)}, 695, 260, 150},
-    {{STEP("mamba-130m", SSM_BF16, 1024, 1)}, 2946, 1800, 1500},
-    {{STEP("mamba-130m", SSM_BF16, 4096, 1)}, 9886, 6500, 5600},
-    {{STEP("mambabyte-972m", SSM_F32, 1, 1)}, 2105, 950, 800},
-    {{STEP("mambabyte-1.6b", SSM_F32, 1, 1)}, 2531, 1450, 1250},
+    {{CASE("sig-128x4", SSM_F32, 1, 1)}, 81, 20, 12},
+    {{CASE("sig-256x8", SSM_F32, 1, 1)}, 157, 45, 30},
+    {{CASE("sig-128x4", SSM_BF16, 1024, 1)}, 157, 60, 45},
+    {{CASE("sig-128x4", SSM_BF16, 16384, 1)}, 1077, 640, 530},
+    {{CASE("sig-128x4", SSM_F32, 16384, 1)}, 0, 1150, 1000},
+    {{CASE("sig-256x8", SSM_BF16, 16384, 1)}, 4480, 2500, 2100},
+    {{CASE("sig-256x8", SSM_F32, 16384, 1)}, 0, 4500, 4000},
+    {{CASE("sig-128x4", SSM_BF16, 4096, 8)}, 0, US(4096, 8, 70e6), US(4096, 8, 95e6)},
+    {{CASE("mamba-130m", SSM_F32, 1, 1)}, 695, 260, 150},
+    {{CASE("mamba-130m", SSM_BF16, 1024, 1)}, 2946, 1800, 1500},
+    {{CASE("mamba-130m", SSM_BF16, 4096, 1)}, 9886, 6500, 5600},
+    {{CASE("mambabyte-972m", SSM_F32, 1, 1)}, 2105, 950, 800},
+    {{CASE("mambabyte-1.6b", SSM_F32, 1, 1)}, 2531, 1450, 1250},
 };
 
 static const struct goal scan_goals[] = {
-    {{SCAN(1, 65536)}, US(1, 65536, .78e6), US(1, 65536, 1.0e6), US(1, 65536, 1.5e6)},
-    {{SCAN(16, 8192)}, US(16, 8192, .84e6), US(16, 8192, 1.2e6), US(16, 8192, 1.8e6)},
+    {{CASE("mamba-130m", SSM_F32, 1, 65536)}, US(1, 65536, .78e6), US(1, 65536, 1.0e6), US(1, 65536, 1.5e6)},
+    {{CASE("mamba-130m", SSM_F32, 16, 8192)}, US(16, 8192, .84e6), US(16, 8192, 1.2e6), US(16, 8192, 1.8e6)},
 };
 
 struct figures {
@@ -137,12 +136,14 @@ static int measure(const struct bench_options *o, const struct goal *g, bool hea
     return code;
 }
 
-/* A case that fails leaves the others to be measured; the first failure's code is returned. */
-static int measure_all(const struct bench_options *o, const struct goal *goals, size_t n)
+/* A case that fails leaves the others to be measured; the first failure's code is returned. `last`: as in a case. */
+static int measure_all(const struct bench_options *o, const struct goal *goals, size_t n, bool last)
 {
     int code = EX_OK;
     for (size_t i = 0; i < n; i++) {
-        int one = measure(o, &goals[i], i == 0);
+        struct goal goal = goals[i];
+        goal.what.last = last;
+        int one = measure(o, &goal, i == 0);
         code = code ? code : one;
     }
     return code;
@@ -153,6 +154,6 @@ int bench_gpu(const struct bench_options *o, bool scans)
     struct goal one = {.what = o->one};
     if (!o->all)
         return measure(o, &one, true);
-    return scans ? measure_all(o, scan_goals, sizeof scan_goals / sizeof *scan_goals)
-                 : measure_all(o, step_goals, sizeof step_goals / sizeof *step_goals);
+    return scans ? measure_all(o, scan_goals, sizeof scan_goals / sizeof *scan_goals, true)
+                 : measure_all(o, step_goals, sizeof step_goals / sizeof *step_goals, false);
 }
