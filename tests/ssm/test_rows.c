@@ -44,14 +44,17 @@ struct crowd {
     uint32_t n;
 };
 
-static void crowd_open(struct crowd *c, const struct ssm_model *m, struct ssm_engine *e, uint32_t n)
+/* n streams, of which the first `alone` are played alone. */
+static void crowd_open(struct crowd *c, const struct ssm_model *m, struct ssm_engine *e, uint32_t n, uint32_t alone)
 {
     uint32_t *T = malloc(n * sizeof *T);
     for (uint32_t i = 0; i < n; i++)
         T[i] = STEPS;
     c->n = n;
     play_new(&c->alone, m, T, n, &rng);
+    c->alone.n = alone;
     play_alone(&c->alone, e, 1);
+    c->alone.n = n;
     play_again(&c->now, &c->alone);
     c->slots = malloc(n * sizeof *c->slots);
     c->items = malloc(n * sizeof *c->items);
@@ -107,7 +110,7 @@ static void check_rows(const struct ssm_model *m, const char *shape, const struc
     uint32_t most = !rig_cuda() ? 200 : rig_light() ? 9 : 3000;
     struct ssm_engine *e = rig_engine(m, v, 2, most);
     struct crowd c;
-    crowd_open(&c, m, e, most);
+    crowd_open(&c, m, e, most, most);
     for (unsigned k = 0; k < sizeof rows / sizeof *rows; k++) {
         if (rows[k] > most)
             continue;
@@ -207,37 +210,17 @@ static void runs_between_short_and_long(void **state)
     check_lengths(T, rig_light() ? N / 2 : N, rig_light() ? UINT32_MAX : 1);
 }
 
-enum { MOST = 1200, ALONE = 5 };
-
-/* One step of n streams; the first few are played alone, too. */
 static void step_many(const char *shape, uint32_t n)
 {
+    enum { ALONE = 5 };
     struct rig_variant v = rig_common();
     struct ssm_model *m = rig_vivid(shape);
-    struct ssm_engine *e = rig_engine(m, &v, 2, n + 1);
-    struct ssm_slot slots[MOST];
-    struct ssm_item items[MOST];
-    struct play together, alone;
-    uint32_t T[MOST];
-    char why[PLAY_WHY];
-    for (uint32_t i = 0; i < n; i++)
-        T[i] = 1;
-    play_new(&together, m, T, n, &rng);
-    play_again(&alone, &together);
-    for (uint32_t i = 0; i < n; i++) {
-        slots[i] = rig_slot(e);
-        items[i] = play_item(&together, i, 0, 1, slots[i]);
-    }
-    assert_int_equal(ssm_advance(e, items, n), 0);
-    for (uint32_t i = 0; i < ALONE; i++)
-        play_save(&together, i, e, slots[i]);
-    alone.n = ALONE;
-    play_alone(&alone, e, 1);
-    if (!play_same(&alone, &together, why))
-        fail_msg("%s on %s: %u at once: %s", shape, rig_name(&v), n, why);
-    alone.n = n;
-    play_done(&alone);
-    play_done(&together);
+    struct ssm_engine *e = rig_engine(m, &v, 2, n);
+    struct crowd c;
+    crowd_open(&c, m, e, n, ALONE);
+    step_together(&c, e, n);
+    check_together(&c, e, ALONE, shape, &v);
+    crowd_close(&c);
     ssm_engine_close(&e);
     ssm_model_close(&m);
 }
@@ -248,8 +231,8 @@ static void many_at_once(void **state)
     if (!rig_cuda())
         skip();
     step_many("768x1,16,100", 820);
-    step_many("768x1,16,100", MOST);
-    step_many("1088x1,16,100", MOST);
+    step_many("768x1,16,100", 1200);
+    step_many("1088x1,16,100", 1200);
 }
 
 /* ---- crowds ---------------------------------------------------------------------------------------------- */
