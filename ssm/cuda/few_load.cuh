@@ -1,5 +1,5 @@
-/* few_load.cuh: what one thread of few.cu's ninth warp does: it feeds weights into the ring, panel by panel in the order
- * in which the warps will ask for them, and the norms'. */
+/* few_load.cuh: what one thread of few.cu's ninth warp does: it feeds weights into the ring, panel by panel in the
+ * order in which the warps will ask for them, and the norms'. */
 #ifndef SSM_CUDA_FEW_LOAD_CUH
 #define SSM_CUDA_FEW_LOAD_CUH
 

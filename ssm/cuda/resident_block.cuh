@@ -1,5 +1,5 @@
-/* resident_block.cuh: a block of resident.cu: what its launch is told, where in shared memory things lie, how weights come
- * in, and products of the rows of a tile. */
+/* resident_block.cuh: a block of resident.cu: what its launch is told, where in shared memory things lie, how weights
+ * come in, and products of the rows of a tile. */
 #ifndef SSM_CUDA_RESIDENT_BLOCK_CUH
 #define SSM_CUDA_RESIDENT_BLOCK_CUH
 
