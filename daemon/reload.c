@@ -311,8 +311,9 @@ static bool nap(void)
     return sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) || sigismember(&pending, SIGINT));
 }
 
-/* Returns when the publisher and the engines have ended. What is queued stays where it is. */
-static int come_to_rest(const struct change *c)
+/* Returns when the publisher and the engines have ended; what is queued stays where it is. -EINTR: the daemon is to end;
+ * *ret_lost: and the engines, told to take no more, leave what is queued. */
+static int come_to_rest(const struct change *c, bool *ret_lost)
 {
     struct md_daemon *d = c->d;
     struct gone g = {c, true, 0};
@@ -333,8 +334,10 @@ static int come_to_rest(const struct change *c)
     for (unsigned i = 0; i < d->n_models; i++)
         md_inbox_drain(&d->models[i]->scheduler.inbox, true);
     while (!atomic_load(&d->publisher.finished))
-        if (nap())
+        if (nap()) {
+            *ret_lost = true;
             return -EINTR;
+        }
     md_publisher_join(&d->publisher);
     for (unsigned i = 0; i < d->n_models; i++)
         md_scheduler_join(&d->models[i]->scheduler);
@@ -587,6 +590,7 @@ int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr
 {
     struct change c = {
         .d = d, .config = config, .n_inputs = config->n_inputs, .n_outputs = config->n_outputs, .reterr = reterr};
+    bool lost = false;
     int r = check_fixed(&c);
 
     if (r)
@@ -600,8 +604,8 @@ int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr
     r = prepare(&c);
     if (r)
         snprintf(reterr, IO_ERR, "out of memory");
-    if (r == 0 && (r = come_to_rest(&c)) != 0)
-        snprintf(reterr, IO_ERR, "the end came in between; what was queued is lost");
+    if (r == 0 && (r = come_to_rest(&c, &lost)) != 0)
+        snprintf(reterr, IO_ERR, "the end came in between%s", lost ? "; what was queued is lost" : "");
     if (r == 0) {
         r = apply(&c);
         if (r == 0)
@@ -609,7 +613,7 @@ int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr
         if (r != -EIO)
             start_again(d);
     }
-    if (r == -EIO || r == -EINTR)
+    if (r == -EIO || lost)
         atomic_compare_exchange_strong(&d->code, &(int){0}, EX_IOERR);
     drop_rest(&c, r == 0);
     pthread_mutex_unlock(&d->shape);

@@ -367,7 +367,23 @@ class Reload(Reloading):
         self.held_up()
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 74, self.said())
-        self.assertIn("the end came in between; what was queued is lost", self.said())
+        self.assertIn("reload: the end came in between", self.said())
+        self.assertIn("the end was not clean: not everything was written", self.said())
+
+    def test_the_end_while_an_output_holds_it_up_for_a_time(self):
+        """The end drains as ever, and all that was accepted is out."""
+        accepted = self.accepted(self.stuck("20s"), "a")
+        self.daemon.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        self.daemon.send_signal(signal.SIGTERM)
+        self.wait(lambda: "reload: the end came in between" in self.said())
+        os.set_blocking(self.fifo, True)
+        parts = []
+        while part := os.read(self.fifo, 1 << 16):
+            parts.append(part)
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+        rows = sum(len(m["data"]) for m in map(json.loads, b"".join(parts).splitlines()) if m["topic"].startswith("anomaly/"))
+        self.assertGreaterEqual(rows, accepted)
 
     def test_reset(self):
         control = self.serve()
