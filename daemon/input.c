@@ -58,9 +58,8 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
 
     md_bump(&in->counters.errors[why], 1);
     md_add(&in->counters.discarded[why], samples);
-    if ((why == IO_R_RATE || why == IO_R_SIZE) &&
-        id) /* rows without numbers of their own leave no hole that would show */
-        announce(in, why, id);
+    if (id && (why == IO_R_RATE || why == IO_R_SIZE || why == IO_R_STREAMS))
+        announce(in, why, id); /* rows without numbers of their own, or without a stream, leave no hole that would show */
     if (why == IO_R_FILE)
         atomic_compare_exchange_strong(in->code, &(int){0}, EX_DATAERR);
     say(in, why, id, text);
@@ -107,6 +106,11 @@ static int host_stream(void *self, const struct io_stream_desc *desc, struct io_
         return -EINVAL;
     }
     r = md_registry_open(in->registry, in, desc, ret);
+    if (r == -ENOSPC && desc->patient) {
+        if (!desc->waited)
+            md_log_stream(MD_INFO, desc->id, in->conf->id, "waits until another stream ends: none can be added now");
+        return r;
+    }
     return r ? refuse(in, r, desc) : 0;
 }
 

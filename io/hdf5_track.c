@@ -279,6 +279,8 @@ static int start(struct io_hdf5_track *t, const struct io_hdf5_input *in, int64_
         .rate = t->rate,
         .irregular = is_irregular(in),
         .anew = in->conf->from != IO_HDF5_RESUME,
+        .patient = true,
+        .waited = t->refused_ns != 0,
     };
     int r = t->stream ? 0 : in->host.stream(in->host.self, &desc, &t->stream);
 

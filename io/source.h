@@ -106,7 +106,9 @@ struct io_stream_desc {
     double rate;      /* Hz after resampling; 0 irregular or unknown */
     bool irregular;   /* every row has its own time */
     bool anew;        /* its rows cannot be had again, or are not wanted: not to be gone on with from a snapshot */
-    uint64_t samples; /* at hand, and lost where the stream is refused; 0: it will be asked for again */
+    uint64_t samples; /* at hand, and lost where the stream is refused */
+    bool patient;     /* the source asks again while there are no slots, which is then no error, and gives up itself */
+    bool waited;      /* it has asked before */
 };
 
 /* How far a stream has come, for senders that can send again. By the sender's numbers. */
@@ -130,7 +132,7 @@ struct io_host {
     bool once;         /* what is endless is to be DONE where it has read all that is there */
     /* Finds the input's live stream of this id or starts it. -EEXIST: another live source has the id; -ENOSPC: no
      * slots; -EINVAL: bad id or channels unlike the live stream's (each is counted, with desc->samples, and announced
-     * by the daemon). */
+     * by the daemon; no slots of a patient source is only said, once). */
     int (*stream)(void *self, const struct io_stream_desc *desc, struct io_stream **ret);
     /* Hands a block over. -EAGAIN: the queue is full and the input's policy is `block`: the caller keeps the block and
      * offers it again in a later turn (the daemon wakes the source when there is room). -ESTALE: the daemon has ended

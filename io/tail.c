@@ -328,7 +328,13 @@ static int read_block(struct io_tail *t, const struct io_bytes_input *in, int64_
 static bool find_stream(struct io_tail *t, const struct io_bytes_input *in, int64_t now_ns)
 {
     struct io_stream_desc desc = {
-        .id = t->id, .channels = 1, .rate = in->conf->common.rate, .anew = t->pipe || in->conf->from != IO_FROM_RESUME};
+        .id = t->id,
+        .channels = 1,
+        .rate = in->conf->common.rate,
+        .anew = t->pipe || in->conf->from != IO_FROM_RESUME,
+        .patient = true,
+        .waited = t->waiting_ns != 0,
+    };
     int r = in->host.stream(in->host.self, &desc, &t->stream);
 
     if (r == -ENOSPC && (t->waiting_ns == 0 || now_ns - t->waiting_ns < patience_ns)) {

@@ -116,11 +116,18 @@ static int prepare(struct io_track *t, char *reterr)
 static int find_stream(struct io_track *t)
 {
     const struct io_host *h = &t->shared->host;
-    struct io_stream_desc desc = {.id = t->id, .channels = t->format.channels, .rate = t->rate};
-    desc.irregular = t->format.timed && t->rate <= 0;
     struct stat st;
-    desc.anew = strcmp(t->path, "-") == 0 || stat(t->path, &st) || !S_ISREG(st.st_mode);
+    struct io_stream_desc desc = {
+        .id = t->id,
+        .channels = t->format.channels,
+        .rate = t->rate,
+        .irregular = t->format.timed && t->rate <= 0,
+        .anew = strcmp(t->path, "-") == 0 || stat(t->path, &st) || !S_ISREG(st.st_mode),
+        .patient = true,
+        .waited = t->waits,
+    };
     int r = h->stream(h->self, &desc, &t->stream);
+    t->waits = r == -ENOSPC;
     t->tries = r ? t->tries : 0;
     return r;
 }

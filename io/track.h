@@ -37,7 +37,8 @@ struct io_track {
     int64_t seq;                    /* of the next row that leaves */
     int64_t t_ns;                   /* of the file's first row, or IO_T_NONE */
     int64_t began_ns, wake_ns;
-    unsigned tries; /* to get slots */
+    unsigned tries; /* to get slots, while no other file played */
+    bool waits;     /* for slots */
     bool over;      /* the reader has no more */
 };
 

@@ -50,13 +50,13 @@ class Case(unittest.TestCase):
                 out.write(content)
         return path
 
-    def wav(self, name, samples=2000, rate=8000):
+    def wav(self, name, samples=2000, rate=8000, channels=1):
         path = self.path(name)
         with wave.open(path, "wb") as out:
-            out.setnchannels(1)
+            out.setnchannels(channels)
             out.setsampwidth(2)
             out.setframerate(rate)
-            out.writeframes(struct.pack(f"<{samples}h", *((i * i) % 4001 - 2000 for i in range(samples))))
+            out.writeframes(b"".join(struct.pack("<h", (i * i) % 4001 - 2000) * channels for i in range(samples)))
         return path
 
     def config(self, inputs="", outputs="o: {type: jsonl, path: DIR/out.jsonl}", model=None, more=""):

@@ -206,6 +206,20 @@ class Trouble(Running):
         self.assertLess(len(told), 40)
         self.assertEqual(len([m for m in self.lines() if m["event"] == "gap" and m["reason"] == "restart"]), 300)
 
+    def test_files_that_wait_for_a_slot(self):
+        """Until others have ended: no error, and said once. What can have none is counted and announced, once."""
+        for k in range(5):
+            self.wav(f"f{k}.wav", 4000)
+        self.wav("f5.wav", 100, channels=3)
+        self.launch(self.config("a: {type: audio, files: \"DIR/f*.wav\", pace: realtime}", "o: {type: jsonl, path: DIR/out.jsonl}",
+                                more="state: {dir: DIR/state, spill: 0}"), "--set", "models.m.slots=2", "--once")
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+        self.assertEqual(self.rows(), 4000 * 5)
+        self.assertEqual([(m["stream"], m["reason"]) for m in self.lines() if m.get("event") == "error"], [("a:f5.wav", "streams")])
+        waited = [line for line in self.said().splitlines() if "waits until another stream ends" in line]
+        self.assertTrue(1 <= len(waited) <= 4, self.said())
+        self.assertIn("f5.wav: left out (300 samples): no slot came free for it", self.said())
+
     def test_a_control_path_too_long(self):
         config = self.config("z: {type: zmq, pattern: pull, bind: \"ipc://DIR/z\"}", more="server: {control: \"ipc:///" + "x" * 108 + "\"}")
         self.check(run(MAMBAD, "-c", config), 78, "the path is too long for a socket")
