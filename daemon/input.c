@@ -58,8 +58,8 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
 
     md_bump(&in->counters.errors[why], 1);
     md_add(&in->counters.discarded[why], samples);
-    if (id && (why == IO_R_RATE || why == IO_R_SIZE || why == IO_R_STREAMS))
-        announce(in, why, id); /* rows without numbers of their own, or without a stream, leave no hole that would show */
+    if (id && (why == IO_R_RATE || why == IO_R_SIZE || why == IO_R_STREAMS)) /* no hole in rows' numbers shows it */
+        announce(in, why, id);
     if (why == IO_R_FILE)
         atomic_compare_exchange_strong(in->code, &(int){0}, EX_DATAERR);
     say(in, why, id, text);

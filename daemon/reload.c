@@ -311,8 +311,8 @@ static bool nap(void)
     return sigpending(&pending) == 0 && (sigismember(&pending, SIGTERM) || sigismember(&pending, SIGINT));
 }
 
-/* Returns when the publisher and the engines have ended; what is queued stays where it is. -EINTR: the daemon is to end;
- * *ret_lost: and the engines, told to take no more, leave what is queued. */
+/* Returns when the publisher and the engines have ended; what is queued stays where it is. -EINTR: the daemon is to
+ * end; *ret_lost: and the engines, told to take no more, leave what is queued. */
 static int come_to_rest(const struct change *c, bool *ret_lost)
 {
     struct md_daemon *d = c->d;
