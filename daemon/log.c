@@ -3,6 +3,8 @@
  * time to time (main's loop does) for its count to be said. */
 #include "daemon/log.h"
 
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -32,6 +34,7 @@ static struct {
     enum md_level level;
     enum md_log_format format;
     struct held held[HELD];
+    uint64_t unwritten; /* lines since stderr last took one */
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER, .level = MD_INFO};
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
@@ -137,11 +140,12 @@ static void write_json(char *line, size_t cap, enum md_level level, const char *
     snprintf(line + n, cap - n, "\"}");
 }
 
-static void emit(enum md_level level, const char *subject, const char *text)
+static void write_line(enum md_level level, const char *subject, const char *text)
 {
     char line[2 * LINE];
     size_t n;
 
+    _Static_assert(sizeof line <= PIPE_BUF, "a line is written whole or not at all");
     if (state.format == MD_LOG_JSON)
         write_json(line, sizeof line - 1, level, subject, text);
     else
@@ -150,6 +154,33 @@ static void emit(enum md_level level, const char *subject, const char *text)
     line[n++] = '\n';
     if (write(STDERR_FILENO, line, n) < 0)
         return; /* nowhere left to say so */
+}
+
+/* Whether stderr takes a line, which a reader that is slow is waited for; one that has stopped holds nobody up: once a
+ * line was given up, none waits until stderr takes one again. A pipe that is writable has room for PIPE_BUF bytes. */
+static bool takes_line(void)
+{
+    enum { PATIENCE_MS = 1000 };
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    char told[80];
+
+    if (poll(&out, 1, state.unwritten ? 0 : PATIENCE_MS) == 0)
+        return false;
+    if (state.unwritten == 0)
+        return true;
+    snprintf(told, sizeof told, "nobody read the log: %llu lines were not written",
+             (unsigned long long)state.unwritten);
+    state.unwritten = 0;
+    write_line(MD_WARN, "", told);
+    return takes_line();
+}
+
+static void emit(enum md_level level, const char *subject, const char *text)
+{
+    if (takes_line())
+        write_line(level, subject, text);
+    else
+        state.unwritten++;
 }
 
 /* ---- repeats ------------------------------------------------------------------------------------------------ */
@@ -213,6 +244,8 @@ void md_log_flush(bool all)
 {
     pthread_mutex_lock(&state.lock);
     flush_until(all ? INT64_MAX : now_ns());
+    if (state.unwritten)
+        takes_line();
     pthread_mutex_unlock(&state.lock);
 }
 

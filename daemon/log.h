@@ -1,6 +1,7 @@
 /* log.h: the daemon's log, on stderr: text on a terminal, lines with priorities for systemd's journal, JSON lines
  * otherwise (log.format decides). Any thread; a line is written with one write(2). Repeats of the same line within a
- * second are counted and said once, and so are lines that say the same of many streams. */
+ * second are counted and said once, and so are lines that say the same of many streams. Where nobody reads, lines are
+ * left out after a second, and counted. */
 #ifndef MD_LOG_H
 #define MD_LOG_H
 

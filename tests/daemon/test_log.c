@@ -80,6 +80,41 @@ static void json_lines(void **state)
     free(text);
 }
 
+static unsigned count(const char *text, const char *part)
+{
+    unsigned n = 0;
+
+    while ((text = strstr(text, part)) != NULL) {
+        n++;
+        text++;
+    }
+    return n;
+}
+
+/* Nothing hangs, and how much was missed is said once somebody reads again. */
+static void a_reader_that_stops(void **state)
+{
+    enum { LINES = 2000 };
+    static char early[1 << 18];
+    char *late, *told;
+    unsigned missed;
+
+    begin(MD_INFO, MD_LOG_TEXT);
+    for (int k = 0; k < LINES; k++)
+        md_log(MD_INFO, NULL, "line %d %0100d", k, 0);
+    assert_true(read(reader, early, sizeof early - 1) > 1 << 14);
+    md_log_flush(false);
+    md_log(MD_INFO, NULL, "again");
+    late = end();
+    told = strstr(late, "nobody read the log: ");
+    assert_non_null(told);
+    assert_int_equal(sscanf(told, "nobody read the log: %u lines were not written\n", &missed), 1);
+    assert_int_equal(count(early, "\n") + missed, LINES);
+    assert_int_equal(count(late, "\n"), 2);
+    assert_non_null(strstr(told, "Z info  again\n"));
+    free(late);
+}
+
 static void forged_lines_stay_one(void **state)
 {
     char *text;
@@ -221,6 +256,7 @@ int main(void)
         cmocka_unit_test(text_lines),
         cmocka_unit_test(json_lines),
         cmocka_unit_test(journal_lines),
+        cmocka_unit_test(a_reader_that_stops),
         cmocka_unit_test(forged_lines_stay_one),
         cmocka_unit_test(long_lines_are_cut),
         cmocka_unit_test(repeats_are_said_once),
