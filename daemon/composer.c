@@ -2,6 +2,7 @@
  * and neither its slot nor its buffers may be touched. */
 #include "daemon/composer.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -130,9 +131,12 @@ static bool find_slot(struct md_scheduler *s, const char *id, struct ssm_slot *r
 static const char *begin(struct md_scheduler *s, struct md_text *t)
 {
     struct ssm_slot from;
+    int r = ssm_slot_take(s->engine, &t->slot);
 
-    if (ssm_slot_take(s->engine, &t->slot))
-        return "the model has no slot left";
+    if (r == -EIO)
+        md_scheduler_fail(s);
+    if (r)
+        return r == -EIO ? "the device failed" : "the model has no slot left";
     t->has_slot = true;
     if (t->stream && !find_slot(s, t->stream, &from))
         return "the stream is not live, or its state lies on the disk";

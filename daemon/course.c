@@ -89,9 +89,13 @@ static int take_slots(struct md_scheduler *sch, struct io_stream *s)
     struct md_course *c = &s->course;
     uint32_t n = 0;
 
+    int r = 0;
+
     c->slots = calloc(s->channels, sizeof *c->slots);
-    while (c->slots && n < s->channels && !ssm_slot_take(sch->engine, &c->slots[n]))
+    while (c->slots && n < s->channels && (r = ssm_slot_take(sch->engine, &c->slots[n])) == 0)
         n++;
+    if (r == -EIO)
+        md_scheduler_fail(sch);
     if (n == s->channels) {
         sch->spill.resident += n;
         return 0;
@@ -132,7 +136,8 @@ static void discard_waiting(struct md_scheduler *sch, struct io_stream *s, enum 
     md_add(&s->input->counters.discarded[why], (uint64_t)rows * s->channels);
     md_add(&s->seen.discarded, rows);
     if (!c->refused)
-        md_publisher_notice(sch->publisher, s->id, sch->model, io_reason_name(why));
+        md_publisher_notice(sch->publisher, s->id, sch->model,
+                            atomic_load(&sch->failed) ? "device" : io_reason_name(why));
     c->refused = !*ret_end;
 }
 

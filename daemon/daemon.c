@@ -84,6 +84,7 @@ struct md_served_model *md_daemon_model(struct md_daemon *d, const struct md_mod
     if (!m)
         return NULL;
     m->scheduler.publisher = &d->publisher;
+    m->scheduler.code = &d->code;
     m->scheduler.registry = &d->registry;
     m->scheduler.cut = d->config->state_dir ? &d->snapshots.cut : NULL;
     m->scheduler.max_delay_ns = d->config->max_delay_ns;
@@ -546,7 +547,7 @@ int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
 {
     struct md_daemon *d = *daemon;
     int64_t deadline = md_add_sat(md_now_ns(), timeout_ns);
-    int r;
+    int r, code;
 
     if (!d)
         return 0;
@@ -562,8 +563,7 @@ int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
     if (r > 0 && timeout_ns > 0)
         md_log(MD_WARN, NULL, "not drained within %.1f s: queued samples are lost", 1e-9 * (double)timeout_ns);
     end_threads(d, deadline, r == 0);
-    if (atomic_load(&d->code) == EX_IOERR)
-        r = 1;
+    code = atomic_load(&d->code);
     free_all(d);
-    return r ? EX_IOERR : 0;
+    return code == EX_IOERR || code == EX_UNAVAILABLE ? code : r ? EX_IOERR : 0;
 }

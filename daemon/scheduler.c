@@ -6,11 +6,11 @@
  * does not get smaller batches for that: they are closed as without one. On the CPU a batch is done when it has been
  * started.
  *
- * Trap: a batch may be filled, and sent, on top of one that then fails. Its streams have been reset meanwhile, so it
- * fails too. */
+ * Trap: a batch may be filled, and sent, on top of one that then fails. It fails too, as does all that comes after. */
 #include "daemon/scheduler.h"
 
 #include <errno.h>
+#include <sysexits.h>
 
 #include "daemon/course.h"
 #include "daemon/cut.h"
@@ -80,7 +80,7 @@ bool md_scheduler_moves(struct md_scheduler *s, uint64_t *seen)
     uint64_t rounds = atomic_load_explicit(&s->rounds, memory_order_relaxed), before = *seen;
 
     *seen = rounds;
-    return rounds != before || atomic_load(&s->resting);
+    return !atomic_load(&s->failed) && (rounds != before || atomic_load(&s->resting));
 }
 
 static struct md_batch *take_spare(struct md_scheduler *s)
@@ -154,7 +154,17 @@ void md_scheduler_exchange(struct md_scheduler *s, struct ssm_engine *engine)
 {
     read_busy(s);
     s->engine = engine;
+    atomic_store(&s->failed, false);
     s->busy_before_ns = md_read(&s->counters.busy_ns) - worked_ns(s); /* it may have been here before */
+}
+
+void md_scheduler_fail(struct md_scheduler *s)
+{
+    if (atomic_exchange(&s->failed, true))
+        return;
+    md_log(MD_ERROR, s->model, "the device failed: %s; all further rows of this model are lost",
+           ssm_engine_failure(s->engine));
+    atomic_compare_exchange_strong(s->code, &(int){0}, EX_UNAVAILABLE);
 }
 
 /* Waits for the oldest batch under way and hands it to the publisher. */
@@ -166,10 +176,8 @@ static void land_oldest(struct md_scheduler *s, struct md_batch *b)
         b->advanced_ns = md_now_ns();
         md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - b->started_ns));
         if (r || b->failed) {
-            if (md_read(&s->counters.failures) == 0)
-                md_log(MD_ERROR, s->model, "the device failed: %s", ssm_engine_failure(s->engine));
+            md_scheduler_fail(s);
             md_bump(&s->counters.failures, 1);
-            s->struck = !b->failed;
             b->failed = true;
         }
     }
@@ -206,9 +214,9 @@ static void start(struct md_scheduler *s, struct md_batch *b)
     uint32_t n = md_composer_items(b);
 
     b->started_ns = b->advanced_ns = md_now_ns();
-    b->sent = n && !s->struck && !ssm_advance_start(s->engine, b->items.p, n);
+    b->sent = n && !atomic_load(&s->failed) && !ssm_advance_start(s->engine, b->items.p, n);
     land(s);
-    b->failed = n && (s->struck || !b->sent);
+    b->failed = n && (atomic_load(&s->failed) || !b->sent);
     s->flying = b;
     if (b->failed || ssm_advance_done(s->engine))
         land(s);
@@ -317,7 +325,6 @@ static void *run(void *arg)
         struct md_batch *b = take_spare(s);
         struct md_wake wake;
         do {
-            s->struck = false;
             gather(s, b, &wake);
             bool idle = is_empty(b) && !s->flying, spills = md_spill_busy(&s->spill);
             if (s->sweeping || s->asked_for || spills || (is_empty(b) && lands(s, &wake)))
@@ -365,6 +372,6 @@ void md_scheduler_join(struct md_scheduler *s)
 void md_scheduler_again(struct md_scheduler *s)
 {
     s->inbox.draining = s->inbox.stopping = false;
-    s->draining = s->struck = false;
+    s->draining = false;
     s->next_sweep_ns = 0;
 }

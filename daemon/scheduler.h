@@ -25,6 +25,7 @@ struct md_scheduler {
     struct md_publisher *publisher;
     struct md_registry *registry;
     struct md_snapshot_cut *cut; /* NULL: no snapshots are made */
+    _Atomic int *code;           /* the daemon's exit code */
     int64_t max_delay_ns;
     uint32_t max_streams;
     /* its own */
@@ -34,6 +35,7 @@ struct md_scheduler {
     _Atomic uint32_t open_streams, slots_used;
     _Atomic uint64_t rounds;    /* how often the thread has rested, or gone on from that, or a batch has landed */
     _Atomic bool resting;       /* waits for rows, or for the publisher */
+    _Atomic bool failed;        /* the device has, for good */
     struct md_stream_list open; /* streams with slots; those that ran last first where some may be away: */
     struct md_stream_list away; /* open ones without */
     struct md_spill spill;
@@ -42,7 +44,6 @@ struct md_scheduler {
     uint64_t busy_before_ns; /* of other devices */
     bool anew;               /* streams of the list begin new epochs, which is still to be said */
     bool draining;
-    bool struck;             /* a batch failed while the next one was filled or sent after it */
     struct md_batch *flying; /* under way on the device */
     uint32_t cut_number;     /* of the last cut drawn here */
     struct io_stream *sweep_at, *sweep_away;
@@ -70,8 +71,11 @@ void md_scheduler_again(struct md_scheduler *s);
 void md_scheduler_join(struct md_scheduler *s);
 void md_scheduler_done(struct md_scheduler *s);
 
+/* The device has failed. Its streams' rows are lost from now on, so no snapshot may take them as done. */
+void md_scheduler_fail(struct md_scheduler *s);
+
 /* Whether the thread rests, or has come round since it was asked last (*seen, the caller's): one that hangs in a batch
- * has not. Any thread. */
+ * has not, nor has one whose device failed. Any thread. */
 bool md_scheduler_moves(struct md_scheduler *s, uint64_t *seen);
 
 /* Publisher: a batch comes back. */

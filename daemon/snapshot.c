@@ -271,8 +271,24 @@ static bool made_durable(struct io_stream *s, void *arg)
     return true;
 }
 
+/* From when a device has failed, rows have no results: what a snapshot would take as done is to be done again. The cut
+ * is complete, so an engine that met the failure before it has said so. */
+static int check_devices(const struct md_snapshots *s, char *reterr)
+{
+    const struct md_daemon *d = s->d;
+
+    for (unsigned i = 0; i < d->n_models; i++)
+        if (atomic_load(&d->models[i]->scheduler.failed)) {
+            snprintf(reterr, MD_SNAPSHOT_ERR, "the device of model %.200s failed", d->config->models[i].id);
+            return -EIO;
+        }
+    return 0;
+}
+
 static int finish(struct md_snapshots *s, int r, char *reterr)
 {
+    if (r == 0)
+        r = check_devices(s, reterr);
     if (r == 0)
         r = append_voices(s, reterr);
     if (r == 0)

@@ -240,8 +240,9 @@ struct ssm_item {
 };
 
 /* Advances every item by its n samples. The number of steps an item ends is
- * (r + n)/patch − r/patch, r = samples since the slot's last reset. 0, or -EIO when the device failed (the slots
- * of this batch are then undefined and are to be reset). Bad tokens, stale slots and n = 0 are the caller's bugs. */
+ * (r + n)/patch − r/patch, r = samples since the slot's last reset. 0, or -EIO when the device failed: the slots of
+ * this batch are then undefined, and the engine computes, saves and resets nothing any more; it can only be closed. Bad
+ * tokens, stale slots and n = 0 are the caller's bugs. */
 int ssm_advance(struct ssm_engine *engine, const struct ssm_item *items, uint32_t n_items);
 
 /* ssm_advance() in two halves. start takes the batch in and returns while the device works (the CPU is done then); the

@@ -124,8 +124,8 @@ json_t *service_stop(struct service *s)
     json_t *lines = json_array();
     FILE *f;
 
-    if (md_daemon_stop(&s->daemon, 10000000000)) {
-        fprintf(stderr, "stop failed\n");
+    if (md_daemon_stop(&s->daemon, 10000000000) != s->code) {
+        fprintf(stderr, "it did not end with %d\n", s->code);
         abort();
     }
     snprintf(path, sizeof path, "%s/out.jsonl", s->dir);

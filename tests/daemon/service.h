@@ -14,6 +14,7 @@ struct service {
     char dir[64];
     struct md_config *config;
     struct md_daemon *daemon;
+    int code;            /* that its end is to have */
     void *zmq, *push[4]; /* one socket for each input in0 … in3 */
 };
 

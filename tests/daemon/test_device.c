@@ -1,5 +1,5 @@
 /* test_device.c: a daemon on a device that works by itself (fake_device/): batches overlap and every row is the same;
- * a batch that fails, and memory that ends, are errors of the streams they hit; what is not exact is said to be. */
+ * a device that fails, and memory that ends, are errors of the streams they hit; what is not exact is said to be. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,6 +9,7 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sysexits.h>
 
 #include "tests/daemon/service.h"
 
@@ -73,35 +74,37 @@ static void test_same_rows(void **state)
     json_decref(device);
 }
 
-/* The rows of the failed batch, and of the one that was filled meanwhile, are lost and said to be; then it goes on. */
-static void test_failed_batch(void **state)
+/* The rows of the failed batch, of the one that was filled meanwhile and all that come after are lost and said to be:
+ * streams that are there, and one that comes. */
+static void test_failed_device(void **state)
 {
     struct service s;
     json_t *lines;
-    uint64_t lost;
 
     (void)state;
     setenv("FAKE_DEVICE_FAIL_AT", "3", 1);
     start(&s, "cuda");
-    for (unsigned m = 0; m < MESSAGES; m++)
-        for (unsigned i = 0; i < STREAMS; i++) {
-            send(&s, i, m);
-            service_wait(&s, "inputs.in0.accepted_samples_total", (m * STREAMS + i + 1) * ROWS);
-        }
     unsetenv("FAKE_DEVICE_FAIL_AT");
-    lost = service_count(&s, "inputs.in0.input_discarded_samples_total.reset");
-    assert_true(lost > 0);
-    assert_true(lost < STREAMS * MESSAGES * ROWS / 2);
-    assert_true(service_count(&s, "models.m.slots_used") == STREAMS);
+    s.code = EX_UNAVAILABLE;
+    for (unsigned m = 0; m < MESSAGES; m++)
+        for (unsigned i = 0; i < 2; i++) {
+            send(&s, i, m);
+            service_wait(&s, "inputs.in0.accepted_samples_total", (2 * m + i + 1) * ROWS);
+        }
+    assert_true(service_count(&s, "models.m.device_failures_total") > 0);
+    assert_int_equal(md_daemon_status_code(s.daemon), EX_UNAVAILABLE);
+    assert_false(md_daemon_moves(s.daemon));
+    send(&s, 2, 0);
+    service_wait(&s, "inputs.in0.input_discarded_samples_total.memory", ROWS);
     lines = service_stop(&s);
-    size_t errors = 0;
-    for (unsigned i = 0; i < STREAMS; i++) {
+    for (unsigned i = 0; i < 3; i++) {
+        json_t *error = event_of(lines, names[i], "error");
+        assert_non_null(error);
+        assert_string_equal(json_string_value(json_object_get(error, "reason")), "device");
         struct texts rows = texts_rows(lines, "embedding", names[i]);
-        errors += events_of(lines, names[i], "error");
-        assert_true(rows.n > 0);
+        assert_true(rows.n <= 2 * ROWS / 4);
         texts_free(&rows);
     }
-    assert_true(errors > 0);
     json_decref(lines);
     service_done(&s);
 }
@@ -179,7 +182,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_rows),
-        cmocka_unit_test(test_failed_batch),
+        cmocka_unit_test(test_failed_device),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_exact),
     };

@@ -224,7 +224,8 @@ class OnDevice(Texts):
         self.assertEqual(client.end(0, 1, 2), ["the device failed"] * 3)
         self.wait(lambda: self.counts(control)["errors_total"] == 3)
         self.assertEqual(self.status(control)["models"]["b"]["slots_used"], 0)
-        self.assertEqual(client.text(3, n=20, temperature=0), self.generate(b"hello", 20, "--temperature", "0"))
+        client.ask(3, n=20)
+        self.assertEqual(client.end(3), ["the device failed"])
 
 
 class BesideAHungDevice(Service):

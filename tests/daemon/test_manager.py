@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """mambad under a service manager: what it tells NOTIFY_SOCKET, when it stops feeding the watchdog, how its log looks to the
 journal, and that the unit that ships with it shuts it in.   test_manager.py MAMBAD MAMBACTL FAKE_DEVICE CONFIGS"""
+import json
 import os
 import re
 import shutil
@@ -72,6 +73,48 @@ class Manager(Running):
         time.sleep(0.5)
         self.heard_within(0.1)
         self.assertNotIn("WATCHDOG=1", self.heard_within(2))
+
+    def rows(self, name):
+        """{what a row is known by: the row}; no row is there twice."""
+        rows = {}
+        with open(self.path(name)) as f:
+            for m in map(json.loads, f):
+                family = m["topic"].split("/")[0]
+                for i, row in enumerate(m.get("data", ())):
+                    key = (family, m["epoch"], m["seq"] + i * m["stride"])
+                    self.assertNotIn(key, rows)
+                    rows[key] = row
+        return rows
+
+    def test_a_failed_device_stops_the_watchdog(self):
+        """Nothing that came to it counts as done: started again, the daemon goes on from before, and no row is missing or
+        another. One that ends by itself says by its code that its outputs are not whole."""
+        def launch(out, *args, env=None):
+            config = self.config(f"a: {{type: audio, files: {self.wav('a.wav', 20000)}}}", f"o: {{type: jsonl, path: DIR/{out}}}",
+                                 more=f"state: {{dir: DIR/{out}-state}}")
+            self.launch(config, *args, env=env)
+
+        launch("whole", "--once")
+        self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
+        env = {**self.listen(self.path("notify")), "WATCHDOG_USEC": "200000", "LD_LIBRARY_PATH": FAKE_DEVICE}
+        on_device = ("out", "--set", "models.m.device=cuda")
+        launch(*on_device, env={**env, "FAKE_DEVICE_FAIL_AT": "3"})
+        self.wait(lambda: "the device failed: it was told to" in self.said())
+        self.heard_within(0.5)
+        self.assertNotIn("WATCHDOG=1", self.heard_within(2))
+        self.daemon.send_signal(signal.SIGABRT)
+        self.daemon.wait(PATIENCE)
+        for failing, code in (("3", 69), ("", 0)):
+            launch(*on_device, "--once", env={**env, "FAKE_DEVICE_FAIL_AT": failing})
+            self.assertEqual(self.daemon.wait(PATIENCE), code, self.said())
+            self.assertEqual("no snapshot at the end: the device of model m failed; the one before stays" in self.said(), code != 0, self.said())
+        self.assertEqual(self.rows("out"), self.rows("whole"))
+
+    def test_a_failed_device_leaves_no_output(self):
+        env = {**os.environ, "LD_LIBRARY_PATH": FAKE_DEVICE, "FAKE_DEVICE_FAIL_AT": "3"}
+        result = run(MAMBACTL, "run", "-m", self.model, "--set", "models.model.device=cuda", self.wav("a.wav", 20000), "-o", self.path("out.jsonl"), env=env)
+        self.check(result, 69, "the device failed: it was told to")
+        self.assertFalse(os.path.exists(self.path("out.jsonl")))
 
     def test_the_watchdog_of_another_process(self):
         self.watched(WATCHDOG_PID="1")

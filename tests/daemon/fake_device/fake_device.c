@@ -1,7 +1,7 @@
 /* fake_device.c: a libmambad_cuda.so without a GPU: the CPU backend on threads of its own, so that batches are under
  * way for a while as on a device, one after the other, and so that it can fail. Environment:
  *
- *   FAKE_DEVICE_FAIL_AT=N   the N-th batch fails (counted from 1)
+ *   FAKE_DEVICE_FAIL_AT=N   the N-th batch fails (counted from 1), and with it the device, for good
  *   FAKE_DEVICE_HANG_AT=N   the N-th batch never ends
  *   FAKE_DEVICE_SLOTS=N     there is memory for slots 0 … N−1 only
  *   FAKE_DEVICE_ROW_US=N    each row of a channel takes so long
@@ -85,12 +85,13 @@ static const char *fake_device(const void *self)
 static int fake_reset(void *self, uint32_t slot)
 {
     struct fake *f = self;
-    return slot >= f->memory ? -ENOMEM : ssm_backend_cpu.reset(f->cpu, slot);
+    return f->failed ? -EIO : slot >= f->memory ? -ENOMEM : ssm_backend_cpu.reset(f->cpu, slot);
 }
 
 static int fake_copy(void *self, uint32_t from, uint32_t to)
 {
-    return ssm_backend_cpu.copy(((struct fake *)self)->cpu, from, to);
+    struct fake *f = self;
+    return f->failed ? -EIO : ssm_backend_cpu.copy(f->cpu, from, to);
 }
 
 static void take_time(const struct job *j)
@@ -120,11 +121,13 @@ static int fake_start(void *self, const struct ssm_item *items, uint32_t n_items
 {
     struct fake *f = self;
     struct job *j = &f->jobs[f->started % UNDER_WAY_MAX];
+    if (f->failed)
+        return -EIO;
     j->fake = f;
     j->number = f->started;
     j->items = items;
     j->n_items = n_items;
-    j->fails = f->started + 1 == f->fail_at;
+    j->fails = f->fail_at && f->started + 1 >= f->fail_at;
     if (pthread_create(&j->thread, NULL, work, j))
         return -EIO;
     f->started++;
@@ -153,12 +156,14 @@ static const struct ssm_section *fake_sections(const void *self, unsigned *ret_n
 
 static int fake_save(void *self, uint32_t slot, void *buf)
 {
-    return ssm_backend_cpu.save(((struct fake *)self)->cpu, slot, buf);
+    struct fake *f = self;
+    return f->failed ? -EIO : ssm_backend_cpu.save(f->cpu, slot, buf);
 }
 
 static int fake_restore(void *self, uint32_t slot, const void *buf)
 {
-    return ssm_backend_cpu.restore(((struct fake *)self)->cpu, slot, buf);
+    struct fake *f = self;
+    return f->failed ? -EIO : ssm_backend_cpu.restore(f->cpu, slot, buf);
 }
 
 static double fake_busy(void *self)
