@@ -130,7 +130,11 @@ static int cuda_open(const struct ssm_model *model, const struct ssm_engine_opts
     if (!(c = calloc(1, sizeof *c)))
         return ssm_fail(reterr, -ENOMEM, "out of memory");
     c->model = model;
-    if ((err = open_device(c, opts->device, reterr)) || (err = open_model(c, opts, reterr)) ||
+    if ((err = open_device(c, opts->device, reterr))) {
+        free(c); /* closing would make a context on a device that is not used */
+        return err;
+    }
+    if ((err = open_model(c, opts, reterr)) ||
         (err = gpu_slab_open(&c->m, opts->state, opts->slots, &c->slab, reterr)) ||
         (err = open_slots(c, opts, reterr)) ||
         (err = gpu_queue_open(&c->queue, &c->m, &c->slab, &c->layout, opts->state, reterr)) ||
@@ -275,8 +279,9 @@ static uint8_t *slot_at(const struct cuda *c, uint32_t slot)
 static int slab_said(struct cuda *c, const char *what, int err)
 {
     if (err && err != -ENOMEM && !c->queue.err) {
+        cudaError_t e = cudaGetLastError(); /* one that stays */
         c->queue.err = err = -EIO;
-        snprintf(c->queue.why, sizeof c->queue.why, "%s: the device failed to %s", c->model->name, what);
+        gpu_fail(c->queue.why, c->model->name, what, e ? e : cudaErrorUnknown);
     }
     return err;
 }

@@ -207,7 +207,7 @@ static cudaError_t copy_matrices(struct gpu_cublas *c, struct gpu_model *m, floa
         at += weight_bytes(matrix_at(m, i)) + bias_bytes(matrix_at(m, i));
     }
     if (!e)
-        e = cudaDeviceSynchronize();
+        e = gpu_sync_default();
     return e ? e : cudaGetLastError();
 }
 

@@ -333,15 +333,17 @@ bool gpu_few_open(const struct gpu_model *model)
 {
     const struct few_model m = few_model_of(model);
     const uint32_t blocks = blocks_of(m);
-    if (!model->fast || m.Rp > 8 * CORES || blocks == 0 || !attribute(cudaDevAttrCooperativeLaunch) ||
-        attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < SHARED_BYTES)
+    if (!model->fast || m.Rp > 8 * CORES || m.E > 4 * MOST * THREADS || blocks == 0 ||
+        !attribute(cudaDevAttrCooperativeLaunch) || attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) < SHARED_BYTES)
         return false;
     if (share(m.E / TILE, blocks) * TILE * GPU_FEW_ROWS > THREADS || lay_out(m, blocks, GPU_FEW_ROWS).depth == 0)
         return false;
     const enum ssm_dtype states[] = {SSM_F32, SSM_BF16, SSM_F16};
     for (enum ssm_dtype state : states)
-        if (cudaFuncSetAttribute(kernel_of(state), cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES))
+        if (cudaFuncSetAttribute(kernel_of(state), cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES)) {
+            cudaGetLastError();
             return false;
+        }
     return true;
 }
 

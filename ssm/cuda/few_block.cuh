@@ -20,7 +20,8 @@ enum {
     VECTORS = 8,          /* of 4 floats, held per lane */
     SPAN = 128 * VECTORS, /* … per warp: a residual of up to so many elements is read once, a longer one twice */
     GATE = 128,           /* words of a row that are asked for over and over, the rest when they are there */
-    CORES = 24,           /* eights of k's of dt_proj: Rp ≤ 192, which goes with E ≤ 3072 */
+    CORES = 24,           /* eights of k's of dt_proj: Rp ≤ 192 */
+    MOST = 3,             /* vectors of 4 of a lone row's residual that a thread holds: E ≤ 3072 */
     PAD = 8,              /* halves after a row of operands: rows fall into different banks */
     CHUNK_ROW = (GPU_CHUNK + PAD) * 2,
     SUM_ROW = 20, /* floats from a row of a panel's 16 sums to the next, likewise */

@@ -191,7 +191,6 @@ static __device__ __forceinline__ void normalise(const struct block &b, uint32_t
 /* u of a lone row before layer l, by the whole block: each thread its own vectors, the sum by every warp. */
 static __device__ __forceinline__ void normalise_alone(const struct block &b, uint32_t l)
 {
-    enum { MOST = 3 };
     const uint32_t E = b.m.E;
     const float *weights = l == b.m.L ? b.m.norm_f : layer_of(b, l).norm;
     const uint32_t *told = record(b, 0, l);

@@ -228,6 +228,13 @@ void gpu_plain(const struct gpu_model *m, const struct gpu_pass *p, enum ssm_dty
 /* One line for a person from a CUDA error: "MODEL: WHAT: cudaErrorX (text)". Returns -ENOMEM, -ENODEV or -EIO. */
 int gpu_fail(char *reterr, const char *model, const char *what, cudaError_t e);
 
+/* Waits for copies, zeros and kernels without a stream. cudaDeviceSynchronize() would break off what another engine's
+ * thread captures. */
+static inline cudaError_t gpu_sync_default(void)
+{
+    return cudaStreamSynchronize(cudaStreamLegacy);
+}
+
 #ifdef __cplusplus
 }
 #endif

@@ -185,7 +185,7 @@ int gpu_queue_open(struct gpu_queue *q, const struct gpu_model *m, const struct 
         s->plan.tile.f = s->f;
     }
     q->pass.out = q->sets[0].out_device;
-    cudaError_t e = cudaDeviceSynchronize(); /* the zeros above are another stream's */
+    cudaError_t e = gpu_sync_default(); /* the zeros above */
     if (e)
         return gpu_fail(reterr, m->model->name, "buffers", e);
     return m->fast ? gpu_wide_open(m, &q->pass, &q->wide, reterr) : 0;
@@ -340,9 +340,12 @@ static cudaGraphExec_t capture(struct gpu_queue *q, const struct gpu_set *s, con
         e = cudaGraphInstantiate(&exec, graph, 0);
     if (graph)
         cudaGraphDestroy(graph);
-    if (e || cudaPeekAtLastError()) {
+    if (e || cudaPeekAtLastError()) { /* also of a launch: the graph may lack it */
         cudaGetLastError();
         q->no_graphs = true;
+        if (exec)
+            cudaGraphExecDestroy(exec);
+        return NULL;
     }
     return exec;
 }

@@ -364,8 +364,7 @@ static int fill(struct packer *p)
     p->used = 0;
     if (!err)
         err = take_all(p);
-    cudaError_t e =
-        err ? cudaSuccess : cudaDeviceSynchronize(); /* copies from pageable memory may still be under way */
+    cudaError_t e = err ? cudaSuccess : gpu_sync_default(); /* copies from pageable memory */
     if (e)
         err = gpu_fail(p->reterr, p->model->name, "weights to the device", e);
     free(p->rows);
