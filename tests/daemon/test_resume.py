@@ -146,14 +146,14 @@ class Resume(unittest.TestCase):
                 f["x"] = draw.normal(size=n)
                 f["t"] = numpy.cumsum(draw.choice((1, 1, 1, 7), n)) * 0.01 + 1.6e9
 
-    def config(self, name, inputs, outputs, state, slots=64):
+    def config(self, name, inputs, outputs, state, slots=64, more=""):
         path = os.path.join(self.dir, name)
         state = f"state: {{dir: {self.dir}/{name}.state, interval: 20ms, keep: 2}}\n" if state else ""
         with open(path, "w", encoding="utf-8") as out:
             out.write(f"models: {{m: {{path: {self.model}, slots: {slots}, threads: 1}}}}\ninputs: {{i: {inputs}}}\n"
                       f"outputs:\n{outputs.replace('OUT', os.path.join(self.dir, name))}"
                       "batch: {max_streams: 3}\n"
-                      f"streams: {{'*': {{publish: {self.publish}}}}}\n" + state)
+                      f"streams: {{'*': {{publish: {self.publish}}}}}\n" + state + more)
         return path
 
     publish = "{prediction: {every: 50, horizon: 2}, embedding: {every: 7}}"
@@ -287,12 +287,13 @@ class Resume(unittest.TestCase):
         self.check_lines(f"{{{keys}, files: '{self.dir}/in-*.log'}}", slots=2)
 
     def follow(self, config, out, rows):
-        """Runs a daemon that follows until the output has so many rows of records, then kills it."""
-        p, until = self.start(config), time.monotonic() + PATIENCE
+        """Runs a daemon that follows until the output has so many rows of records, and a snapshot has them, then kills it."""
+        p = subprocess.Popen([MAMBAD, "-c", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + PATIENCE
         count = lambda: sum(len(v) for key, v in rows_of_lines(out).items() if key[1] == "anomaly") if os.path.exists(out) else 0
         while count() < rows and p.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
-        time.sleep(0.1)  # for a snapshot
+        subprocess.run([MAMBACTL, "snapshot", "-c", config], check=True, timeout=PATIENCE)
         p.kill()
         p.communicate()
         self.assertEqual(count(), rows)
@@ -300,7 +301,7 @@ class Resume(unittest.TestCase):
     def test_log_rotated(self):
         """Renamed away between two lives, and cut off: the stream, its state and its calibrator go on, and the gap is said."""
         config = self.config("r", f"{{{self.bytes_model()}, files: {self.dir}/a.log, follow: true, poll: 10ms}}",
-                             "  o: {type: jsonl, path: OUT.jsonl}\n", True)
+                             "  o: {type: jsonl, path: OUT.jsonl}\n", True, more=f"server: {{control: 'ipc://{self.dir}/control'}}\n")
         path, out = os.path.join(self.dir, "a.log"), config + ".jsonl"
 
         def write(mode, lines):
