@@ -133,7 +133,7 @@ class WrongConfigurations(Case):
         for n in range(290, 310):
             with open(log, "a", encoding="utf-8") as f:
                 f.write("disk sda1 failed\n" if n == 304 else f"job {n} is done\n")
-            until = time.monotonic() + 120
+            until = time.monotonic() + 240
             while len(rows) <= n and time.monotonic() < until:
                 time.sleep(0.05)
                 lines = map(json.loads, open(out, encoding="utf-8")) if os.path.exists(out) else ()

@@ -27,7 +27,7 @@ SEED, KILLS = (int(sys.argv[i]) if len(sys.argv) > i else fallback for i, fallba
 BYTES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "ssm", "golden", "bytes")
 CLIENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "reliable_client.py")
 MAMBACTL = os.path.join(os.path.dirname(MAMBAD), "..", "tools", "mambactl")
-PATIENCE = 120
+PATIENCE = 300
 EXCEPTED = ("latency_us", "run", "out_seq", "seq", "t_ns", "shape", "data", "topic", "spans")  # times: on a message's first row only
 TELLING = ("restore", "error")  # events that speak of the restart
 
