@@ -556,7 +556,7 @@ int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
     md_snapshots_stop(&d->snapshots);
     r = drain(d, deadline);
     if (r < 0) {
-        md_log(MD_ERROR, NULL, "an output does not take its messages: given up after %.1f s",
+        md_log(MD_ERROR, NULL, "an output takes no messages, or a batch does not end: given up after %.1f s",
                1e-9 * (double)timeout_ns);
         return EX_IOERR; /* nothing can be freed under threads that hang */
     }

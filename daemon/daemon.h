@@ -37,7 +37,8 @@ bool md_daemon_moves(struct md_daemon *d);
 uint64_t md_daemon_snapshot(struct md_daemon *d);
 
 /* Stops the sources, drains what is queued, flushes the sinks, within timeout_ns; frees all. Returns 0, 74, or
- * 69: a device has failed. A timeout of 0: what is queued is given up without a word. */
+ * 69: a device has failed. Not 0: threads that were given up, in an output or a batch, may still read the
+ * configuration, and the process ends by _exit(). A timeout of 0: what is queued is given up without a word. */
 int md_daemon_stop(struct md_daemon **d, int64_t timeout_ns);
 
 /* Snapshots of every counter, for the control socket and mambactl. New references. Any thread. */

@@ -20,6 +20,7 @@
 #include "tools/mambactl.h"
 
 enum { THREADS = 320, FAMILIES_MAX = 4 };
+static const int64_t stop_ns = 10000000000;
 
 struct options {
     const char *preset, *device, *weights, *state;
@@ -466,7 +467,7 @@ static void remove_state(const char *dir)
 static int measure(const struct options *o, const char *families, double *ret_us, double *ret_out)
 {
     struct bench b = {.o = o};
-    int code = EX_UNAVAILABLE;
+    int code = EX_UNAVAILABLE, stopped;
 
     snprintf(b.dir, sizeof b.dir, "/tmp/mambad-bench-XXXXXX");
     if (!mkdtemp(b.dir))
@@ -497,8 +498,7 @@ static int measure(const struct options *o, const char *families, double *ret_us
     code = EX_OK;
 end:
     bench_feed_stop(&b.feed);
-    md_daemon_stop(&b.daemon, 1000000000);
-    md_config_free(&b.config);
+    stopped = md_daemon_stop(&b.daemon, stop_ns);
     bench_peer_stop(&b.sender);
     bench_peer_stop(&b.subscriber);
     unlink(b.in + strlen("ipc://"));
@@ -506,6 +506,12 @@ end:
     if (o->snapshots)
         remove_state(b.dir);
     rmdir(b.dir);
+    if (stopped) {
+        fprintf(stderr, "mambactl bench daemon: the daemon's end was not clean\n");
+        fflush(stdout);
+        _exit(stopped);
+    }
+    md_config_free(&b.config);
     return code;
 }
 

@@ -200,8 +200,8 @@ static int wait_for_end(struct md_daemon *d, int signals, bool progress)
     return (int)info.ssi_signo;
 }
 
-/* Returns the exit code; *ret_signal: the signal that ended it before its time. */
-static int process(const struct run *run, const struct md_config *config, int *ret_signal)
+/* Returns the exit code; *ret_signal: the signal that ended it before its time; *ret_stopped as md_daemon_stop(). */
+static int process(const struct run *run, const struct md_config *config, int *ret_signal, int *ret_stopped)
 {
     struct md_daemon *daemon = NULL;
     char reterr[IO_ERR] = "";
@@ -217,8 +217,8 @@ static int process(const struct run *run, const struct md_config *config, int *r
     if (code == EX_OK) {
         *ret_signal = wait_for_end(daemon, signals, !run->quiet && !run->verbose && isatty(STDERR_FILENO));
         code = md_daemon_status_code(daemon);
-        int stopped = md_daemon_stop(&daemon, *ret_signal ? 1000000000 : config->shutdown_timeout_ns);
-        code = code ? code : stopped;
+        *ret_stopped = md_daemon_stop(&daemon, *ret_signal ? 1000000000 : config->shutdown_timeout_ns);
+        code = code ? code : *ret_stopped;
     } else {
         fprintf(stderr, "mambactl run: %s\n", reterr[0] ? reterr : strerror(errno));
     }
@@ -256,7 +256,7 @@ static int settle_output(struct output *o, bool keep)
 static int run_files(struct run *run, char *const *args, int n)
 {
     struct md_config *config = NULL;
-    int code = EX_OK, signal_ = 0;
+    int code = EX_OK, signal_ = 0, stopped = 0;
     for (unsigned i = 0; i < run->n_out && code == EX_OK && !run->print; i++)
         code = make_folder(&run->out[i]);
     if (code == EX_OK)
@@ -264,14 +264,17 @@ static int run_files(struct run *run, char *const *args, int n)
     if (code == EX_OK && run->print)
         md_config_print(config, stdout);
     else if (code == EX_OK)
-        code = process(run, config, &signal_);
+        code = process(run, config, &signal_, &stopped);
     for (unsigned i = 0; i < run->n_out; i++) {
         int settled = run->out[i].folder ? settle_output(&run->out[i], code == EX_OK && !signal_) : EX_OK;
         code = code ? code : settled;
     }
-    md_config_free(&config);
     if (signal_) /* as if it had not been caught, for the shell's sake */
         raise(signal_);
+    fflush(stdout);
+    if (stopped)
+        _exit(code);
+    md_config_free(&config);
     return code;
 }
 

@@ -329,7 +329,8 @@ struct texts texts_rows(json_t *lines, const char *family, const char *stream)
         for (size_t k = 0; k < json_array_size(data); k++)
             add_text(&t, row_text(o, k));
     }
-    qsort(t.v, t.n, sizeof *t.v, by_text);
+    if (t.n)
+        qsort(t.v, t.n, sizeof *t.v, by_text);
     return t;
 }
 

@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,17 @@ class Run(unittest.TestCase):
         for stream, families in rows.items():
             for f in FAMILIES:
                 self.assertEqual(values(families[f]), want[f], (stream, f))
+
+    def test_ended_while_nobody_reads(self):
+        """Its output's thread is given up, and nothing is freed under it."""
+        big = write("big.csv", "v\n" + "1\n2\n3\n" * 100000)
+        with subprocess.Popen([MAMBACTL, "run", "-m", MODEL, big], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+            child.stdout.read(1)
+            child.send_signal(signal.SIGTERM)
+            said = child.stderr.read().decode()
+            self.assertEqual(child.wait(60), -signal.SIGTERM, said)
+        self.assertIn("given up after 1.0 s", said)
+        self.assertNotIn("Sanitizer", said)
 
     @unittest.skipUnless(MAKE_SOUNDS, "no libsndfile")
     def test_ten_formats(self):
