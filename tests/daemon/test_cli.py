@@ -136,8 +136,10 @@ class WrongConfigurations(Case):
             until = time.monotonic() + 240
             while len(rows) <= n and time.monotonic() < until:
                 time.sleep(0.05)
-                lines = map(json.loads, open(out, encoding="utf-8")) if os.path.exists(out) else ()
-                rows = [row for m in lines if m["topic"].startswith("anomaly/") for row in m["data"]]
+                if os.path.exists(out):
+                    with open(out, encoding="utf-8") as f:
+                        lines = [json.loads(line) for line in f if line.endswith("\n")]
+                    rows = [row for m in lines if m["topic"].startswith("anomaly/") for row in m["data"]]
             self.assertEqual(len(rows), n + 1)
         p = [row[1] for row in rows]
         self.assertTrue(all(0 <= v <= 1 for v in p[256:]))

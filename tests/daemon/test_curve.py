@@ -200,7 +200,7 @@ class Sockets(Running):
         said = run(MAMBACTL, "tail", address, "--count", "1", "--family", "sys", *curve)
         self.check(said, 0)
         self.assertEqual(json.loads(said.stdout)["topic"], "sys/heartbeat/")
-        self.check(run(MAMBACTL, "tail", address, "--for", "2s", *bad), 69, "does not let this key in")
+        self.check(run(MAMBACTL, "tail", address, "--for", "6s", *bad), 69, "does not let this key in")
         self.check(run(MAMBACTL, "tail", address, "--key", self.path("good.key")), 64, "go together")
         self.check(run(MAMBACTL, "feed", "--connect", address, "--key", self.path("good.key"), wav), 64, "needs --key and --server-key")
         os.chmod(self.path("good.key"), 0o644)

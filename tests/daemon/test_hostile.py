@@ -157,7 +157,9 @@ class TwoInputs(Hostile):
         self.a, self.b = self.sender(), self.sender("ipc://" + self.path("in2"))
 
     def ends(self, name, n):
+        """So many have ended, and all that they said is out: another input may have their ids."""
         self.wait(lambda: self.status(self.control)["inputs"][name]["stream_ends_total"] == n)
+        self.assertEqual(run(MAMBACTL, "snapshot", "--control", self.control).returncode, 0)
 
     def test_an_id_that_went_elsewhere(self):
         """An id that fell silent is taken by another input: the first one's sender is refused while it lives there."""

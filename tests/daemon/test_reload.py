@@ -62,7 +62,7 @@ class Reloading(Running):
 
     def lines(self, name="out.jsonl"):
         with open(self.path(name), encoding="utf-8") as f:
-            return [json.loads(line) for line in f]
+            return [json.loads(line) for line in f if line.endswith("\n")]  # the last may be on its way
 
     def accepted(self, control, name="z"):
         return self.status(control)["inputs"][name]["accepted_samples_total"]

@@ -47,6 +47,8 @@ def rows_of_lines(path):
     rows = {}
     with open(path, encoding="utf-8") as f:
         for number, line in enumerate(f):
+            if not line.endswith("\n"):
+                break  # on its way
             m = json.loads(line)
             family = m["topic"].split("/")[0]
             if family == "sys" or (family == "event" and m["event"] in TELLING):

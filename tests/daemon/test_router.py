@@ -262,11 +262,11 @@ class Router(unittest.TestCase):
         other.connect(f"ipc://{self.dir}/p")
         c.say("a", 0, 64)
         self.ack(c.hear(), 64)
+        self.until_shown("a", rows=64)
         for _ in range(20):
-            while not self.shown("a", state="ended"):
-                time.sleep(0.02)
-            other.send_multipart([json.dumps({"stream": "a", "dtype": "float32", "shape": [64, 2], "seq": 1000}).encode(), bytes(512)])
-            while not self.shown("a", input="p"):
+            self.until_shown("a", state="ended")
+            while not self.shown("a", input="p"):  # it is refused while what the other one said is on its way out
+                other.send_multipart([json.dumps({"stream": "a", "dtype": "float32", "shape": [64, 2], "seq": 1000}).encode(), bytes(512)])
                 time.sleep(0.02)
             c.say("a", 64, 64)
             self.ack(c.hear(), 0, resend=True)
@@ -284,8 +284,8 @@ class Router(unittest.TestCase):
         c = self.client()
         c.say("a", 0, 64)
         self.ack(c.hear(), 64)
-        while not self.shown("a", state="ended"):
-            time.sleep(0.02)
+        self.until_shown("a", rows=64)
+        self.until_shown("a", state="ended")
         for k in range(4):
             c.say(f"b{k}", 0, 64)
             self.ack(c.hear(), 64)
@@ -294,8 +294,7 @@ class Router(unittest.TestCase):
         self.assertEqual((answer["verb"], answer["stream"], answer.get("reason")), ("error", "a", "streams"))
         c.say("b0", 64, 0, "end", shape=[0])
         self.ack(c.hear(), 64, ended=True)
-        while not self.shown("b0", state="ended"):
-            time.sleep(0.02)
+        self.until_shown("b0", state="ended")
         self.ack(c.ask("a"), 64, ended=True, resend=True)
         c.say("a", 64, 64)
         self.ack(c.hear(), 128)
@@ -303,6 +302,12 @@ class Router(unittest.TestCase):
     def shown(self, stream, **keys):
         said = subprocess.run([MAMBACTL, "streams", "--json", "-c", f"{self.dir}/c"], stdout=subprocess.PIPE, check=True).stdout
         return any(s["stream"] == stream and all(s[k] == v for k, v in keys.items()) for s in json.loads(said))
+
+    def until_shown(self, stream, **keys):
+        deadline = time.monotonic() + PATIENCE_MS / 1000
+        while not self.shown(stream, **keys):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.02)
 
     def test_who_never_reads(self):
         """Its acks are lost, counted, and nobody waits for it."""
@@ -436,6 +441,7 @@ class Durable(Router):
         c, state = self.client(), f"{self.dir}/a.state"
         c.say("a", 0, 64)
         self.ack(c.hear(), 64)
+        self.until_shown("a", rows=64)
         self.ctl("snapshot", "--stream", "a", "-o", state)
         self.ctl("restore", state, "--as", "b")
         for stream, durable in (("b", 0), ("b", 64)):

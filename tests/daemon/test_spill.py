@@ -316,8 +316,14 @@ class Spill(Several):
 
     def file_of(self, d):
         folder = f"/proc/{d.process.pid}/fd/"
-        return next(folder + fd for fd in os.listdir(folder) if f"{d.dir}/state/" in os.readlink(folder + fd)
-                    and "lock" not in os.readlink(folder + fd))
+        for fd in os.listdir(folder):
+            try:
+                leads_to = os.readlink(folder + fd)
+            except FileNotFoundError:  # closed meanwhile
+                continue
+            if f"{d.dir}/state/" in leads_to and "lock" not in leads_to:
+                return folder + fd
+        return None
 
     def test_damaged_disk(self):
         """A state that cannot be read, or is not what was written, is lost: said, counted, and a new epoch; and no snapshot

@@ -723,7 +723,7 @@ static void a_full_queue_holds_the_sender_back(void **state)
     int64_t wake;
 
     f->host.full = true;
-    while (refused < 200) { /* until neither side's buffers take more */
+    while (sent <= 10 || refused < 200) { /* until it is connected, and neither side's buffers take more */
         char h[64];
         float x = (float)sent;
         int len = snprintf(h, sizeof h, "{\"dtype\":\"float32\",\"shape\":[1],\"seq\":%u}", sent);
@@ -733,11 +733,11 @@ static void a_full_queue_holds_the_sender_back(void **state)
         } else {
             zmq_send(f->peer, &x, sizeof x, 0);
             sent++;
+            refused = 0;
         }
         assert_int_equal(f->class_->turn(f->source, now_ns(), &wake), IO_TURN_WAIT);
     }
     assert_true(f->host.messages <= 1); /* the one in hand */
-    assert_true(sent > 10);
     while (poll(&p, 1, 20) > 0) /* a blocked source does not keep its descriptor readable */
         assert_int_equal(f->class_->turn(f->source, now_ns(), &wake), IO_TURN_WAIT);
     f->host.full = false;
@@ -1215,7 +1215,7 @@ static void pyzmq_is_a_peer(void **state)
         execl("/usr/bin/python3", "python3", "-c", producer, f->address, (char *)NULL);
         _exit(77);
     }
-    for (int i = 0; i < 10 && f->host.messages < 50; i++)
+    for (int i = 0; i < 60 && f->host.messages < 50; i++)
         run_until(f, 50);
     waitpid(child, &status, 0);
     if (WIFEXITED(status) && WEXITSTATUS(status) && f->host.messages == 0) {

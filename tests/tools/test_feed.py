@@ -69,7 +69,7 @@ class Receiver:
 
     def __init__(self):
         self.address = "ipc://" + path("receiver%d" % id(self))
-        self.rows, self.durable, self.ended, self.flags, self.questions = {}, {}, set(), [], 0
+        self.rows, self.durable, self.ended, self.flags, self.questions, self.refusals = {}, {}, set(), [], 0, 0
         self.bind()
 
     def bind(self):
@@ -101,6 +101,7 @@ class Receiver:
         stream, flags, n = header["stream"], header.get("flags", []), header["shape"][0]
         rows = self.rows.setdefault(stream, [])
         if refuse:
+            self.refusals += 1
             answer = {"stream": stream, "reason": refuse, "text": "not today"}
             self.socket.send_multipart([sender, b"error", json.dumps(answer).encode()])
             return
@@ -365,7 +366,8 @@ class Feed(unittest.TestCase):
         self.assertTrue(receiver.serve(self.ended(process), refuse="rate"))
         self.assertIn("x.csv: not today (rate)", self.finish(process, 65))
         process = receiver.feed(name)
-        receiver.serve(lambda: False, refuse="duplicate_stream", seconds=1.5)  # this one passes
+        refused = receiver.refusals
+        self.assertTrue(receiver.serve(lambda: receiver.refusals > refused, refuse="duplicate_stream"))  # this one passes
         self.assertTrue(receiver.serve(self.ended(process)))
         self.assertIn("not today", self.finish(process))
         self.assertEqual(receiver.rows["x.csv"], want)
