@@ -219,6 +219,14 @@ static bool wait_for(struct bench *b, uint64_t messages, double *ret_published)
     return false;
 }
 
+static bool wait_for_subscriber(struct bench *b)
+{
+    for (unsigned looks = 0; looks < 1000; looks++, usleep(10000))
+        if (bench_subscriber_joined(&b->subscriber))
+            return true;
+    return false;
+}
+
 /* ---- phases
  * ---------------------------------------------------------------------------------------------------------------- */
 
@@ -486,9 +494,8 @@ static int measure(const struct options *o, const char *families, double *ret_us
     json_t *status = md_daemon_status(b.daemon);
     b.slot_bytes = (size_t)number_at(status, "models", "model", "slot_bytes");
     json_decref(status);
-    usleep(500000); /* the subscriber joins */
     code = EX_SOFTWARE;
-    if (!measure_idle(&b) || !measure_load(&b)) {
+    if (!wait_for_subscriber(&b) || !measure_idle(&b) || !measure_load(&b)) {
         fprintf(stderr, "mambactl bench daemon: messages are missing\n");
         goto end;
     }

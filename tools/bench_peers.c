@@ -125,7 +125,11 @@ void bench_sender_send(struct bench_peer *p, uint64_t messages, double per_secon
 /* ---- subscriber
  * ------------------------------------------------------------------------------------------------------- */
 
-static void receive_some(void *socket, uint64_t *count)
+struct heard {
+    uint64_t messages, heartbeats;
+};
+
+static void receive_some(void *socket, struct heard *heard)
 {
     zmq_msg_t m;
     bool heartbeat = false;
@@ -137,7 +141,7 @@ static void receive_some(void *socket, uint64_t *count)
         if (part == 0)
             heartbeat = zmq_msg_size(&m) > 4 && memcmp(zmq_msg_data(&m), "sys/", 4) == 0;
         if (!more) {
-            *count += !heartbeat;
+            *(heartbeat ? &heard->heartbeats : &heard->messages) += 1;
             part = UINT32_MAX;
         }
     }
@@ -149,19 +153,19 @@ static void subscriber(int in, int out, const char *endpoint)
     void *context = zmq_ctx_new(), *socket = zmq_socket(context, ZMQ_SUB);
     zmq_pollitem_t items[] = {{socket, 0, ZMQ_POLLIN, 0}, {NULL, in, ZMQ_POLLIN, 0}};
     struct order o;
-    uint64_t count = 0;
+    struct heard heard = {0};
     int hwm = 0;
 
     zmq_setsockopt(socket, ZMQ_RCVHWM, &hwm, sizeof hwm);
     zmq_setsockopt(socket, ZMQ_SUBSCRIBE, "", 0);
     zmq_connect(socket, endpoint);
     while (zmq_poll(items, 2, -1) >= 0) {
-        receive_some(socket, &count);
+        receive_some(socket, &heard);
         if (!items[1].revents)
             continue;
         if (read(in, &o, sizeof o) != sizeof o || o.messages == 0)
             break;
-        (void)!write(out, &count, sizeof count);
+        (void)!write(out, &heard, sizeof heard);
     }
     zmq_close(socket);
     zmq_ctx_term(context);
@@ -177,12 +181,22 @@ int bench_subscriber_start(struct bench_peer *p, const char *endpoint)
     _exit(0);
 }
 
+static struct heard ask(struct bench_peer *p)
+{
+    struct order order = {1, 0};
+    struct heard heard;
+
+    if (write(p->to, &order, sizeof order) != sizeof order || read(p->from, &heard, sizeof heard) != sizeof heard)
+        return (struct heard){0};
+    return heard;
+}
+
 uint64_t bench_subscriber_count(struct bench_peer *p)
 {
-    struct order ask = {1, 0};
-    uint64_t count = 0;
+    return ask(p).messages;
+}
 
-    if (write(p->to, &ask, sizeof ask) != sizeof ask || read(p->from, &count, sizeof count) != sizeof count)
-        return 0;
-    return count;
+bool bench_subscriber_joined(struct bench_peer *p)
+{
+    return ask(p).heartbeats > 0;
 }

@@ -20,6 +20,7 @@ void bench_sender_send(struct bench_peer *p, uint64_t messages,
 /* Counts what a PUB socket sends. */
 int bench_subscriber_start(struct bench_peer *p, const char *endpoint);
 uint64_t bench_subscriber_count(struct bench_peer *p); /* messages so far, heartbeats left out */
+bool bench_subscriber_joined(struct bench_peer *p);    /* it has heard a heartbeat */
 
 void bench_peer_stop(struct bench_peer *p);
 
