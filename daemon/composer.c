@@ -140,8 +140,10 @@ static const char *begin(struct md_scheduler *s, struct md_text *t)
     t->has_slot = true;
     if (t->stream && !find_slot(s, t->stream, &from))
         return "the stream is not live, or its state lies on the disk";
-    if (t->stream && ssm_slot_copy(s->engine, from, t->slot))
+    if (t->stream && ssm_slot_copy(s->engine, from, t->slot)) {
+        md_scheduler_fail(s);
         return "the device failed";
+    }
     if (t->prompt_n == 0 && !ssm_slot_logits(s->engine, t->slot, t->logits))
         return "the stream has read nothing yet";
     md_sampler_init(&t->sampler, &t->how, 0);

@@ -206,6 +206,8 @@ static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
         bool exact = false;
         r = ssm_slot_restore(sch->engine, c->slots[i], parts.slots + i * parts.slot_stride,
                              (size_t)c->restored.saved->slot_bytes, &exact, reterr);
+        if (r == -EIO)
+            md_scheduler_fail(sch);
         all_exact &= exact;
     }
     if (r == 0)
@@ -619,6 +621,8 @@ int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_strea
     atomic_store_explicit(&s->seen.away, false, memory_order_relaxed);
     for (uint32_t i = 0; c->cells && i < s->channels && r == 0; i++) {
         r = ssm_slot_restore(sch->engine, c->slots[i], bytes + i * stride, stride, &exact, reterr);
+        if (r == -EIO)
+            md_scheduler_fail(sch);
         c->inexact |= !exact;
     }
     if (r == 0)

@@ -8,6 +8,7 @@
  * epoch.
  */
 #include "daemon/assembly.h"
+#include "daemon/exit_code.h"
 #include "daemon/restore.h"
 #include "daemon/scarce.h"
 
@@ -530,7 +531,7 @@ static void end_threads(struct md_daemon *d, int64_t deadline, bool clean)
         md_scheduler_join(&d->models[i]->scheduler);
     if (clean && md_snapshots_last(&d->snapshots, text)) {
         md_log(MD_ERROR, NULL, "no snapshot at the end: %s; the one before stays", text);
-        atomic_compare_exchange_strong(&d->code, &(int){0}, EX_IOERR);
+        md_end_with(&d->code, EX_IOERR);
     }
     for (unsigned i = 0; i < d->n_feeders; i++) {
         int64_t left = deadline - md_now_ns();

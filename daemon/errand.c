@@ -99,9 +99,10 @@ void md_errand_run(struct md_scheduler *sch)
             pthread_mutex_unlock(&r->lock);
             return; /* what it was in is still being published */
         }
-        piece = md_cut_copy(sch, sch->model, s, NULL);
+        bool failed = atomic_load(&sch->failed); /* what an ended stream holds may lack rows, too */
+        piece = failed ? NULL : md_cut_copy(sch, sch->model, s, NULL);
         voice = s->voice;
-        result = piece ? 0 : -ENOMEM;
+        result = piece ? 0 : failed ? -EIO : -ENOMEM;
     }
     pthread_mutex_unlock(&r->lock);
     answer(sch, result, piece, &voice);

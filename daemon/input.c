@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "daemon/cut.h"
+#include "daemon/exit_code.h"
 #include "daemon/publisher.h"
 #include "io/wire.h"
 
@@ -61,7 +62,7 @@ static void host_discard(void *self, enum io_reason why, const char *id, uint64_
     if (id && (why == IO_R_RATE || why == IO_R_SIZE || why == IO_R_STREAMS)) /* no hole in rows' numbers shows it */
         announce(in, why, id);
     if (why == IO_R_FILE)
-        atomic_compare_exchange_strong(in->code, &(int){0}, EX_DATAERR);
+        md_end_with(in->code, EX_DATAERR);
     say(in, why, id, text);
 }
 
@@ -82,10 +83,7 @@ static void host_announce(void *self, enum io_reason why, const char *id)
 /* A stream that cannot be had is refused, counted and announced under its own id. */
 static int refuse(struct md_input *in, int err, const struct io_stream_desc *desc)
 {
-    enum io_reason why = err == -EEXIST   ? IO_R_DUPLICATE_STREAM
-                         : err == -ENOSPC ? IO_R_STREAMS
-                         : err == -ENOMEM ? IO_R_MEMORY
-                                          : IO_R_SHAPE;
+    enum io_reason why = io_stream_refusal(err);
 
     md_bump(&in->counters.errors[why], 1);
     md_add(&in->counters.discarded[why], desc->samples);

@@ -3,6 +3,8 @@
  * time to time (main's loop does) for its count to be said. */
 #include "daemon/log.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
@@ -34,8 +36,9 @@ static struct {
     enum md_level level;
     enum md_log_format format;
     struct held held[HELD];
-    uint64_t unwritten; /* lines since stderr last took one */
-} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .level = MD_INFO};
+    int out;            /* stderr, or where it leads to, opened so that writing does not block */
+    uint64_t unwritten; /* lines since it last took one */
+} state = {.lock = PTHREAD_MUTEX_INITIALIZER, .level = MD_INFO, .out = STDERR_FILENO};
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
@@ -50,9 +53,23 @@ static bool to_journal(void)
            st.st_dev == (dev_t)dev && st.st_ino == (ino_t)ino;
 }
 
+/* Of a pipe or terminal, which may be full: a description of its own, for stderr's may be shared with others. */
+static void open_out(void)
+{
+    struct stat st;
+    int fd = -1;
+
+    if (fstat(STDERR_FILENO, &st) == 0 && (S_ISFIFO(st.st_mode) || isatty(STDERR_FILENO)))
+        fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (state.out != STDERR_FILENO)
+        close(state.out);
+    state.out = fd < 0 ? STDERR_FILENO : fd;
+}
+
 void md_log_setup(enum md_level level, enum md_log_format format)
 {
     pthread_mutex_lock(&state.lock);
+    open_out();
     state.level = level;
     state.format = format != MD_LOG_AUTO      ? format
                    : isatty(STDERR_FILENO)    ? MD_LOG_TEXT
@@ -140,39 +157,43 @@ static void write_json(char *line, size_t cap, enum md_level level, const char *
     snprintf(line + n, cap - n, "\"}");
 }
 
+/* A line that was not written whole counts as unwritten; that there is nobody to read at all cannot be said. */
 static void write_line(enum md_level level, const char *subject, const char *text)
 {
     char line[2 * LINE];
-    size_t n;
+    ssize_t n, written;
 
-    _Static_assert(sizeof line <= PIPE_BUF, "a line is written whole or not at all");
+    _Static_assert(sizeof line <= PIPE_BUF, "a pipe takes a line whole or not at all");
     if (state.format == MD_LOG_JSON)
         write_json(line, sizeof line - 1, level, subject, text);
     else
         write_text(line, sizeof line - 1, level, subject, text);
-    n = strlen(line);
+    n = (ssize_t)strlen(line);
     line[n++] = '\n';
-    if (write(STDERR_FILENO, line, n) < 0)
-        return; /* nowhere left to say so */
+    written = write(state.out, line, (size_t)n);
+    state.unwritten += (written >= 0 && written < n) || (written < 0 && errno == EAGAIN);
 }
 
 /* Whether stderr takes a line, which a reader that is slow is waited for; one that has stopped holds nobody up: once a
- * line was given up, none waits until stderr takes one again. A pipe that is writable has room for PIPE_BUF bytes. */
+ * line was given up, none waits until stderr takes one again. */
 static bool takes_line(void)
 {
     enum { PATIENCE_MS = 1000 };
-    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    struct pollfd out = {.fd = state.out, .events = POLLOUT};
+    uint64_t unwritten = state.unwritten;
     char told[80];
 
-    if (poll(&out, 1, state.unwritten ? 0 : PATIENCE_MS) == 0)
+    if (poll(&out, 1, unwritten ? 0 : PATIENCE_MS) == 0)
         return false;
-    if (state.unwritten == 0)
+    if (unwritten == 0)
         return true;
-    snprintf(told, sizeof told, "nobody read the log: %llu lines were not written",
-             (unsigned long long)state.unwritten);
+    snprintf(told, sizeof told, "nobody read the log: %llu lines were not written", (unsigned long long)unwritten);
     state.unwritten = 0;
     write_line(MD_WARN, "", told);
-    return takes_line();
+    if (state.unwritten == 0)
+        return takes_line();
+    state.unwritten = unwritten;
+    return false;
 }
 
 static void emit(enum md_level level, const char *subject, const char *text)

@@ -133,8 +133,9 @@ static int block_signals(sigset_t *set)
 static void give_up(int number)
 {
     static const char text[] = "mambad: the time to end is over and something still hangs\n";
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
 
-    if (write(STDERR_FILENO, text, sizeof text - 1) < 0)
+    if (poll(&out, 1, 0) == 1 && write(STDERR_FILENO, text, sizeof text - 1) < 0)
         _exit(EX_SOFTWARE);
     _exit(EX_IOERR);
 }

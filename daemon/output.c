@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "daemon/clock.h"
+#include "daemon/exit_code.h"
 #include "daemon/scarce.h"
 
 void md_output_init(struct md_output *o)
@@ -30,7 +31,7 @@ static void failed(struct md_output *o, const char *what, int err)
 {
     int64_t now = md_now_ns();
 
-    atomic_compare_exchange_strong(o->code, &(int){0}, EX_IOERR);
+    md_end_with(o->code, EX_IOERR);
     if (o->said_ns && now - o->said_ns < 1000000000)
         return;
     o->said_ns = now;
@@ -64,7 +65,7 @@ void md_output_close(struct md_output *o, int64_t linger_ns)
     r = o->conf->class_->close(o->sink, linger_ns, text);
     o->sink = NULL;
     if (r) {
-        atomic_compare_exchange_strong(o->code, &(int){0}, EX_IOERR);
+        md_end_with(o->code, EX_IOERR);
         md_log(MD_ERROR, o->conf->id, "close failed: %s", text[0] ? text : strerror(-r));
     }
 }

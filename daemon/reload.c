@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "daemon/assembly.h"
+#include "daemon/exit_code.h"
 #include "daemon/swap.h"
 
 /* ---- what stays -------------------------------------------------------------------------------------------------- */
@@ -90,6 +91,9 @@ static int check_fixed(const struct change *c)
         return refuse(c, "server.control: another socket needs a restart");
     if (!same_service(&old->generate, &new->generate))
         return refuse(c, "server.generate: another socket, key or limit of it needs a restart");
+    for (unsigned i = 0; i < c->d->n_models; i++)
+        if (atomic_load(&c->d->models[i]->scheduler.failed))
+            return refuse(c, "a model's device has failed: that needs a restart");
     if (c->d->once)
         return refuse(c, "with --once the daemon ends by itself");
     if (atomic_load(&c->d->publisher.finished))
@@ -614,7 +618,7 @@ int md_daemon_reload(struct md_daemon *d, struct md_config *config, char *reterr
             start_again(d);
     }
     if (r == -EIO || lost)
-        atomic_compare_exchange_strong(&d->code, &(int){0}, EX_IOERR);
+        md_end_with(&d->code, EX_IOERR);
     drop_rest(&c, r == 0);
     pthread_mutex_unlock(&d->shape);
     return r;

@@ -14,6 +14,7 @@
 
 #include "daemon/course.h"
 #include "daemon/cut.h"
+#include "daemon/exit_code.h"
 #include "daemon/log.h"
 #include "daemon/publisher.h"
 
@@ -154,7 +155,6 @@ void md_scheduler_exchange(struct md_scheduler *s, struct ssm_engine *engine)
 {
     read_busy(s);
     s->engine = engine;
-    atomic_store(&s->failed, false);
     s->busy_before_ns = md_read(&s->counters.busy_ns) - worked_ns(s); /* it may have been here before */
 }
 
@@ -162,9 +162,10 @@ void md_scheduler_fail(struct md_scheduler *s)
 {
     if (atomic_exchange(&s->failed, true))
         return;
-    md_log(MD_ERROR, s->model, "the device failed: %s; all further rows of this model are lost",
+    md_log(MD_ERROR, s->model,
+           "the device failed: %s; until a restart this model's rows are lost, and no snapshots are made",
            ssm_engine_failure(s->engine));
-    atomic_compare_exchange_strong(s->code, &(int){0}, EX_UNAVAILABLE);
+    md_end_with(s->code, EX_UNAVAILABLE);
 }
 
 /* Waits for the oldest batch under way and hands it to the publisher. */

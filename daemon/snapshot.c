@@ -363,8 +363,10 @@ static size_t bytes_of_slots(struct md_daemon *d)
 static int take(struct md_snapshots *s, char *reterr)
 {
     int64_t begun = md_now_ns();
-    int r = begin(s, false, reterr);
+    int r = check_devices(s, reterr);
 
+    if (r == 0)
+        r = begin(s, false, reterr);
     if (r == 0)
         r = append_models(s, reterr);
     md_cut_provide(&s->cut, bytes_of_slots(s->d));

@@ -1,5 +1,6 @@
 /* registry.c: the adapters of this build, the keys that all inputs share, and names of reasons and families. The one
  * file of io/ where HAVE_… stands. Const tables only. */
+#include <errno.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -157,6 +158,14 @@ const char *io_reason_name(enum io_reason r)
         [IO_R_AHEAD] = "ahead",
     };
     return names[r];
+}
+
+enum io_reason io_stream_refusal(int err)
+{
+    return err == -EEXIST   ? IO_R_DUPLICATE_STREAM
+           : err == -ENOSPC ? IO_R_STREAMS
+           : err == -ENOMEM ? IO_R_MEMORY
+                            : IO_R_SHAPE;
 }
 
 const char *io_refusal_name(enum io_refusal r)

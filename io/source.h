@@ -81,6 +81,8 @@ enum io_reason {
     IO_R_COUNT
 };
 const char *io_reason_name(enum io_reason r);
+/* Why there is no stream, of io_host.stream's error. */
+enum io_reason io_stream_refusal(int err);
 
 /* Why a peer was not let in. */
 enum io_refusal {

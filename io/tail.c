@@ -344,7 +344,7 @@ static bool find_stream(struct io_tail *t, const struct io_bytes_input *in, int6
     }
     if (r) {
         t->stream = NULL;
-        give_up(t, in, r == -EEXIST ? IO_R_DUPLICATE_STREAM : IO_R_STREAMS, "its stream was refused");
+        give_up(t, in, io_stream_refusal(r), "its stream was refused");
         return false;
     }
     t->waiting_ns = 0;

@@ -200,15 +200,6 @@ static void fill(struct io_track *t, struct io_block *b, const double *rows, uin
     t->seq += n;
 }
 
-/* Why the host did not give a stream. */
-static enum io_reason refusal(int err)
-{
-    return err == -EEXIST   ? IO_R_DUPLICATE_STREAM
-           : err == -ENOSPC ? IO_R_STREAMS
-           : err == -ENOMEM ? IO_R_MEMORY
-                            : IO_R_SHAPE;
-}
-
 void io_track_give_up(const struct io_track *t, enum io_reason reason, const char *why)
 {
     if (!t->pending) {
@@ -247,7 +238,7 @@ static enum io_track_step push(struct io_track *t)
     }
     if (r == -ENOSPC)
         return IO_TRACK_NO_SLOT;
-    io_track_give_up(t, refusal(r), "was refused");
+    io_track_give_up(t, io_stream_refusal(r), "was refused");
     return IO_TRACK_ENDED; /* the block goes back when the track closes */
 }
 
@@ -309,7 +300,7 @@ static enum io_track_step begin(struct io_track *t, int64_t now_ns)
         t->began_ns -=
             (int64_t)((double)t->shared->host.resume(t->shared->host.self, t->stream, &origin) / t->rate * 1e9);
     if (r && r != -ENOSPC)
-        io_track_give_up(t, refusal(r), "its stream was refused");
+        io_track_give_up(t, io_stream_refusal(r), "its stream was refused");
     return r == -ENOSPC ? IO_TRACK_NO_SLOT : r ? IO_TRACK_ENDED : IO_TRACK_WORKED;
 }
 

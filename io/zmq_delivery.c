@@ -132,15 +132,6 @@ static void renew(const struct io_zmq_delivery *d, const struct io_stream_desc *
     e->irregular = desc->irregular;
 }
 
-/* Why the daemon did not give a stream. */
-static enum io_reason refusal(int err)
-{
-    return err == -EEXIST   ? IO_R_DUPLICATE_STREAM
-           : err == -ENOSPC ? IO_R_STREAMS
-           : err == -ENOMEM ? IO_R_MEMORY
-                            : IO_R_SHAPE;
-}
-
 /* The daemon's stream of d->id, from the cache where the message is like those before it. */
 static int find_stream(struct io_zmq_delivery *d)
 {
@@ -171,7 +162,7 @@ static int find_stream(struct io_zmq_delivery *d)
         return r;
     r = d->host->stream(d->host->self, &desc, &stream);
     if (r) {
-        d->why = refusal(r);
+        d->why = io_stream_refusal(r);
         d->text = "stream refused";
     } else if (!e && (r = io_stream_cache_add(&d->cache, d->id, &d->entry)) != 0) {
         d->host->let_go(d->host->self, stream, true);

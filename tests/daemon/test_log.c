@@ -1,5 +1,6 @@
 /* test_log.c: lines of the log as they arrive on stderr: both formats, levels, repeats, names that try to forge lines,
  * and threads. */
+#include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -37,6 +38,7 @@ static char *end(void)
 
     dup2(saved, STDERR_FILENO);
     close(saved);
+    md_log_setup(MD_INFO, MD_LOG_TEXT);
     while ((got = read(reader, text + n, (1 << 18) - 1 - n)) > 0)
         n += (size_t)got;
     close(reader);
@@ -113,6 +115,27 @@ static void a_reader_that_stops(void **state)
     assert_int_equal(count(late, "\n"), 2);
     assert_non_null(strstr(told, "Z info  again\n"));
     free(late);
+}
+
+/* A terminal that is stopped takes part of a line and would then hold its writer for good. */
+static void a_terminal_that_stops(void **state)
+{
+    enum { LINES = 200 };
+    int terminal = posix_openpt(O_RDWR | O_NOCTTY), end_of_it, kept = dup(STDERR_FILENO);
+
+    assert_true(terminal >= 0 && grantpt(terminal) == 0 && unlockpt(terminal) == 0);
+    end_of_it = open(ptsname(terminal), O_RDWR | O_NOCTTY);
+    assert_true(end_of_it >= 0);
+    dup2(end_of_it, STDERR_FILENO);
+    md_log_setup(MD_INFO, MD_LOG_AUTO);
+    for (int k = 0; k < LINES; k++)
+        md_log(MD_INFO, NULL, "line %d %0900d", k, 0);
+    dup2(kept, STDERR_FILENO);
+    md_log_setup(MD_INFO, MD_LOG_TEXT);
+    md_log_flush(true);
+    close(kept);
+    close(end_of_it);
+    close(terminal);
 }
 
 static void forged_lines_stay_one(void **state)
@@ -257,6 +280,7 @@ int main(void)
         cmocka_unit_test(json_lines),
         cmocka_unit_test(journal_lines),
         cmocka_unit_test(a_reader_that_stops),
+        cmocka_unit_test(a_terminal_that_stops),
         cmocka_unit_test(forged_lines_stay_one),
         cmocka_unit_test(long_lines_are_cut),
         cmocka_unit_test(repeats_are_said_once),

@@ -120,6 +120,24 @@ class Manager(Running):
             self.assertEqual("no snapshot at the end: the device of model m failed; the one before stays" in self.said(), code != 0, self.said())
         self.assertEqual(self.rows("out"), self.rows("whole"))
 
+    def test_a_failed_device_is_not_got_over(self):
+        """Neither by a reload to another nor for a stream that has ended; and no lesser failure hides it."""
+        with open(self.path("wrong.csv", "a\n1\nx\n"), encoding="utf-8"):
+            pass
+        inputs = f"a: {{type: audio, files: {self.wav('a.wav', 20000)}}}, w: {{type: csv, files: DIR/wrong.csv}}"
+        more = "state: {dir: DIR/state, interval: 1h}\nserver: {control: \"ipc://DIR/control\"}"
+        model = self.model + ", device: "
+        control = self.start(self.config(inputs, model=model + "cuda", more=more),
+                             env={**os.environ, "LD_LIBRARY_PATH": FAKE_DEVICE, "FAKE_DEVICE_FAIL_AT": "3"})
+        self.wait(lambda: all(i["done"] for i in self.status(control)["inputs"].values()) and "the device failed" in self.said())
+        self.wait(lambda: all(s["state"] == "ended" for s in json.loads(run(MAMBACTL, "streams", "--control", control, "--json").stdout)))
+        self.check(run(MAMBACTL, "snapshot", "--control", control), 74, "the device of model m failed")
+        self.check(run(MAMBACTL, "snapshot", "--stream", "a:a.wav", "-o", self.path("s"), "--control", control), 69, "a device that failed")
+        self.config(inputs, model=model + "cpu", more=more)
+        self.check(run(MAMBACTL, "reload", "--control", control), 78, "that needs a restart")
+        self.daemon.send_signal(signal.SIGTERM)
+        self.assertEqual(self.daemon.wait(PATIENCE), 69, self.said())
+
     def test_a_failed_device_leaves_no_output(self):
         env = {**os.environ, "LD_LIBRARY_PATH": FAKE_DEVICE, "FAKE_DEVICE_FAIL_AT": "3"}
         result = run(MAMBACTL, "run", "-m", self.model, "--set", "models.model.device=cuda", self.wav("a.wav", 20000), "-o", self.path("out.jsonl"), env=env)
