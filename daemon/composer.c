@@ -131,19 +131,15 @@ static bool find_slot(struct md_scheduler *s, const char *id, struct ssm_slot *r
 static const char *begin(struct md_scheduler *s, struct md_text *t)
 {
     struct ssm_slot from;
-    int r = ssm_slot_take(s->engine, &t->slot);
+    int r = md_scheduler_heard(s, ssm_slot_take(s->engine, &t->slot));
 
-    if (r == -EIO)
-        md_scheduler_fail(s);
     if (r)
         return r == -EIO ? "the device failed" : "the model has no slot left";
     t->has_slot = true;
     if (t->stream && !find_slot(s, t->stream, &from))
         return "the stream is not live, or its state lies on the disk";
-    if (t->stream && ssm_slot_copy(s->engine, from, t->slot)) {
-        md_scheduler_fail(s);
+    if (t->stream && md_scheduler_heard(s, ssm_slot_copy(s->engine, from, t->slot)))
         return "the device failed";
-    }
     if (t->prompt_n == 0 && !ssm_slot_logits(s->engine, t->slot, t->logits))
         return "the stream has read nothing yet";
     md_sampler_init(&t->sampler, &t->how, 0);

@@ -89,13 +89,9 @@ static int take_slots(struct md_scheduler *sch, struct io_stream *s)
     struct md_course *c = &s->course;
     uint32_t n = 0;
 
-    int r = 0;
-
     c->slots = calloc(s->channels, sizeof *c->slots);
-    while (c->slots && n < s->channels && (r = ssm_slot_take(sch->engine, &c->slots[n])) == 0)
+    while (c->slots && n < s->channels && !md_scheduler_heard(sch, ssm_slot_take(sch->engine, &c->slots[n])))
         n++;
-    if (r == -EIO)
-        md_scheduler_fail(sch);
     if (n == s->channels) {
         sch->spill.resident += n;
         return 0;
@@ -204,10 +200,8 @@ static int resume_stream(struct md_scheduler *sch, struct io_stream *s)
 
     for (uint32_t i = 0; i < s->channels && r == 0 && c->restored.saved->slot_bytes > 0; i++) {
         bool exact = false;
-        r = ssm_slot_restore(sch->engine, c->slots[i], parts.slots + i * parts.slot_stride,
-                             (size_t)c->restored.saved->slot_bytes, &exact, reterr);
-        if (r == -EIO)
-            md_scheduler_fail(sch);
+        r = md_scheduler_heard(sch, ssm_slot_restore(sch->engine, c->slots[i], parts.slots + i * parts.slot_stride,
+                                                     (size_t)c->restored.saved->slot_bytes, &exact, reterr));
         all_exact &= exact;
     }
     if (r == 0)
@@ -620,9 +614,8 @@ int md_course_back(struct md_scheduler *sch, struct md_batch *b, struct io_strea
     c->since_ns = md_now_ns();
     atomic_store_explicit(&s->seen.away, false, memory_order_relaxed);
     for (uint32_t i = 0; c->cells && i < s->channels && r == 0; i++) {
-        r = ssm_slot_restore(sch->engine, c->slots[i], bytes + i * stride, stride, &exact, reterr);
-        if (r == -EIO)
-            md_scheduler_fail(sch);
+        r = md_scheduler_heard(sch,
+                               ssm_slot_restore(sch->engine, c->slots[i], bytes + i * stride, stride, &exact, reterr));
         c->inexact |= !exact;
     }
     if (r == 0)

@@ -147,11 +147,9 @@ static int copy_slots(struct md_scheduler *sch, const struct io_stream *s, struc
     uint8_t *to = (uint8_t *)p->records + p->slots_at;
     int r = s->course.cells ? refer(sch, s, p) : 0;
 
-    for (; s->course.slots && p->n_slots < s->channels && r == 0; p->n_slots++) {
-        r = ssm_slot_save_unsealed(sch->engine, s->course.slots[p->n_slots], to + p->n_slots * p->slot_stride);
-        if (r)
-            md_scheduler_fail(sch);
-    }
+    for (; s->course.slots && p->n_slots < s->channels && r == 0; p->n_slots++)
+        r = md_scheduler_heard(
+            sch, ssm_slot_save_unsealed(sch->engine, s->course.slots[p->n_slots], to + p->n_slots * p->slot_stride));
     return r;
 }
 

@@ -564,7 +564,9 @@ int md_daemon_stop(struct md_daemon **daemon, int64_t timeout_ns)
     if (r > 0 && timeout_ns > 0)
         md_log(MD_WARN, NULL, "not drained within %.1f s: queued samples are lost", 1e-9 * (double)timeout_ns);
     end_threads(d, deadline, r == 0);
+    if (r > 0)
+        md_end_with(&d->code, EX_IOERR);
     code = atomic_load(&d->code);
     free_all(d);
-    return code == EX_IOERR || code == EX_UNAVAILABLE ? code : r ? EX_IOERR : 0;
+    return code == EX_DATAERR ? 0 : code;
 }

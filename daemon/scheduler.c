@@ -158,14 +158,15 @@ void md_scheduler_exchange(struct md_scheduler *s, struct ssm_engine *engine)
     s->busy_before_ns = md_read(&s->counters.busy_ns) - worked_ns(s); /* it may have been here before */
 }
 
-void md_scheduler_fail(struct md_scheduler *s)
+int md_scheduler_heard(struct md_scheduler *s, int r)
 {
-    if (atomic_exchange(&s->failed, true))
-        return;
+    if (r != -EIO || atomic_exchange(&s->failed, true))
+        return r;
     md_log(MD_ERROR, s->model,
            "the device failed: %s; until a restart this model's rows are lost, and no snapshots are made",
            ssm_engine_failure(s->engine));
     md_end_with(s->code, EX_UNAVAILABLE);
+    return r;
 }
 
 /* Waits for the oldest batch under way and hands it to the publisher. */
@@ -177,7 +178,7 @@ static void land_oldest(struct md_scheduler *s, struct md_batch *b)
         b->advanced_ns = md_now_ns();
         md_hist_add(&s->counters.step, (uint64_t)(b->advanced_ns - b->started_ns));
         if (r || b->failed) {
-            md_scheduler_fail(s);
+            md_scheduler_heard(s, -EIO);
             md_bump(&s->counters.failures, 1);
             b->failed = true;
         }

@@ -71,8 +71,9 @@ void md_scheduler_again(struct md_scheduler *s);
 void md_scheduler_join(struct md_scheduler *s);
 void md_scheduler_done(struct md_scheduler *s);
 
-/* The device has failed. Its streams' rows are lost from now on, so no snapshot may take them as done. */
-void md_scheduler_fail(struct md_scheduler *s);
+/* r, which a call of the engine has returned. -EIO: the device has failed; its streams' rows are lost from now on, so
+ * no snapshot may take them as done. The engine thread, or who comes after its end. */
+int md_scheduler_heard(struct md_scheduler *s, int r);
 
 /* Whether the thread rests, or has come round since it was asked last (*seen, the caller's): one that hangs in a batch
  * has not, nor has one whose device failed. Any thread. */

@@ -249,11 +249,8 @@ static int leave(struct md_scheduler *sch, struct io_stream *s)
         return -EAGAIN;
     }
     md_cut_touch(sch, s);
-    for (uint32_t i = 0; job->cells && i < s->channels && r == 0; i++) {
-        r = ssm_slot_save(sch->engine, s->course.slots[i], job->bytes + i * sp->file.cell);
-        if (r)
-            md_scheduler_fail(sch);
-    }
+    for (uint32_t i = 0; job->cells && i < s->channels && r == 0; i++)
+        r = md_scheduler_heard(sch, ssm_slot_save(sch->engine, s->course.slots[i], job->bytes + i * sp->file.cell));
     if (!job->cells || r) {
         if (job->cells)
             give_cells(sp, job->cells, s->channels);

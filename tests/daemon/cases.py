@@ -65,6 +65,11 @@ class Case(unittest.TestCase):
         text += f"outputs: {{{outputs}}}\n" if outputs else ""
         return self.path("c.yaml", (text + more + "\n").replace("DIR", self.dir))
 
+    def lines(self, name="out.jsonl"):
+        """What an output holds; a last line that is not whole is on its way."""
+        with open(self.path(name), encoding="utf-8") as f:
+            return [json.loads(line) for line in f if line.endswith("\n")]
+
     def check(self, result, code, *texts):
         said = result.stdout + result.stderr
         self.assertEqual(result.returncode, code, said)

@@ -137,9 +137,7 @@ class WrongConfigurations(Case):
             while len(rows) <= n and time.monotonic() < until:
                 time.sleep(0.05)
                 if os.path.exists(out):
-                    with open(out, encoding="utf-8") as f:
-                        lines = [json.loads(line) for line in f if line.endswith("\n")]
-                    rows = [row for m in lines if m["topic"].startswith("anomaly/") for row in m["data"]]
+                    rows = [row for m in self.lines() if m["topic"].startswith("anomaly/") for row in m["data"]]
             self.assertEqual(len(rows), n + 1)
         p = [row[1] for row in rows]
         self.assertTrue(all(0 <= v <= 1 for v in p[256:]))

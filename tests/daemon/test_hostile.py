@@ -71,8 +71,7 @@ class Hostile(Running):
     def stop(self):
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
-        with open(self.path("out.jsonl")) as f:
-            return [json.loads(line) for line in f]
+        return self.lines()
 
 
 # ---- what libzmq's peers say, by hand: ZMTP 3.0 without security

@@ -86,13 +86,12 @@ class Manager(Running):
     def rows(self, name):
         """{what a row is known by: the row}; no row is there twice."""
         rows = {}
-        with open(self.path(name)) as f:
-            for m in map(json.loads, f):
-                family = m["topic"].split("/")[0]
-                for i, row in enumerate(m.get("data", ())):
-                    key = (family, m["epoch"], m["seq"] + i * m["stride"])
-                    self.assertNotIn(key, rows)
-                    rows[key] = row
+        for m in self.lines(name):
+            family = m["topic"].split("/")[0]
+            for i, row in enumerate(m.get("data", ())):
+                key = (family, m["epoch"], m["seq"] + i * m["stride"])
+                self.assertNotIn(key, rows)
+                rows[key] = row
         return rows
 
     def test_a_failed_device_stops_the_watchdog(self):
@@ -122,8 +121,7 @@ class Manager(Running):
 
     def test_a_failed_device_is_not_got_over(self):
         """Neither by a reload to another nor for a stream that has ended; and no lesser failure hides it."""
-        with open(self.path("wrong.csv", "a\n1\nx\n"), encoding="utf-8"):
-            pass
+        self.path("wrong.csv", "a\n1\nx\n")
         inputs = f"a: {{type: audio, files: {self.wav('a.wav', 20000)}}}, w: {{type: csv, files: DIR/wrong.csv}}"
         more = "state: {dir: DIR/state, interval: 1h}\nserver: {control: \"ipc://DIR/control\"}"
         model = self.model + ", device: "

@@ -71,8 +71,7 @@ class Overload(Running):
     def stop(self):
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
-        with open(self.path("out.jsonl")) as f:
-            return [json.loads(line) for line in f]
+        return self.lines()
 
     def rows(self, lines, stream):
         return [m["seq"] + k for m in lines if m["topic"] == f"anomaly/{stream}/" for k in range(len(m["data"]))]

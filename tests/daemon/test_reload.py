@@ -60,10 +60,6 @@ class Reloading(Running):
         self.daemon.send_signal(signal.SIGTERM)
         self.assertEqual(self.daemon.wait(PATIENCE), 0, self.said())
 
-    def lines(self, name="out.jsonl"):
-        with open(self.path(name), encoding="utf-8") as f:
-            return [json.loads(line) for line in f if line.endswith("\n")]  # the last may be on its way
-
     def accepted(self, control, name="z"):
         return self.status(control)["inputs"][name]["accepted_samples_total"]
 

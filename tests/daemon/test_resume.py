@@ -161,8 +161,8 @@ class Resume(unittest.TestCase):
     publish = "{prediction: {every: 50, horizon: 2}, embedding: {every: 7}}"
     senders = []  # commands that send to the input and end when all is durable; without any, the input is files
 
-    def start(self, config):
-        return subprocess.Popen([MAMBAD, "-c", config, *([] if self.senders else ["--once"])], stdout=subprocess.PIPE,
+    def start(self, config, once=True):
+        return subprocess.Popen([MAMBAD, "-c", config, *(["--once"] if once and not self.senders else [])], stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True)
 
     def send(self):
@@ -290,8 +290,7 @@ class Resume(unittest.TestCase):
 
     def follow(self, config, out, rows):
         """Runs a daemon that follows until the output has so many rows of records, and a snapshot has them, then kills it."""
-        p = subprocess.Popen([MAMBAD, "-c", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        until = time.monotonic() + PATIENCE
+        p, until = self.start(config, once=False), time.monotonic() + PATIENCE
         count = lambda: sum(len(v) for key, v in rows_of_lines(out).items() if key[1] == "anomaly") if os.path.exists(out) else 0
         while count() < rows and p.poll() is None and time.monotonic() < until:
             time.sleep(0.05)

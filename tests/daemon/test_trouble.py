@@ -30,10 +30,6 @@ class Trouble(Running):
         self.context = zmq.Context()
         self.addCleanup(self.context.destroy, 0)
 
-    def lines(self, name="out.jsonl"):
-        with open(self.path(name)) as f:
-            return [json.loads(line) for line in f if line.endswith("\n")]  # the last may be on its way
-
     def rows(self, name="out.jsonl"):
         return sum(len(m["data"]) for m in self.lines(name) if m["topic"].startswith("anomaly/"))
 
