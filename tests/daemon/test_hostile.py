@@ -44,7 +44,7 @@ class Hostile(Running):
 
     def sender(self, address=None):
         s = self.context.socket(zmq.PUSH)
-        self.addCleanup(s.close)
+        self.addCleanup(s.close, 0)
         s.connect(address or self.address)
         return s
 

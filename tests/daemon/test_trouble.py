@@ -122,10 +122,10 @@ class Trouble(Running):
             s.close()
         late = self.sender(address)
         self.send(late, "b", 64, 0)
-        self.wait(lambda: self.input()["accepted_samples_total"] == 1344)
+        self.wait_for_rows(1344)
 
     def wait_for_rows(self, n):
-        """Without the control socket, for which there is no descriptor."""
+        """Without the control socket, for which there may be no descriptor."""
         self.wait(lambda: self.rows() == n)
 
     def test_peers_that_vanish_or_talk_nonsense(self):
@@ -232,7 +232,7 @@ class Trouble(Running):
 
     def sender(self, address=None):
         s = self.context.socket(zmq.PUSH)
-        self.addCleanup(s.close)
+        self.addCleanup(s.close, 0)
         s.connect(address or self.address)
         return s
 
