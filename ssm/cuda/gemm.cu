@@ -19,7 +19,9 @@
  * Without its end (nothing written) the head of 1024 rows takes 43 µs less, of 4096 160.
  * Tried, a step of 1024 / 4096 streams: clusters of four and eight, 2149 to 2174 / 7169 to 7190 µs from 2060 / 6603
  * (in_proj); a tile written while the next one's first chunk is multiplied, 2018 / 6689 from 1976 / 6507; the second
- * warpgroup 200, 500, 1200 clocks behind the first, 1809, 1810, 1815 / 6310, 6312, 6320 from 1810 / 6328. */
+ * warpgroup 200, 500, 1200 clocks behind the first, 1809, 1810, 1815 / 6310, 6312, 6320 from 1810 / 6328; the head
+ * written row by row by the copy engine while the next tile is multiplied, half a tile beside 4 stages or a whole one
+ * beside 3, 1735, 1745 / 6042, 6078 from 1732 / 6028. */
 #include "ssm/cuda/gemm.h"
 
 #include "ssm/cuda/arith.cuh"

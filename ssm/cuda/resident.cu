@@ -22,12 +22,12 @@
  *
  * Counts per row and layer, bf16 state (E 128, D 256, R 8 | E 256, D 512, R 16): 19.5 | 38.9 KB to move, 6.5 | 13 ns of
  * a chip at 3 TB/s (fp32 35.8 | 71.7 KB); 115 | 426 thousand multiply-adds at about 1024 a clock and SM. Instructions
- * of a warp: scan 146 a row and 32 channels, 32 for its share of Δ, 62 a run; conv 43 a row of 64 channels, 24 a run.
+ * of a warp: scan 141 a row and 32 channels, 22 for its share of Δ, 62 a run; conv 39 a row of 64 channels, 24 a run.
  * Per tile and layer 245 | 885 KB of weights at 57 B/ns and SM.
  *
- *   16384 rows, T = 1   memory 425 | 1700 µs (fp32 850 | 3400), instructions 150 | 600, weights 35 | 250, mma 35 | 210
+ *   16384 rows, T = 1   memory 425 | 1700 µs (fp32 850 | 3400), instructions 140 | 560, weights 35 | 250, mma 35 | 210
  *   1024 rows, M = 8    memory 27 µs; a layer: norm 0.4, in 2.3, conv 0.6, select 0.7, scan 2.2, out 1.2; all 35
- *   4096 runs, T = 8    memory 106 µs, instructions 260 µs at 4 a clock, MUFU 165
+ *   4096 runs, T = 8    memory 106 µs, instructions 240 µs at 4 a clock, MUFU 165
  *
  * Shared memory: rows are swizzled, not padded, or two blocks of E = 128, M = 64 would not fit into an SM (113 KB
  * each).
@@ -40,8 +40,11 @@
  *   62.3, 604, 585, 2423   z by slices of channels
  *   63.8, 575, 496, 2357   z at once, Δ four rows at a time within the warp that scans, fewer barriers
  *   59.3, –, –, –          a small pass's states sent for at its beginning, for all layers
- *   57.8, 579, 466, 2347   bf16 states rounded in place, SiLU without its divisor's scaling; exponentials a row ahead made it 512
- * sig-128x4 B = 1024 is bound by latency (48 µs for 8 rows), T 8 by issue slots. */
+ *   57.8, 579, 466, 2347   bf16 states rounded in place, SiLU without its divisor's scaling; exponentials a row ahead
+ * made it 512 On one H200: 56.1, 446, 468, 1891   the same 54.6, 447, 444, 1890   Δ's softplus in 13 instructions, not
+ * 28; fp16 saturated by the conversion itself sig-128x4 B = 1024 is bound by latency (48 µs for 8 rows), T 8 by issue
+ * slots. Tried on T 8 (from 468): the convolution's rows two or four at a time (476, 471), the norm's (498, 490): what
+ * they save in latency, registers take. */
 #include <algorithm>
 
 #include "ssm/cuda/resident_layer.cuh"

@@ -9,7 +9,9 @@
  *
  * FETCHED, of a step of 1024 / 4096 streams (one H200, µs): none 1814 / 6330; 3: 1751 / 6009; 4: 1743 / 5972; 5: 1744 /
  * 5970; 4, but none before the tile's first row: 1752 / 6034. A tile's rows all at once: 1822 / 6379; the next tile's
- * too: 1887 / 7076, or its first four: 1769 / 6069. Stores that need not leave L2 first: 1766 / 5961.
+ * too: 1887 / 7076, or its first four: 1769 / 6069. Stores that need not leave L2 first: 1766 / 5961. Tiles of up to 24
+ * or 32 rows: 1804, 1805 / 6103, 6039 from 1770 / 6014. A, dt_proj and biases sent for before the kernel ahead has
+ * ended: 1728 / 6042 from 1732 / 6028.
  *
  * Trap: all warps of a unit take the same turns through its barrier. */
 #ifndef SSM_CUDA_SCAN_SHORT_CUH

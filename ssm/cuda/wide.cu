@@ -21,6 +21,7 @@
  *   2407, 7743, 68   scans rewritten, 4096-row slices; 2034, 6532 on one H200
  *   1807, 6283, –    on that H200: select and the products wait less (see there), the final norm and the head chained
  *   1743, 5972, –    another H200 (1814, 6330 before): scan_short sends for states four rows ahead
+ *   1722, 5906, –    another (1741, 5945 before): arith.cuh's softplus and saturation in fewer instructions
  *
  * Scans of 1 × 65536 and 16 × 8192 on one H200, ms:
  *   68.6, 127   4096-row slices on four streams, long scans on 96 multiprocessors
@@ -34,9 +35,13 @@
  *   113.7   as above
  *   112.3   slices begin where runs do
  *   111.2   slices a layer after each other, not launched one after the other
+ *   107.3   on another (112.1 before; 1 × 65536 54.1, from 56.6): softplus and saturation
  *
  * One layer of 1024 streams (H200, ncu): norm 3.3, in_proj 12.1, select 13.9, scan 34.7, out_proj 10.2 µs, all
- * chained 66: only the scan asks much of the memory. Next: kernels of two half batches on the same multiprocessors.
+ * chained 66: only the scan asks much of the memory. Two or four parts of the batch on streams of their own, their
+ * kernels on the same multiprocessors (scans of 4 units a block beside products in tiles of 64 × 96 or 48, selects of
+ * 16 or 32 rows a tile, and all of these as they are), took 1786 to 2230 µs for 1024 streams, from about 1750, and 5992
+ * to 7749 for 4096, from 6020, launched without a graph.
  *
  * Of long runs, 4096 rows (H200): 9.6, 37, select 31 before it waited less, and out_proj 25, on all multiprocessors.
  * Nothing else fits beside a long scan's block, so a pass of many slices is bound by the time on multiprocessors that
