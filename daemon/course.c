@@ -315,7 +315,6 @@ void md_course_close(struct md_scheduler *sch, struct io_stream *s)
     md_spill_drop(sch, s);
     c->away = false;
     pthread_mutex_unlock(&s->input->registry->lock);
-    atomic_store_explicit(&s->seen.open, false, memory_order_relaxed);
     atomic_store_explicit(&s->seen.away, false, memory_order_relaxed);
     atomic_fetch_sub_explicit(&sch->open_streams, 1, memory_order_relaxed);
     md_bump(&s->input->counters.ends, 1);

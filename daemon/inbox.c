@@ -499,6 +499,7 @@ bool md_inbox_leave(struct md_inbox *in, struct io_stream *s)
     pthread_mutex_lock(&in->lock);
     bool left = !has_more(s);
     s->queue.ready = false;
+    atomic_store_explicit(&s->seen.open, false, memory_order_relaxed); /* with its place: status.c */
     if (left) {
         free_place(in, s);
     } else {

@@ -14,6 +14,15 @@ struct census {
     uint64_t live, ended, warming, alarms, spilled, waiting;
 };
 
+/* It is live, and the engine has not come to its first rows yet. */
+static bool is_on_its_way(struct io_stream *s)
+{
+    pthread_mutex_lock(&s->inbox->lock);
+    bool so = s->queue.live && !atomic_load_explicit(&s->seen.open, memory_order_relaxed);
+    pthread_mutex_unlock(&s->inbox->lock);
+    return so;
+}
+
 static bool count_stream(struct io_stream *s, void *arg)
 {
     struct census *c = arg;
@@ -21,10 +30,11 @@ static bool count_stream(struct io_stream *s, void *arg)
     if (c->inbox && s->inbox != c->inbox)
         return true;
     if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed)) {
-        if (atomic_load_explicit(&s->seen.waits, memory_order_relaxed))
-            c->waiting++;
-        else
-            c->ended++;
+        bool waits = atomic_load_explicit(&s->seen.waits, memory_order_relaxed), begins = !waits && is_on_its_way(s);
+        c->waiting += waits;
+        c->live += begins;
+        c->warming += begins;
+        c->ended += !waits && !begins;
         return true;
     }
     c->alarms += atomic_load_explicit(&s->seen.alarm, memory_order_relaxed);
@@ -172,8 +182,11 @@ struct listing {
 
 static const char *state_of(struct io_stream *s)
 {
-    if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed))
-        return atomic_load_explicit(&s->seen.waits, memory_order_relaxed) ? "waiting" : "ended";
+    if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed)) {
+        if (atomic_load_explicit(&s->seen.waits, memory_order_relaxed))
+            return "waiting";
+        return is_on_its_way(s) ? "warmup" : "ended";
+    }
     if (atomic_load_explicit(&s->seen.alarm, memory_order_relaxed))
         return "alarm";
     if (atomic_load_explicit(&s->seen.away, memory_order_relaxed))

@@ -122,6 +122,20 @@ class Overload(Running):
                 self.assertLessEqual(self.last["queue_high_water_rows"], 256)
                 self.account(self.stop(), "hot", sent, {"queue_full"})
 
+    def test_a_stream_that_the_engine_has_not_come_to_has_not_ended(self):
+        self.serve("", row_us=10_000_000)
+
+        def listed():
+            return json.loads(run(MAMBACTL, "streams", "--control", self.control, "--json").stdout)
+        s = self.sender()
+        for n in range(6):
+            self.send(s, f"s{n}", PATCH)
+            self.wait(lambda: len(listed()) == n + 1)
+        self.assertGreater(sum(r["queue_rows"] > 0 for r in listed()), 0)
+        self.assertEqual({r["state"] for r in listed()}, {"warmup"})
+        streams = self.status(self.control)["models"]["m"]["streams"]
+        self.assertEqual((streams["warmup"], streams["ended"]), (6, 0))
+
     def test_latency_is_bounded_by_the_queue(self):
         """A row that is taken waits for the queue before it, and for the batches under way, not for all that was sent."""
         for policy in ("drop_oldest", "drop_newest"):
