@@ -14,13 +14,21 @@ struct census {
     uint64_t live, ended, warming, alarms, spilled, waiting;
 };
 
-/* It is live, and the engine has not come to its first rows yet. */
-static bool is_on_its_way(struct io_stream *s)
+/* BEGINS: it is live, and the engine has not come to its first rows yet. WAITS: with a state, for its source. */
+enum standing { OPEN, BEGINS, WAITS, ENDED };
+
+static enum standing standing_of(struct io_stream *s)
 {
+    bool live;
+
+    if (atomic_load_explicit(&s->seen.open, memory_order_relaxed))
+        return OPEN;
+    if (atomic_load_explicit(&s->seen.waits, memory_order_relaxed))
+        return WAITS;
     pthread_mutex_lock(&s->inbox->lock);
-    bool so = s->queue.live && !atomic_load_explicit(&s->seen.open, memory_order_relaxed);
+    live = s->queue.live;
     pthread_mutex_unlock(&s->inbox->lock);
-    return so;
+    return live ? BEGINS : ENDED;
 }
 
 static bool count_stream(struct io_stream *s, void *arg)
@@ -29,14 +37,13 @@ static bool count_stream(struct io_stream *s, void *arg)
 
     if (c->inbox && s->inbox != c->inbox)
         return true;
-    if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed)) {
-        bool waits = atomic_load_explicit(&s->seen.waits, memory_order_relaxed), begins = !waits && is_on_its_way(s);
-        c->waiting += waits;
-        c->live += begins;
-        c->warming += begins;
-        c->ended += !waits && !begins;
+    enum standing standing = standing_of(s);
+    c->waiting += standing == WAITS;
+    c->ended += standing == ENDED;
+    c->live += standing == BEGINS;
+    c->warming += standing == BEGINS;
+    if (standing != OPEN)
         return true;
-    }
     c->alarms += atomic_load_explicit(&s->seen.alarm, memory_order_relaxed);
     if (atomic_load_explicit(&s->seen.away, memory_order_relaxed)) {
         c->spilled++;
@@ -182,11 +189,10 @@ struct listing {
 
 static const char *state_of(struct io_stream *s)
 {
-    if (!atomic_load_explicit(&s->seen.open, memory_order_relaxed)) {
-        if (atomic_load_explicit(&s->seen.waits, memory_order_relaxed))
-            return "waiting";
-        return is_on_its_way(s) ? "warmup" : "ended";
-    }
+    enum standing standing = standing_of(s);
+
+    if (standing != OPEN)
+        return standing == WAITS ? "waiting" : standing == BEGINS ? "warmup" : "ended";
     if (atomic_load_explicit(&s->seen.alarm, memory_order_relaxed))
         return "alarm";
     if (atomic_load_explicit(&s->seen.away, memory_order_relaxed))

@@ -40,11 +40,14 @@
  *   62.3, 604, 585, 2423   z by slices of channels
  *   63.8, 575, 496, 2357   z at once, Δ four rows at a time within the warp that scans, fewer barriers
  *   59.3, –, –, –          a small pass's states sent for at its beginning, for all layers
- *   57.8, 579, 466, 2347   bf16 states rounded in place, SiLU without its divisor's scaling; exponentials a row ahead
- * made it 512 On one H200: 56.1, 446, 468, 1891   the same 54.6, 447, 444, 1890   Δ's softplus in 13 instructions, not
- * 28; fp16 saturated by the conversion itself sig-128x4 B = 1024 is bound by latency (48 µs for 8 rows), T 8 by issue
- * slots. Tried on T 8 (from 468): the convolution's rows two or four at a time (476, 471), the norm's (498, 490): what
- * they save in latency, registers take. */
+ *   57.8, 579, 466, 2347   bf16 states rounded in place, SiLU without its divisor's scaling (T 8: 512 with exponentials
+ *                          a row ahead)
+ *   56.1, 446, 468, 1891   the same on one H200
+ *   54.6, 447, 444, 1890   there: softplus without range reduction, fp16 saturated by the conversion itself
+ *
+ * sig-128x4 B = 1024 is bound by latency (48 µs for 8 rows), T 8 by issue slots. Tried on T 8 (from 468): the
+ * convolution's rows two or four at a time (476, 471), the norm's (498, 490): what they save in latency, registers
+ * take. */
 #include <algorithm>
 
 #include "ssm/cuda/resident_layer.cuh"

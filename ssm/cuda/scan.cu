@@ -10,7 +10,7 @@
  *   5. not unrolled, 32 channels a block for a run alone: H200, the whole layer: one run of 4096 rows 314 µs, 16 of 256
  *      165 (2.: 318, 214; 3.: 328, 185; 4.: 457, 164); many slices: wide.cu
  *   6. states of four rows ahead into L2: H200: 1024 / 4096 one-row runs 34.7 / 124 µs (before: 35.7 / 140)
- *   7. softplus in 13 instructions, not 28: long scans and whole steps in wide.cu
+ *   7. softplus without range reduction: long scans and whole steps in wide.cu
  *
  * Trap: a segment's old conv window must be read before the new one is written (keep_window(), by the thread that has
  * the channel), and select.cu of the same slice must be done with it. */

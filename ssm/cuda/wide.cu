@@ -39,9 +39,9 @@
  *
  * One layer of 1024 streams (H200, ncu): norm 3.3, in_proj 12.1, select 13.9, scan 34.7, out_proj 10.2 µs, all
  * chained 66: only the scan asks much of the memory. Two or four parts of the batch on streams of their own, their
- * kernels on the same multiprocessors (scans of 4 units a block beside products in tiles of 64 × 96 or 48, selects of
- * 16 or 32 rows a tile, and all of these as they are), took 1786 to 2230 µs for 1024 streams, from about 1750, and 5992
- * to 7749 for 4096, from 6020, launched without a graph.
+ * kernels on the same multiprocessors (scans of four units a block beside products in tiles of 64 rows, selects of 8 to
+ * 32 rows a tile), took 1817 µs or more for 1024 streams, from 1784, and 6291 or more for 4096, from 6020, without a
+ * graph; on half of the multiprocessors each 1786 and 6680; two parts with these kernels as they are 5992 (4096).
  *
  * Of long runs, 4096 rows (H200): 9.6, 37, select 31 before it waited less, and out_proj 25, on all multiprocessors.
  * Nothing else fits beside a long scan's block, so a pass of many slices is bound by the time on multiprocessors that
